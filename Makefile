@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs, then runs.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+DEV := $(VENV)/.dev
+
+.PHONY: demo test test-floors lint bench clean system
+
+# The virtual environment that users get: the package with its local cloud, nothing for developers.
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[emulator]'
+	touch $@
+
+$(DEV): $(VENV)/.demo
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[emulator,dev]'
+	touch $@
+
+system:
+	scripts/setup-system
+
+ifeq ($(SDK),v2)
+demo: system $(VENV)/.demo
+	$(PYTHON) -m venv $(VENV)-sdk2
+	$(VENV)-sdk2/bin/python -m pip install -q --disable-pip-version-check -e '.[emulator]' 'sagemaker>=2.250,<3'
+	$(VENV)-sdk2/bin/sm-ssh demo --sdk v2
+else
+demo: system $(VENV)/.demo
+	$(VENV)/bin/sm-ssh demo
+endif
+
+test: system $(DEV)
+	$(PY) -m pytest
+
+# The container side on the oldest Python it promises, and the user's side on its own.
+test-floors: system
+	scripts/test-floor 3.8 '-m container'
+	scripts/test-floor 3.10 ''
+
+lint: $(DEV)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: system $(DEV)
+	@$(PY) -m bench
+
+clean:
+	rm -rf .venv* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,213 @@
+"""
+Everything that can go wrong, as one tree.
+
+::
+
+    SSHHelperError
+    ├── ProtocolError            the peer broke the wire protocol
+    │   ├── MalformedMessage       bytes that are no message (also ValueError)
+    │   ├── HandshakeFailed        the two ends could not agree
+    │   └── ConnectionFailed       the WebSocket could not be opened, or was lost for good (also ConnectionError)
+    ├── AwsError                 AWS said no, or did not answer
+    │   ├── CredentialsMissing
+    │   ├── CredentialsExpired
+    │   ├── AccessDenied           (also PermissionError)
+    │   ├── RegionMissing
+    │   ├── EndpointUnreachable    (also ConnectionError)
+    │   ├── Throttled
+    │   ├── AdvancedTierOff
+    │   └── ServiceError           any other answer, with AWS's own code and text
+    └── UserError                the user can fix it
+        ├── UsageError             (also ValueError)
+        ├── TargetNotFound         (also ValueError)
+        ├── AmbiguousTarget        (also ValueError)
+        ├── TargetEnded
+        ├── NotInstrumented
+        ├── TargetOffline          (also ConnectionError)
+        ├── DuplicateNode
+        ├── HostKeyChanged
+        ├── HostNotTrusted
+        ├── SshServerDown          (also ConnectionError)
+        ├── WaitTimeout            (also TimeoutError)
+        ├── LaunchRefused          (also ValueError)
+        └── LocalSetup             something on the user's machine is missing or busy
+
+An error says what is wrong, the evidence, and the next command: ``str(error)`` is one line. Its ``id`` is
+stable and printed in brackets; its ``exit_code`` is the one `docs/reference/errors.md` lists.
+
+Imports the standard library only; Python 3.8.
+"""
+
+from typing import Optional
+
+
+class SSHHelperError(Exception):
+    """
+    The root of the tree.
+
+    Args:
+        what: what is wrong, one clause, with the names that matter.
+        evidence: how we know, one clause; None when ``what`` already says it.
+        fix: the next command to type, or the change to make.
+    """
+
+    id = "internal"
+    exit_code = 1
+
+    def __init__(self, what: str, *, evidence: Optional[str] = None, fix: Optional[str] = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.evidence = evidence
+        self.fix = fix
+
+    def __str__(self) -> str:
+        """One line: what (evidence). Fix."""
+        text = self.what
+        if self.evidence:
+            text += f" ({self.evidence})"
+        if self.fix:
+            text += f". {self.fix}"
+        return " ".join(text.split())
+
+
+class ProtocolError(SSHHelperError):
+    id = "protocol"
+    exit_code = 255
+
+
+class MalformedMessage(ProtocolError, ValueError):
+    id = "malformed-message"
+
+
+class HandshakeFailed(ProtocolError):
+    id = "handshake-failed"
+
+
+class ConnectionFailed(ProtocolError, ConnectionError):
+    id = "connection-failed"
+
+
+class AwsError(SSHHelperError):
+    id = "aws"
+    exit_code = 1
+
+
+class CredentialsMissing(AwsError):
+    id = "credentials-missing"
+    exit_code = 4
+
+
+class CredentialsExpired(AwsError):
+    id = "credentials-expired"
+    exit_code = 4
+
+
+class AccessDenied(AwsError, PermissionError):
+    id = "access-denied"
+    exit_code = 4
+
+
+class RegionMissing(AwsError):
+    id = "region-missing"
+    exit_code = 9
+
+
+class EndpointUnreachable(AwsError, ConnectionError):
+    id = "endpoint-unreachable"
+    exit_code = 9
+
+
+class Throttled(AwsError):
+    id = "throttled"
+    exit_code = 8
+
+
+class AdvancedTierOff(AwsError):
+    id = "advanced-tier-off"
+    exit_code = 5
+
+
+class ServiceError(AwsError):
+    """
+    An answer of AWS that none of the others describes.
+
+    ``code`` is AWS's error code.
+    """
+
+    id = "aws-error"
+
+    def __init__(
+        self, what: str, *, code: str = "", evidence: Optional[str] = None, fix: Optional[str] = None
+    ) -> None:
+        super().__init__(what, evidence=evidence, fix=fix)
+        self.code = code
+
+
+class UserError(SSHHelperError):
+    id = "user"
+    exit_code = 1
+
+
+class UsageError(UserError, ValueError):
+    id = "usage"
+    exit_code = 2
+
+
+class TargetNotFound(UserError, ValueError):
+    id = "target-not-found"
+    exit_code = 3
+
+
+class AmbiguousTarget(UserError, ValueError):
+    id = "ambiguous-target"
+    exit_code = 2
+
+
+class TargetEnded(UserError):
+    id = "target-ended"
+    exit_code = 7
+
+
+class NotInstrumented(UserError):
+    id = "not-instrumented"
+    exit_code = 5
+
+
+class TargetOffline(UserError, ConnectionError):
+    id = "target-offline"
+    exit_code = 5
+
+
+class DuplicateNode(UserError):
+    id = "duplicate-node"
+    exit_code = 5
+
+
+class HostKeyChanged(UserError):
+    id = "host-key-changed"
+    exit_code = 5
+
+
+class HostNotTrusted(UserError):
+    id = "host-not-trusted"
+    exit_code = 5
+
+
+class SshServerDown(UserError, ConnectionError):
+    id = "ssh-server-down"
+    exit_code = 5
+
+
+class WaitTimeout(UserError, TimeoutError):
+    id = "wait-timeout"
+    exit_code = 6
+
+
+class LaunchRefused(UserError, ValueError):
+    id = "launch-refused"
+    exit_code = 2
+
+
+class LocalSetup(UserError):
+    id = "local-setup"
+    exit_code = 9

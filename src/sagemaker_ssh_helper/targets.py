@@ -1,0 +1,82 @@
+"""
+Host names of containers: ``my-job.training.sagemaker`` to a Target and back. Pure.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Optional
+
+from sagemaker_ssh_helper.errors import UsageError
+from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind
+
+# SageMaker names: letters, digits and inner hyphens, up to 63 characters. Anything else never reaches a
+# shell, a file name or an API call.
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})")
+_NODE = re.compile(r"algo-[1-9][0-9]{0,4}")
+_INSTANCE_ID = re.compile(r"mi-[0-9a-f]{17}")
+
+_FORMS = "NAME.TYPE.sagemaker, algo-N.NAME.TYPE.sagemaker or mi-…"
+
+
+@dataclass(frozen=True)
+class Target:
+    """
+    What the user named.
+
+    Either ``instance_id`` is set and nothing else, or ``kind`` and ``name`` are.
+    """
+
+    kind: Optional[ResourceKind] = None
+    name: str = ""
+    node: Optional[str] = None
+    """``algo-N``, or None when the user named no node: the first one is meant."""
+    instance_id: Optional[InstanceId] = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Target":
+        """
+        The target that ``text`` names.
+
+        Raises UsageError for any other text. Letter case of the name is kept; the domain's is folded.
+        """
+        if _INSTANCE_ID.fullmatch(text):
+            return cls(instance_id=InstanceId(text))
+        parts = text.split(".")
+        if len(parts) < 3 or parts[-1].lower() != DOMAIN:
+            raise UsageError(
+                f"{text!r} names no container",
+                fix=f"Name one as {_FORMS}; see what is there: sm-ssh list",
+            )
+        try:
+            kind = ResourceKind.from_domain(parts[-2].lower())
+        except KeyError:
+            kinds = ", ".join(kind.domain for kind in ResourceKind)
+            raise UsageError(
+                f"{text!r} has an unknown type {parts[-2]!r}", fix=f"TYPE is one of {kinds}"
+            ) from None
+        node: Optional[str] = None
+        if len(parts) == 4 and _NODE.fullmatch(parts[0]):
+            node, name = parts[0], parts[1]
+        elif len(parts) == 3:
+            name = parts[0]
+        else:
+            raise UsageError(f"{text!r} names no container", fix=f"Name one as {_FORMS}")
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} is no SageMaker name", fix="Names hold letters, digits and hyphens, at most 63"
+            )
+        return cls(kind=kind, name=name, node=node)
+
+    @property
+    def fqdn(self) -> str:
+        """The host name as a user types it, without the node unless one was named."""
+        if self.instance_id is not None:
+            return self.instance_id
+        assert self.kind is not None, "a target is an instance id or a kind and a name"
+        host = f"{self.name}.{self.kind.domain}.{DOMAIN}"
+        return f"{self.node}.{host}" if self.node else host
+
+    @property
+    def node_or_first(self) -> str:
+        """The node to connect to: the named one, else ``algo-1``."""
+        return self.node or "algo-1"
