@@ -7,7 +7,7 @@ Everything that can go wrong, as one tree.
     ├── ProtocolError            the peer broke the wire protocol
     │   ├── MalformedMessage       bytes that are no message (also ValueError)
     │   ├── HandshakeFailed        the two ends could not agree
-    │   └── ConnectionFailed       the WebSocket could not be opened, or was lost for good (also ConnectionError)
+    │   └── ConnectionFailed       the WebSocket could not be opened, or is lost (also ConnectionError)
     ├── AwsError                 AWS said no, or did not answer
     │   ├── CredentialsMissing
     │   ├── CredentialsExpired
