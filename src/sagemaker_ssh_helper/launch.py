@@ -1,0 +1,246 @@
+"""
+The launch side, once: what a job needs to be reachable by ssh.
+
+:func:`enable_ssh` edits one boto3 request; :func:`enable_for_session` does the same for every job that is
+created through a boto3 session, whoever builds the request. The SDK wrappers sit on :class:`SshLaunch`.
+"""
+
+import json
+import secrets
+import tempfile
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from urllib.parse import urlsplit
+
+from sagemaker_ssh_helper import archive
+from sagemaker_ssh_helper.client import keys, launches
+from sagemaker_ssh_helper.errors import LaunchRefused
+from sagemaker_ssh_helper.names import Env, ResourceKind
+
+# SageMaker's own limits on the Environment of a training job.
+_MAX_VARIABLES = 100
+_MAX_VALUE_CHARS = 512
+
+_SUBMIT_DIRECTORY = "sagemaker_submit_directory"
+_PROGRAM = "sagemaker_program"
+
+
+def role_name(role: str) -> str:
+    """
+    What CreateActivation takes for ``role``, an ARN or already a name: ``service-role/Name`` or ``Name``.
+
+    Raises LaunchRefused for an ARN that is no role's.
+    """
+    if not role.startswith("arn:"):
+        return role
+    _, found, name = role.partition(":role/")
+    if not found or not name:
+        raise LaunchRefused(
+            f"{role!r} is no ARN of a role", fix="Give the job a role: arn:aws:iam::ACCOUNT:role/NAME"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class SshLaunch:
+    """
+    The choices of one launch. Its :meth:`environment` is what the container reads.
+
+    ``connection_wait_time_seconds`` is how long the job waits for a connection before it goes on;
+    ``ssh_instance_count`` is how many of its nodes become reachable.
+    """
+
+    role: str
+    owner: str
+    public_key: str
+    launch_id: str
+    connection_wait_time_seconds: int = 600
+    ssh_instance_count: int = 2
+    log_to_stdout: bool = False
+
+    @classmethod
+    def prepare(
+        cls,
+        session: Any,
+        role: str,
+        *,
+        connection_wait_time_seconds: int = 600,
+        connection_wait_time: Optional[timedelta] = None,
+        ssh_instance_count: int = 2,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+    ) -> "SshLaunch":
+        """
+        A launch by the user of ``session`` (a boto3 session), with a fresh launch id and the user's own key.
+
+        ``local_user_id`` replaces the user id that STS tells (``aws:userid``), the value of the tag SSHOwner.
+        """
+        if connection_wait_time is not None:
+            connection_wait_time_seconds = int(connection_wait_time.total_seconds())
+        if connection_wait_time_seconds < 0 or ssh_instance_count < 1:
+            raise LaunchRefused(
+                "connection_wait_time_seconds must be 0 or more, and ssh_instance_count 1 or more"
+            )
+        owner = local_user_id or session.client("sts").get_caller_identity()["UserId"]
+        return cls(
+            role=role_name(role),
+            owner=owner,
+            public_key=keys.ensure_key().public_line,
+            launch_id=secrets.token_hex(16),
+            connection_wait_time_seconds=connection_wait_time_seconds,
+            ssh_instance_count=ssh_instance_count,
+            log_to_stdout=log_to_stdout,
+        )
+
+    def environment(self) -> Dict[str, str]:
+        """The variables to add to the job's environment."""
+        return {
+            Env.START_SSH: "true",
+            Env.SSM_ROLE: self.role,
+            Env.OWNER_TAG: self.owner,
+            Env.WAIT_TIME_SECONDS: str(self.connection_wait_time_seconds),
+            Env.INSTANCE_COUNT: str(self.ssh_instance_count),
+            Env.LOG_TO_STDOUT: "true" if self.log_to_stdout else "false",
+            Env.PUBLIC_KEY: self.public_key,
+            Env.LAUNCH_ID: self.launch_id,
+        }
+
+    def remember(self, kind: ResourceKind, name: str) -> None:
+        """Keep a record of this launch, so that the first connection can tell the job from an impostor."""
+        launches.save(kind, name, self.launch_id)
+
+
+def enable_ssh(
+    request: Mapping[str, Any],
+    session: Optional[Any] = None,
+    *,
+    connection_wait_time_seconds: int = 600,
+    connection_wait_time: Optional[timedelta] = None,
+    ssh_instance_count: int = 2,
+    local_user_id: Optional[str] = None,
+    log_to_stdout: bool = False,
+) -> Dict[str, Any]:
+    """
+    A copy of a CreateTrainingJob request with ssh added, for ``create_training_job(**enable_ssh(request))``.
+
+    Variables are added to ``Environment``. A job in script mode (hyperparameters ``sagemaker_program`` and
+    ``sagemaker_submit_directory``) gets its source archive uploaded anew beside the old one, with this
+    library in it and an entry point that starts ssh before the job's own. Any other job must have the
+    library in its image, and call :func:`sagemaker_ssh_helper.setup_and_start_ssh`.
+
+    Args:
+        request: the keyword arguments of ``create_training_job``; not changed.
+        session: the boto3 session to ask for the user's id and to copy the code with; a default one if None.
+        connection_wait_time_seconds: how long the job waits for a connection before it goes on; 0 not at all.
+        connection_wait_time: the same as a timedelta; wins when given.
+        ssh_instance_count: how many nodes become reachable, counted from ``algo-1``.
+        local_user_id: the value of the tag SSHOwner, instead of what STS tells.
+        log_to_stdout: whether the agent's log goes to the job's log too.
+
+    Raises:
+        LaunchRefused: the request cannot have ssh, and says why: network isolation, no role, no room in the
+            environment, an entry point that the archive lacks, a kind of request other than these.
+    """
+    name = request.get("TrainingJobName")
+    if not name:
+        raise LaunchRefused(
+            "this request creates no training job: it has no TrainingJobName",
+            fix="Give enable_ssh the keyword arguments of create_training_job",
+        )
+    if request.get("EnableNetworkIsolation"):
+        raise LaunchRefused(
+            f"{name} runs in network isolation, where nothing in it can reach Systems Manager",
+            fix="Launch it without EnableNetworkIsolation, or without ssh",
+        )
+    role = request.get("RoleArn")
+    if not role:
+        raise LaunchRefused(f"{name} has no role", fix="Give the request a RoleArn")
+    if session is None:
+        import boto3
+
+        session = boto3.Session()
+    ssh = SshLaunch.prepare(
+        session,
+        role,
+        connection_wait_time_seconds=connection_wait_time_seconds,
+        connection_wait_time=connection_wait_time,
+        ssh_instance_count=ssh_instance_count,
+        local_user_id=local_user_id,
+        log_to_stdout=log_to_stdout,
+    )
+    enabled = {**request, "Environment": _with_variables(name, request.get("Environment") or {}, ssh)}
+    hyperparameters = request.get("HyperParameters") or {}
+    if _SUBMIT_DIRECTORY in hyperparameters and _PROGRAM in hyperparameters:
+        enabled["HyperParameters"] = _with_library(session, name, hyperparameters)
+    ssh.remember(ResourceKind.TRAINING, name)
+    return enabled
+
+
+def enable_for_session(session: Any, **options: Any) -> None:
+    """
+    Add ssh to every training job created through ``session``, a boto3 session, from now on.
+
+    For tools that build the request themselves. Call it before they make their clients: a client copies the
+    session's hooks when it is made. ``options`` are those of :func:`enable_ssh`, whose errors then come out
+    of ``create_training_job``.
+    """
+    hook: Callable[..., Dict[str, Any]] = lambda params, **_: enable_ssh(params, session, **options)  # noqa: E731 - botocore keeps the callable itself
+    session.events.register(
+        "provide-client-params.sagemaker.CreateTrainingJob", hook, unique_id="sagemaker-ssh-helper"
+    )
+
+
+def _with_variables(name: str, environment: Mapping[str, str], ssh: SshLaunch) -> Dict[str, str]:
+    variables = {**environment, **ssh.environment()}
+    if len(variables) > _MAX_VARIABLES:
+        raise LaunchRefused(
+            f"{name} would have {len(variables)} environment variables, and SageMaker takes {_MAX_VARIABLES}",
+            fix=f"Remove {len(variables) - _MAX_VARIABLES} of its own",
+        )
+    for key, value in ssh.environment().items():
+        if len(value) > _MAX_VALUE_CHARS:
+            raise LaunchRefused(
+                f"the value of {key} is longer than SageMaker's {_MAX_VALUE_CHARS} characters"
+            )
+    return variables
+
+
+def _with_library(session: Any, name: str, hyperparameters: Mapping[str, str]) -> Dict[str, str]:
+    program, program_is_json = _plain(hyperparameters[_PROGRAM])
+    location, location_is_json = _plain(hyperparameters[_SUBMIT_DIRECTORY])
+    if program == archive.LAUNCHER:
+        # The request went through here before.
+        return dict(hyperparameters)
+    url = urlsplit(location)
+    if url.scheme != "s3":
+        raise LaunchRefused(
+            f"{name} takes its code from {location!r}, which is not in S3",
+            fix="Upload it as s3://BUCKET/KEY/sourcedir.tar.gz",
+        )
+    s3 = session.client("s3")
+    key = f"{url.path.lstrip('/').rpartition('/')[0]}/ssh/{name}/sourcedir.tar.gz".lstrip("/")
+    with tempfile.TemporaryFile() as old, tempfile.TemporaryFile() as new:
+        s3.download_fileobj(url.netloc, url.path.lstrip("/"), old)
+        old.seek(0)
+        archive.add_library(old, new, program)
+        new.seek(0)
+        s3.upload_fileobj(new, url.netloc, key)
+    return {
+        **hyperparameters,
+        _PROGRAM: _encoded(archive.LAUNCHER, program_is_json),
+        _SUBMIT_DIRECTORY: _encoded(f"s3://{url.netloc}/{key}", location_is_json),
+    }
+
+
+def _plain(value: str) -> Tuple[str, bool]:
+    """A hyperparameter's text, and whether it was JSON-encoded, as the SageMaker SDK does."""
+    try:
+        decoded = json.loads(value)
+    except ValueError:
+        return value, False
+    return (decoded, True) if isinstance(decoded, str) else (value, False)
+
+
+def _encoded(value: str, as_json: bool) -> str:
+    return json.dumps(value) if as_json else value

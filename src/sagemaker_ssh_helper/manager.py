@@ -1,0 +1,151 @@
+"""
+SSMManager: the managed instances behind SageMaker resources, under the name scripts know.
+"""
+
+import re
+import time
+from datetime import timedelta
+from typing import Any, Dict, List, Optional
+
+from sagemaker_ssh_helper.names import ResourceKind, Tag
+
+PING_STATUS = "$__SSMManager__.PingStatus"
+"""Key under which list_all_instances_and_fetch_tags puts what is no tag: Online, ConnectionLost, Inactive."""
+
+Instances = Dict[str, Dict[str, str]]
+
+
+class SSMManager:
+    """
+    Finds managed instances by the SageMaker resource they belong to.
+
+    Args:
+        region_name: the AWS region; that of ``session`` if None.
+        sleep_between_retries_in_seconds: how long to pause between two looks while waiting.
+        redo_attempts: kept for callers that pass it; the waits are limited by time alone.
+        clock_timestamp_override: the time to measure ages against, in seconds since the epoch; now if None.
+        session: the boto3 session to take credentials and region from; the default one if None.
+    """
+
+    def __init__(
+        self,
+        region_name: Optional[str] = None,
+        sleep_between_retries_in_seconds: float = 10,
+        redo_attempts: int = 5,
+        clock_timestamp_override: Optional[float] = None,
+        *,
+        session: Optional[Any] = None,
+    ) -> None:
+        if session is None:
+            import boto3
+
+            session = boto3.Session(region_name=region_name)
+        self.region_name = region_name or session.region_name
+        self.sleep_between_retries_in_seconds = sleep_between_retries_in_seconds
+        self.redo_attempts = redo_attempts
+        self.clock_timestamp_override = clock_timestamp_override
+        self._ssm = session.client("ssm", region_name=self.region_name)
+
+    def list_all_instances_and_fetch_tags(self) -> Instances:
+        """
+        Every managed instance that carries our tags, with its tags and PING_STATUS.
+
+        Replace this method to answer from elsewhere: the ``get_…_instance_ids`` family then asks it alone.
+        """
+        return self._listed({"Key": "tag-key", "Values": [Tag.RESOURCE_NAME]})
+
+    def get_training_instance_ids(self, training_job_name: str, timeout_in_sec: int = 0) -> List[str]:
+        """The live instances of a training job, ``algo-1`` first; waits for the first as long as given."""
+        return self.get_instance_ids_of(
+            ResourceKind.TRAINING, training_job_name, timeout_in_sec=timeout_in_sec
+        )
+
+    def get_processing_instance_ids(self, processing_job_name: str, timeout_in_sec: int = 0) -> List[str]:
+        """As get_training_instance_ids, for a processing job."""
+        return self.get_instance_ids_of(
+            ResourceKind.PROCESSING, processing_job_name, timeout_in_sec=timeout_in_sec
+        )
+
+    def get_transformer_instance_ids(self, transform_job_name: str, timeout_in_sec: int = 0) -> List[str]:
+        """As get_training_instance_ids, for a batch transform job."""
+        return self.get_instance_ids_of(
+            ResourceKind.TRANSFORM, transform_job_name, timeout_in_sec=timeout_in_sec
+        )
+
+    def get_endpoint_instance_ids(self, endpoint_name: str, timeout_in_sec: int = 0) -> List[str]:
+        """As get_training_instance_ids, for an endpoint."""
+        return self.get_instance_ids_of(ResourceKind.INFERENCE, endpoint_name, timeout_in_sec=timeout_in_sec)
+
+    def get_notebook_instance_ids(self, instance_name: str, timeout_in_sec: int = 0) -> List[str]:
+        """As get_training_instance_ids, for a notebook instance."""
+        return self.get_instance_ids_of(ResourceKind.NOTEBOOK, instance_name, timeout_in_sec=timeout_in_sec)
+
+    def get_instance_ids_of(
+        self, kind: ResourceKind, name: str, *, timeout_in_sec: int = 0, count: int = 1
+    ) -> List[str]:
+        """
+        The live instances of one resource, by the number in ``algo-N``.
+
+        Waits for ``count`` of them, at most ``timeout_in_sec`` seconds, and returns those there are.
+        """
+        deadline = time.monotonic() + timeout_in_sec
+        while True:
+            found = self._live_instances_of(kind, name)
+            left = deadline - time.monotonic()
+            if len(found) >= count or left <= 0:
+                return found
+            time.sleep(min(self.sleep_between_retries_in_seconds, left))
+
+    def list_expired_ssh_instances(self, expiration_days: int = 0) -> List[str]:
+        """The instances with our tags that were registered more than ``expiration_days`` days ago."""
+        now = self.clock_timestamp_override or time.time()
+        limit = timedelta(days=expiration_days).total_seconds()
+        return [
+            instance_id
+            for instance_id, tags in self.list_all_instances_and_fetch_tags().items()
+            if _registered_at(tags) is not None and now - (_registered_at(tags) or 0) > limit
+        ]
+
+    def _live_instances_of(self, kind: ResourceKind, name: str) -> List[str]:
+        found = {
+            instance_id: tags
+            for instance_id, tags in self._instances_named(name).items()
+            if tags.get(Tag.RESOURCE_NAME) == name
+            and f":{kind.arn_type}/" in tags.get(Tag.RESOURCE_ARN, f":{kind.arn_type}/")
+            and tags.get(PING_STATUS, "Online") == "Online"
+        }
+        return sorted(found, key=lambda instance_id: _rank(found[instance_id]))
+
+    def _instances_named(self, name: str) -> Instances:
+        replaced = getattr(self.list_all_instances_and_fetch_tags, "__func__", None)
+        if replaced is not SSMManager.list_all_instances_and_fetch_tags:
+            return self.list_all_instances_and_fetch_tags()
+        # One call finds the nodes of one resource, however many others the account has.
+        return self._listed({"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": [name]})
+
+    def _listed(self, tag_filter: Dict[str, Any]) -> Instances:
+        instances: Instances = {}
+        pages = self._ssm.get_paginator("describe_instance_information").paginate(
+            Filters=[tag_filter], PaginationConfig={"PageSize": 50}
+        )
+        for page in pages:
+            for information in page["InstanceInformationList"]:
+                instance_id = information["InstanceId"]
+                answer = self._ssm.list_tags_for_resource(
+                    ResourceType="ManagedInstance", ResourceId=instance_id
+                )
+                tags = {tag["Key"]: tag["Value"] for tag in answer["TagList"]}
+                instances[instance_id] = {**tags, PING_STATUS: information["PingStatus"]}
+        return instances
+
+
+def _rank(tags: Dict[str, str]) -> int:
+    number = re.fullmatch(r"algo-(\d+)", tags.get(Tag.NODE, ""))
+    return int(number.group(1)) if number else 1
+
+
+def _registered_at(tags: Dict[str, str]) -> Optional[float]:
+    try:
+        return float(tags[Tag.TIMESTAMP])
+    except (KeyError, ValueError):
+        return None
