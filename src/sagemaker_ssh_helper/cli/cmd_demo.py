@@ -10,10 +10,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "demo",
         help="run a training job in a local cloud and ssh into it; no AWS account needed",
-        description="Starts a local cloud, runs a training job in it, logs in by ssh, copies a file both ways,"
-        " reaches a web server in the job through a forwarded port, lets the job go on, shows what it left "
-        "in S3. Exits 0 when every step did what it should, else 1. Nothing of yours is touched: keys, "
-        "configuration and files live in a temporary folder.",
+        description="Starts a local cloud, runs a training job in it, logs in by ssh, copies files both ways,"
+        " reaches a web server in the job through a forwarded port, lets the job go on, and shows what it"
+        " left in S3. Exits 0 when every step did what it should, else 1. Nothing of yours is touched: keys,"
+        " configuration and files live in a temporary folder.",
     )
     parser.add_argument("script", nargs="?", metavar="SCRIPT", help="your own training script (.py or .sh)")
     parser.add_argument(

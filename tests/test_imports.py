@@ -1,0 +1,85 @@
+"""Layers import downwards, and what runs in a container needs the standard library alone."""
+
+import ast
+import sys
+from pathlib import Path
+from typing import Iterator, Tuple
+
+import pytest
+
+import sagemaker_ssh_helper
+
+PACKAGE = "sagemaker_ssh_helper"
+ROOT = Path(sagemaker_ssh_helper.__file__).parent
+
+# The row of each top-level module or folder; a module imports from rows below its own, and its own folder.
+ROWS = {
+    "errors": 1,
+    "names": 1,
+    "protocol": 2,
+    "public_keys": 2,
+    "targets": 2,
+    "aws": 3,
+    "channels": 3,
+    "agent": 4,
+    "client": 4,
+    "archive": 5,
+    "emulator": 5,
+    "launch": 5,
+    "manager": 5,
+    "wrapper": 5,
+    "cli": 6,
+    "__main__": 7,
+}
+
+# The names of row 5 that users import may use one another, as they always have.
+PEERS = {"archive", "launch", "manager", "wrapper"}
+
+CONTAINER = {"__init__", "errors", "names", "public_keys", "protocol", "channels", "agent"}
+
+
+def modules() -> Iterator[Tuple[str, Path]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        yield path.relative_to(ROOT).parts[0].removesuffix(".py"), path
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that ``path`` imports, inside functions too, as an absolute dotted name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            assert node.module is not None
+            yield node.module
+            if node.module == PACKAGE:
+                yield from (f"{PACKAGE}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize(("top", "path"), list(modules()), ids=lambda value: str(value).split("/src/")[-1])
+def test_a_module_imports_from_rows_below_and_its_own_folder(top: str, path: Path) -> None:
+    if top == "__init__":
+        return
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != PACKAGE or len(parts) == 1 or parts[1] in ("__version__", top):
+            continue
+        both_peers = top in PEERS and parts[1] in PEERS
+        assert both_peers or ROWS[parts[1]] < ROWS[top], f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="the interpreter's own list of modules came with 3.10")
+@pytest.mark.parametrize(
+    "path",
+    [path for top, path in modules() if top in CONTAINER],
+    ids=lambda value: str(value).split("/src/")[-1],
+)
+def test_container_code_imports_the_standard_library_and_itself(path: Path) -> None:
+    # `cryptography` is used when the image has it: its import is guarded, and tested without it.
+    allowed = sys.stdlib_module_names | {PACKAGE, "cryptography"}
+    assert {name.split(".")[0] for name in imports(path)} <= allowed
+
+
+def test_every_module_has_a_row() -> None:
+    tops = {top for top, _ in modules()} - {"__init__"}
+    assert tops <= set(ROWS)
