@@ -1,0 +1,436 @@
+"""
+The reliable ordered stream: numbered messages, one acknowledge each, in any order, over a link that may lose them.
+
+``Sender`` and ``Receiver`` are the two halves of one direction. They know numbers, bytes and times, nothing of
+message types or sockets. ``now`` is monotonic seconds and never goes back.
+
+A message of the sender is in one of four places::
+
+      push            take              acknowledge
+     ------> UNSENT ------> IN FLIGHT ---------------> gone
+                              |  ^                      ^
+            silent, overtaken |  | take, at most        | acknowledge (a late one counts as well)
+            or reconnected    v  | ``burst`` unanswered |
+                             LOST ----------------------+
+
+Every message is buffered before it is handed out, so no acknowledge can come too early, and it stays until it is
+acknowledged. See docs/explanation/the-stream.md.
+"""
+
+from heapq import heappop, heappush
+from typing import Dict, Generic, List, Optional, Tuple, TypeVar
+
+# What the public peers do, and we obey.
+INITIAL_RTO = 0.2  # seconds
+INITIAL_SRTT = 0.1  # seconds
+SRTT_GAIN = 1 / 8
+RTTVAR_GAIN = 1 / 4
+RTO_MARGIN = 0.01  # seconds, the least distance between round trip and timeout
+MAX_RTO = 1.0  # seconds
+
+# What we chose.
+WINDOW_BYTES = 8 << 20
+WINDOW_MESSAGES = 8192  # stays below the 10,000 messages the public client can hold out of order
+MIN_RTO = 0.1  # seconds; nothing is lost on a healthy WebSocket, so a hasty resend is mostly a wasted one
+OVERTAKEN_BY = 3  # later messages acknowledged before an older one counts as lost
+OVERTAKEN_AGE = 1.25  # round trips
+BURST_MESSAGES = 64  # unanswered resends; grows by one with each acknowledge, so it doubles every round trip
+HELD_MESSAGES = 10_000
+HELD_BYTES = 16 << 20
+
+_UNLIMITED = 1 << 62
+
+
+class _Entry:
+    """One message that is not acknowledged."""
+
+    __slots__ = ("lost", "message", "offset", "sent_at", "transmissions")
+
+    def __init__(self, message: bytes, offset: int) -> None:
+        self.message = message
+        self.offset = offset
+        self.sent_at = 0.0
+        self.transmissions = 0
+        self.lost = False
+
+
+class Sender:
+    """
+    The sending half: what was not acknowledged, when to send it again, and how much more may be pushed.
+
+    The window is a span: payload bytes (and messages) from the oldest unacknowledged message to the newest, whatever
+    was acknowledged between. So it bounds what the peer has to hold out of order as well as our own memory.
+
+    Args:
+        window_bytes: the span at which ``room_bytes`` becomes 0. ``push`` itself never refuses.
+        window_messages: the same in messages.
+    """
+
+    def __init__(self, window_bytes: int = WINDOW_BYTES, window_messages: int = WINDOW_MESSAGES) -> None:
+        self.window_bytes = window_bytes
+        self.window_messages = window_messages
+        self.next_sequence_number = 0
+        self.resent = 0
+        """Messages handed out again so far."""
+        self.srtt = INITIAL_SRTT
+        self.rttvar = 0.0
+        self.rto = INITIAL_RTO
+        self.paused = False
+        self.connected = False
+        self._entries: Dict[int, _Entry] = {}
+        self._oldest = 0
+        self._oldest_offset = 0
+        self._next_offset = 0
+        self._unsent = 0  # numbers from here on were never handed out
+        self._flight = 0  # numbers from here to _unsent were handed out once and are not known to be lost
+        self._newest_acked = -1  # of those handed out once
+        self._last_ack_at = 0.0
+        self._lost: List[int] = []  # heap of numbers, stale ones included
+        self._again: List[
+            Tuple[float, int]
+        ] = []  # heap of (deadline, number) of resends, stale ones included
+        self._again_count = 0
+        self._burst = BURST_MESSAGES
+        self._silent = False  # nothing was acknowledged since the last timeout
+
+    @property
+    def drained(self) -> bool:
+        """Everything pushed is acknowledged."""
+        return not self._entries
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages pushed and not acknowledged."""
+        return len(self._entries)
+
+    @property
+    def room_bytes(self) -> int:
+        """Payload bytes that may be pushed now; 0 when the window is full."""
+        return max(0, self.window_bytes - (self._next_offset - self._oldest_offset))
+
+    @property
+    def room_messages(self) -> int:
+        """Messages that may be pushed now; 0 when the window is full."""
+        return max(0, self.window_messages - (self.next_sequence_number - self._oldest))
+
+    def push(self, message: bytes, size: int) -> None:
+        """
+        Buffer the message numbered ``next_sequence_number``; ``take`` hands it out.
+
+        Args:
+            message: the bytes as they go on the wire, every time.
+            size: its payload bytes, which is what the window counts.
+        """
+        self._entries[self.next_sequence_number] = _Entry(message, self._next_offset)
+        self.next_sequence_number += 1
+        self._next_offset += size
+
+    def take(self, now: float, max_bytes: int = _UNLIMITED) -> List[bytes]:
+        """Messages to write now, lost ones first. A little more than ``max_bytes`` at most."""
+        messages: List[bytes] = []
+        if self.paused or not self.connected:
+            return messages
+        entries = self._entries
+        while self._lost and max_bytes > 0:
+            entry = entries.get(self._lost[0])
+            if entry is None:
+                heappop(self._lost)
+                continue
+            if self._again_count >= self._burst:
+                return messages
+            number = heappop(self._lost)
+            entry.lost = False
+            entry.transmissions += 1
+            entry.sent_at = now
+            backoff = min(MAX_RTO, MIN_RTO * (1 << min(entry.transmissions - 1, 10)))
+            heappush(self._again, (now + max(self.rto, backoff), number))
+            self._again_count += 1
+            self.resent += 1
+            messages.append(entry.message)
+            max_bytes -= len(entry.message)
+        number = self._unsent
+        end = self.next_sequence_number
+        while number < end and max_bytes > 0:
+            entry = entries[number]
+            entry.transmissions = 1
+            entry.sent_at = now
+            messages.append(entry.message)
+            max_bytes -= len(entry.message)
+            number += 1
+        self._unsent = number
+        return messages
+
+    def acknowledge(self, sequence_number: int, now: float) -> bool:
+        """
+        Forget a message: the peer has it.
+
+        Returns:
+            False for a number that is not waiting: acknowledged before, or never sent. It changes nothing.
+        """
+        if sequence_number >= self._unsent:
+            return False
+        entry = self._entries.pop(sequence_number, None)
+        if entry is None:
+            return False
+        self._last_ack_at = now
+        self._silent = False
+        if entry.transmissions == 1:
+            # Karn's rule: nobody can tell which copy a resent message's acknowledge answers. One that was given up
+            # counts as resent: its late acknowledge measures a pause of the peer, not the path.
+            if not entry.lost:
+                self._measure(now - entry.sent_at)
+                if sequence_number > self._newest_acked:
+                    self._newest_acked = sequence_number
+        elif not entry.lost:
+            self._again_count -= 1
+        self._burst += 1
+        if sequence_number == self._oldest:
+            self._advance()
+        return True
+
+    def pause(self) -> None:
+        """Hand out nothing until ``resume`` or ``restart``."""
+        self.paused = True
+
+    def resume(self, now: float) -> None:
+        """End a pause. Time spent in it does not make messages late."""
+        if self.paused:
+            self.paused = False
+            self._last_ack_at = now
+
+    def connection_lost(self) -> None:
+        """Hand out nothing, and let no time count, until ``restart``."""
+        self.connected = False
+
+    def restart(self, now: float) -> None:
+        """A fresh connection: everything that was handed out and not acknowledged is lost, and goes first."""
+        self.connected = True
+        self.paused = False
+        self._last_ack_at = now
+        self._again.clear()
+        self._again_count = 0
+        self._lost = [number for number in range(self._oldest, self._unsent) if number in self._entries]
+        for number in self._lost:
+            self._entries[number].lost = True
+        self._flight = self._unsent
+        self._burst = BURST_MESSAGES
+
+    def next_deadline(self) -> Optional[float]:
+        """When ``handle_timer`` has something to do; None when nothing waits for time."""
+        if self.paused or not self.connected:
+            return None
+        deadline: Optional[float] = None
+        entry = self._front()
+        if entry is not None:
+            deadline = max(entry.sent_at, self._last_ack_at) + self.rto
+            if self._flight + OVERTAKEN_BY <= self._newest_acked:
+                deadline = min(deadline, self._overtaken_at(entry))
+        while self._again and self._again[0][1] not in self._entries:
+            heappop(self._again)
+        if self._again and (deadline is None or self._again[0][0] < deadline):
+            deadline = self._again[0][0]
+        return deadline
+
+    def handle_timer(self, now: float) -> None:
+        """
+        Decide what is lost by now; ``take`` then hands it out again.
+
+        In flight, two things make a message lost: three later ones were acknowledged and it is older than a round
+        trip and a quarter; or nothing at all was acknowledged for a timeout, which makes all of them lost at once. A
+        resend has its own timeout, doubled each time.
+        """
+        if self.paused or not self.connected:
+            return
+        timed_out = False
+        entry = self._front()
+        while (
+            entry is not None
+            and self._flight + OVERTAKEN_BY <= self._newest_acked
+            and now >= self._overtaken_at(entry)
+        ):
+            self._lose(self._flight, entry)
+            self._flight += 1
+            entry = self._front()
+        if entry is not None and now >= max(entry.sent_at, self._last_ack_at) + self.rto:
+            for number in range(self._flight, self._unsent):
+                entry = self._entries.get(number)
+                if entry is not None:
+                    self._lose(number, entry)
+            self._flight = self._unsent
+            timed_out = True
+        while self._again and self._again[0][0] <= now:
+            number = heappop(self._again)[1]
+            entry = self._entries.get(number)
+            if entry is not None:
+                self._lose(number, entry)
+                self._again_count -= 1
+                timed_out = True
+        if timed_out:
+            # A peer that says nothing is away or its sink is slow: knock ever more softly, down to one message.
+            self._burst = max(1, self._burst // 2) if self._silent else BURST_MESSAGES
+            self._silent = True
+            self.rto = max(self.rto, min(MAX_RTO, self.rto * 2))
+
+    def _front(self) -> Optional[_Entry]:
+        """The oldest message in flight; moves ``_flight`` to it."""
+        number = self._flight
+        unsent = self._unsent
+        entries = self._entries
+        if number < self._oldest:
+            number = self._oldest
+        while number < unsent:
+            entry = entries.get(number)
+            if entry is not None:
+                self._flight = number
+                return entry
+            number += 1
+        self._flight = unsent
+        return None
+
+    def _overtaken_at(self, entry: _Entry) -> float:
+        return entry.sent_at + max(self.srtt * OVERTAKEN_AGE, self.srtt + RTO_MARGIN)
+
+    def _lose(self, number: int, entry: _Entry) -> None:
+        entry.lost = True
+        heappush(self._lost, number)
+
+    def _measure(self, round_trip: float) -> None:
+        self.rttvar += RTTVAR_GAIN * (abs(self.srtt - round_trip) - self.rttvar)
+        self.srtt += SRTT_GAIN * (round_trip - self.srtt)
+        rto = self.srtt + max(RTO_MARGIN, 4 * self.rttvar)
+        # The cap gives way where the round trip itself is longer, as through a long queue: a resend that cannot be
+        # answered in time would only make the queue longer.
+        self.rto = min(max(rto, MIN_RTO), max(MAX_RTO, self.srtt * OVERTAKEN_AGE))
+
+    def _advance(self) -> None:
+        """Move the window to the oldest message that is still there."""
+        number = self._oldest + 1
+        entries = self._entries
+        end = self.next_sequence_number
+        while number < end:
+            entry = entries.get(number)
+            if entry is not None:
+                self._oldest = number
+                self._oldest_offset = entry.offset
+                return
+            number += 1
+        self._oldest = end
+        self._oldest_offset = self._next_offset
+
+
+Item = TypeVar("Item")
+
+
+class Receiver(Generic[Item]):
+    """
+    The receiving half: puts items in order, and says which to acknowledge.
+
+    ``paused`` is how a slow sink holds the writer: items that would be delivered are kept instead, unacknowledged, and
+    acknowledges of the other direction can still be read meanwhile.
+
+    Args:
+        max_messages: how many items are kept, out of order and held ones together.
+        max_bytes: the same in bytes.
+    """
+
+    def __init__(self, max_messages: int = HELD_MESSAGES, max_bytes: int = HELD_BYTES) -> None:
+        self.max_messages = max_messages
+        self.max_bytes = max_bytes
+        self.expected = 0
+        """The number to be delivered next."""
+        self.paused = False
+        self.duplicates = 0
+        self.overflows = 0
+        self._store: Dict[int, Tuple[Item, int, bool]] = {}  # item, size, acknowledged
+        self._stored_bytes = 0
+        self._contiguous = 0  # expected, and beyond it what is held in order
+        self._ready: List[Item] = []
+
+    @property
+    def holding(self) -> bool:
+        """Items that could be delivered are held: paused, or not yet released since."""
+        return self.paused or self.expected < self._contiguous
+
+    @property
+    def releasable(self) -> bool:
+        """``release`` has something to deliver."""
+        return not self.paused and self.expected < self._contiguous
+
+    @property
+    def full(self) -> bool:
+        """Nothing more can be held. The last resort is then to stop reading."""
+        return self.paused and (len(self._store) >= self.max_messages or self._stored_bytes >= self.max_bytes)
+
+    def receive(self, sequence_number: int, item: Item, size: int) -> bool:
+        """
+        Take one message as it came.
+
+        Returns:
+            Whether to acknowledge it now. An old one is always acknowledged again, since its first acknowledge may
+            be lost and some peers resend for ever. One that is held will be told by ``release``. One that
+            found no room is forgotten; the peer sends it again.
+        """
+        contiguous = self._contiguous
+        if sequence_number == contiguous:
+            if not self.paused and self.expected == contiguous:
+                self._ready.append(item)
+                contiguous += 1
+                while contiguous in self._store:
+                    item, size, _ = self._store.pop(contiguous)
+                    self._stored_bytes -= size
+                    self._ready.append(item)
+                    contiguous += 1
+                self._contiguous = self.expected = contiguous
+                return True
+            if self._keep(sequence_number, item, size, False):
+                contiguous += 1
+                while contiguous in self._store:
+                    contiguous += 1
+                self._contiguous = contiguous
+            return False
+        if sequence_number < self.expected:
+            self.duplicates += 1
+            return True
+        stored = self._store.get(sequence_number)
+        if stored is not None:
+            self.duplicates += 1
+            return stored[2]
+        return self._keep(sequence_number, item, size, True)
+
+    def take(self) -> List[Item]:
+        """Items that became deliverable, in order."""
+        ready = self._ready
+        if ready:
+            self._ready = []
+        return ready
+
+    def pause(self) -> None:
+        """Hold what would be delivered from now on."""
+        self.paused = True
+
+    def release(self, max_bytes: int = _UNLIMITED) -> List[Tuple[int, Item]]:
+        """
+        End a pause, and make held items deliverable: all, or a little more than ``max_bytes``.
+
+        Returns:
+            The (number, item) pairs to acknowledge now. When ``releasable`` is still true, call again.
+        """
+        self.paused = False
+        unacknowledged = []
+        while self.expected < self._contiguous and max_bytes > 0:
+            item, size, acknowledged = self._store.pop(self.expected)
+            self._stored_bytes -= size
+            max_bytes -= size
+            self._ready.append(item)
+            if not acknowledged:
+                unacknowledged.append((self.expected, item))
+            self.expected += 1
+        return unacknowledged
+
+    def _keep(self, sequence_number: int, item: Item, size: int, acknowledged: bool) -> bool:
+        if len(self._store) >= self.max_messages or self._stored_bytes + size > self.max_bytes:
+            self.overflows += 1
+            return False
+        self._store[sequence_number] = (item, size, acknowledged)
+        self._stored_bytes += size
+        return True
