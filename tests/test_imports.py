@@ -68,7 +68,6 @@ def test_a_module_imports_from_rows_below_and_its_own_folder(top: str, path: Pat
         assert both_peers or ROWS[parts[1]] < ROWS[top], f"{path.relative_to(ROOT)} imports {name}"
 
 
-@pytest.mark.skipif(sys.version_info < (3, 10), reason="the interpreter's own list of modules came with 3.10")
 @pytest.mark.parametrize(
     "path",
     [path for top, path in modules() if top in CONTAINER],
