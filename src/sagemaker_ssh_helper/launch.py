@@ -86,7 +86,7 @@ class SshLaunch:
         return cls(
             role=role_name(role),
             owner=owner,
-            public_key=keys.ensure_key().public_line,
+            public_key=keys.ensure_key().public.line,
             launch_id=secrets.token_hex(16),
             connection_wait_time_seconds=connection_wait_time_seconds,
             ssh_instance_count=ssh_instance_count,
