@@ -7,8 +7,9 @@ import secrets
 import string
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any
 
 from .service import Caller
 
@@ -27,8 +28,8 @@ class Credentials:
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
-    session_token: Optional[str] = field(default=None, repr=False)
-    expires_at: Optional[float] = None
+    session_token: str | None = field(default=None, repr=False)
+    expires_at: float | None = None
 
     @property
     def expired(self) -> bool:
@@ -42,7 +43,7 @@ class Identity:
     credentials: Credentials
     caller: Caller
 
-    def has_token(self, token: Optional[str]) -> bool:
+    def has_token(self, token: str | None) -> bool:
         """Whether this is the session token of the key; None stands for "no token sent"."""
         own = self.credentials.session_token
         if own is None or token is None:
@@ -69,8 +70,8 @@ class Identities:
         CreateAccessKey.
     """
 
-    def __init__(self, other_keys: Callable[[str], Optional[Identity]] = lambda access_key_id: None) -> None:
-        self._identities: Dict[str, Identity] = {}
+    def __init__(self, other_keys: Callable[[str], Identity | None] = lambda access_key_id: None) -> None:
+        self._identities: dict[str, Identity] = {}
         self._lock = threading.Lock()
         self._other_keys = other_keys
 
@@ -78,9 +79,9 @@ class Identities:
         self,
         access_key_id: str,
         secret_access_key: str,
-        session_token: Optional[str],
+        session_token: str | None,
         caller: Caller,
-        expires_at: Optional[float] = None,
+        expires_at: float | None = None,
     ) -> Identity:
         """Make a key known. Its ``caller`` is stored with that key's id filled in."""
         identity = Identity(
@@ -103,7 +104,7 @@ class Identities:
         )
         return identity.credentials
 
-    def lookup(self, access_key_id: str) -> Optional[Identity]:
+    def lookup(self, access_key_id: str) -> Identity | None:
         """The identity behind a key, expired ones too; None for a key that nobody has."""
         with self._lock:
             identity = self._identities.get(access_key_id)
@@ -153,7 +154,7 @@ class ContainerCredentials:
     provider: Callable[[], Mapping[str, Any]]
 
 
-__all__: List[str] = [
+__all__: list[str] = [
     "ContainerCredentials",
     "Credentials",
     "Identities",

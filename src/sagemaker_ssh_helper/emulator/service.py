@@ -18,18 +18,12 @@ import asyncio
 import os
 import secrets
 import threading
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
-    Awaitable,
-    Callable,
-    Dict,
-    FrozenSet,
-    List,
-    Mapping,
-    Optional,
     Protocol,
 )
 
@@ -51,7 +45,7 @@ class ApiError(Exception):
     """
 
     def __init__(
-        self, code: str, message: str, status: int = 400, fields: Optional[Mapping[str, Any]] = None
+        self, code: str, message: str, status: int = 400, fields: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
@@ -79,9 +73,9 @@ class Caller:
     name: str
     kind: str
     access_key_id: str = ""
-    role_arn: Optional[str] = None
-    instance_id: Optional[str] = None
-    session_policy: Optional[str] = None
+    role_arn: str | None = None
+    instance_id: str | None = None
+    session_policy: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -100,8 +94,8 @@ class Call:
 
     service: str
     operation: str
-    params: Dict[str, Any]
-    caller: Optional[Caller]
+    params: dict[str, Any]
+    caller: Caller | None
     headers: Mapping[str, str]
     region: str
     endpoint: str
@@ -133,7 +127,7 @@ class Service(Protocol):
 
     name: str
     operations: Mapping[str, Operation]
-    anonymous: FrozenSet[str]
+    anonymous: frozenset[str]
     """Operations that arrive without SigV4, or with a signature that the service verifies itself."""
 
 
@@ -150,7 +144,7 @@ class ChannelRequest:
     kind: str
     channel_id: str
     query: Mapping[str, str]
-    caller: Optional[Caller]
+    caller: Caller | None
     headers: Mapping[str, str]
     region: str
     endpoint: str
@@ -214,11 +208,11 @@ class Cloud:
     """The plain one, in both cases."""
     message_gateway_url: str
     """Same address; WebSocket URLs are made from it (``http`` to ``ws``, ``https`` to ``wss``)."""
-    ca_file: Optional[Path]
+    ca_file: Path | None
     """The certificate authority to trust, PEM; None without TLS."""
     role_arn: str
     """The execution role for jobs, which is also the role of their managed instances."""
-    users: List[User]
+    users: list[User]
     state_dir: Path
     """A private folder (0700) for everything kept on disk. It is removed when the cloud ends."""
     require_signed_client: bool
@@ -228,7 +222,7 @@ class Cloud:
     """``authorize(caller, action, resource, context)``, ``authorize_pass_role(…)``, ``role_caller(…)``."""
     faults: "Faults"
     """``register(kind, handler)`` for switches that a service adds; see faults.py."""
-    container_credentials: "Dict[str, ContainerCredentials]"
+    container_credentials: "dict[str, ContainerCredentials]"
     """What ``GET /_local/credentials/<id>`` serves; jobs add and remove their own."""
 
     def __init__(self, *, account_id: str, region: str, state_dir: Path) -> None:
@@ -239,10 +233,10 @@ class Cloud:
         self.users = []
         self.require_signed_client = False
         self.container_credentials = {}
-        self.services: Dict[str, Service] = {}
-        self.gateway: Optional[Gateway] = None
-        self._close_hooks: List[Callable[[], Awaitable[None]]] = []
-        self._clients: Dict[str, Any] = {}
+        self.services: dict[str, Service] = {}
+        self.gateway: Gateway | None = None
+        self._close_hooks: list[Callable[[], Awaitable[None]]] = []
+        self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
         self._root_key = (f"AKIA{secrets.token_hex(8).upper()}", secrets.token_urlsafe(30))
 
