@@ -11,7 +11,10 @@ Everything that can go wrong, as one tree.
     ├── AwsError                 AWS said no, or did not answer
     │   ├── CredentialsMissing
     │   ├── CredentialsExpired
+    │   ├── CredentialsInvalid
+    │   ├── ClockSkewed
     │   ├── AccessDenied           (also PermissionError)
+    │   │   └── NotOwner             the node is another user's
     │   ├── RegionMissing
     │   ├── EndpointUnreachable    (also ConnectionError)
     │   ├── Throttled
@@ -27,6 +30,8 @@ Everything that can go wrong, as one tree.
         ├── DuplicateNode
         ├── HostKeyChanged
         ├── HostNotTrusted
+        ├── WrongUser
+        ├── KeyNotDelivered
         ├── SshServerDown          (also ConnectionError)
         ├── WaitTimeout            (also TimeoutError)
         ├── LaunchRefused          (also ValueError)
@@ -38,7 +43,7 @@ stable and printed in brackets; its ``exit_code`` is the one `docs/reference/err
 Imports the standard library only; Python 3.8.
 """
 
-from typing import Optional
+from typing import Optional, Sequence
 
 
 class SSHHelperError(Exception):
@@ -84,7 +89,34 @@ class HandshakeFailed(ProtocolError):
 
 
 class ConnectionFailed(ProtocolError, ConnectionError):
+    """
+    The WebSocket could not be opened, or is lost.
+
+    Attributes:
+        close_code: the RFC 6455 code of the Close frame we sent, or got; None when there was none.
+        status: of the HTTP answer that refused the upgrade; None when it did not come to that.
+        body: the beginning of that answer's body, perhaps empty.
+        events: what the bytes before a violation held, when they came in the same call.
+    """
+
     id = "connection-failed"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        evidence: Optional[str] = None,
+        fix: Optional[str] = None,
+        close_code: Optional[int] = None,
+        status: Optional[int] = None,
+        body: str = "",
+        events: Sequence[object] = (),
+    ) -> None:
+        super().__init__(what, evidence=evidence, fix=fix)
+        self.close_code = close_code
+        self.status = status
+        self.body = body
+        self.events = events
 
 
 class AwsError(SSHHelperError):
@@ -102,9 +134,24 @@ class CredentialsExpired(AwsError):
     exit_code = 4
 
 
+class CredentialsInvalid(AwsError):
+    id = "credentials-invalid"
+    exit_code = 4
+
+
+class ClockSkewed(AwsError):
+    id = "clock-skewed"
+    exit_code = 9
+
+
 class AccessDenied(AwsError, PermissionError):
     id = "access-denied"
     exit_code = 4
+
+
+class NotOwner(AccessDenied):
+    id = "not-owner"
+    exit_code = 5
 
 
 class RegionMissing(AwsError):
@@ -190,6 +237,16 @@ class HostKeyChanged(UserError):
 
 class HostNotTrusted(UserError):
     id = "host-not-trusted"
+    exit_code = 5
+
+
+class WrongUser(UserError):
+    id = "wrong-user"
+    exit_code = 5
+
+
+class KeyNotDelivered(UserError):
+    id = "key-not-delivered"
     exit_code = 5
 
 
