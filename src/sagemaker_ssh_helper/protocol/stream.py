@@ -1,8 +1,9 @@
 """
-The reliable ordered stream: numbered messages, one acknowledge each, in any order, over a link that may lose them.
+The reliable ordered stream: numbered messages, one acknowledge each, in any order, over a link that may
+lose them.
 
-``Sender`` and ``Receiver`` are the two halves of one direction. They know numbers, bytes and times, nothing of
-message types or sockets. ``now`` is monotonic seconds and never goes back.
+``Sender`` and ``Receiver`` are the two halves of one direction. They know numbers, bytes and times,
+nothing of message types or sockets. ``now`` is monotonic seconds and never goes back.
 
 A message of the sender is in one of four places::
 
@@ -13,8 +14,8 @@ A message of the sender is in one of four places::
             or reconnected    v  | ``burst`` unanswered |
                              LOST ----------------------+
 
-Every message is buffered before it is handed out, so no acknowledge can come too early, and it stays until it is
-acknowledged. See docs/explanation/the-stream.md.
+Every message is buffered before it is handed out, so no acknowledge can come too early, and it stays
+until it is acknowledged. See docs/explanation/the-stream.md.
 """
 
 from heapq import heappop, heappush
@@ -58,8 +59,9 @@ class Sender:
     """
     The sending half: what was not acknowledged, when to send it again, and how much more may be pushed.
 
-    The window is a span: payload bytes (and messages) from the oldest unacknowledged message to the newest, whatever
-    was acknowledged between. So it bounds what the peer has to hold out of order as well as our own memory.
+    The window is a span: payload bytes (and messages) from the oldest unacknowledged message to the
+    newest, whatever was acknowledged between. So it bounds what the peer has to hold out of order as well
+    as our own memory.
 
     Args:
         window_bytes: the span at which ``room_bytes`` becomes 0. ``push`` itself never refuses.
@@ -175,8 +177,8 @@ class Sender:
         self._last_ack_at = now
         self._silent = False
         if entry.transmissions == 1:
-            # Karn's rule: nobody can tell which copy a resent message's acknowledge answers. One that was given up
-            # counts as resent: its late acknowledge measures a pause of the peer, not the path.
+            # Karn's rule: nobody can tell which copy a resent message's acknowledge answers. One that was
+            # given up counts as resent: its late acknowledge measures a pause of the peer, not the path.
             if not entry.lost:
                 self._measure(now - entry.sent_at)
                 if sequence_number > self._newest_acked:
@@ -235,9 +237,9 @@ class Sender:
         """
         Decide what is lost by now; ``take`` then hands it out again.
 
-        In flight, two things make a message lost: three later ones were acknowledged and it is older than a round
-        trip and a quarter; or nothing at all was acknowledged for a timeout, which makes all of them lost at once. A
-        resend has its own timeout, doubled each time.
+        In flight, two things make a message lost: three later ones were acknowledged and it is older than
+        a round trip and a quarter; or nothing at all was acknowledged for a timeout, which makes all of
+        them lost at once. A resend has its own timeout, doubled each time.
         """
         if self.paused or not self.connected:
             return
@@ -266,7 +268,8 @@ class Sender:
                 self._again_count -= 1
                 timed_out = True
         if timed_out:
-            # A peer that says nothing is away or its sink is slow: knock ever more softly, down to one message.
+            # A peer that says nothing is away or its sink is slow: knock ever more softly, down to one
+            # message.
             self._burst = max(1, self._burst // 2) if self._silent else BURST_MESSAGES
             self._silent = True
             self.rto = max(self.rto, min(MAX_RTO, self.rto * 2))
@@ -298,8 +301,8 @@ class Sender:
         self.rttvar += RTTVAR_GAIN * (abs(self.srtt - round_trip) - self.rttvar)
         self.srtt += SRTT_GAIN * (round_trip - self.srtt)
         rto = self.srtt + max(RTO_MARGIN, 4 * self.rttvar)
-        # The cap gives way where the round trip itself is longer, as through a long queue: a resend that cannot be
-        # answered in time would only make the queue longer.
+        # The cap gives way where the round trip itself is longer, as through a long queue: a resend that
+        # cannot be answered in time would only make the queue longer.
         self.rto = min(max(rto, MIN_RTO), max(MAX_RTO, self.srtt * OVERTAKEN_AGE))
 
     def _advance(self) -> None:
@@ -325,8 +328,8 @@ class Receiver(Generic[Item]):
     """
     The receiving half: puts items in order, and says which to acknowledge.
 
-    ``paused`` is how a slow sink holds the writer: items that would be delivered are kept instead, unacknowledged, and
-    acknowledges of the other direction can still be read meanwhile.
+    ``paused`` is how a slow sink holds the writer: items that would be delivered are kept instead,
+    unacknowledged, and acknowledges of the other direction can still be read meanwhile.
 
     Args:
         max_messages: how many items are kept, out of order and held ones together.
@@ -366,9 +369,9 @@ class Receiver(Generic[Item]):
         Take one message as it came.
 
         Returns:
-            Whether to acknowledge it now. An old one is always acknowledged again, since its first acknowledge may
-            be lost and some peers resend for ever. One that is held will be told by ``release``. One that
-            found no room is forgotten; the peer sends it again.
+            Whether to acknowledge it now. An old one is always acknowledged again, since its first
+            acknowledge may be lost and some peers resend for ever. One that is held will be told by
+            ``release``. One that found no room is forgotten; the peer sends it again.
         """
         contiguous = self._contiguous
         if sequence_number == contiguous:

@@ -1,0 +1,784 @@
+"""
+The data channel of one session, both sides: opening, handshake, the stream each way, publication, the end.
+
+Calls and messages in; events, and messages to write, out. No sockets, no clock: ``now`` is monotonic seconds.
+What a caller does, in this order, whatever happened::
+
+    events = channel.receive_messages(batch, now)     # or handle_timer(now), resume_delivery(now)
+    ... act on the events; send_data and the like ...
+    text = channel.text_to_send()                     # only after open(), and before any binary message
+    messages = channel.messages_to_send(now)
+    ... call handle_timer at channel.next_deadline() ...
+
+The session outlives its connections: after ``connection_lost(now)`` comes another ``open(token, now)``,
+and both directions go on where they were. Until then ``send_data`` fills the window.
+"""
+
+import enum
+import logging
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+
+from sagemaker_ssh_helper.errors import HandshakeFailed, MalformedMessage, SSHHelperError
+from sagemaker_ssh_helper.protocol import payloads
+from sagemaker_ssh_helper.protocol.message import (
+    MESSAGE_ID_BYTES,
+    SYN,
+    SYN_FIN,
+    AgentMessage,
+    MessageType,
+    PayloadType,
+    format_message_id,
+    new_message_id,
+    serialize_message,
+)
+from sagemaker_ssh_helper.protocol.payloads import (
+    Acknowledge,
+    ActionStatus,
+    ActionType,
+    AgentSessionState,
+    SessionType,
+)
+from sagemaker_ssh_helper.protocol.stream import WINDOW_BYTES, Receiver, Sender
+
+# What the public peers do, and we obey.
+PAYLOAD_BYTES = 1024
+AGENT_HANDSHAKE_TIMEOUT = 15.0  # seconds
+
+# What we chose.
+CLIENT_HANDSHAKE_TIMEOUT = 30.0  # seconds; the agent's own verdict comes first
+GRACE = 0.05  # seconds; the public agent throws away what comes before it noted that its handshake is over
+MAX_PAYLOAD_BYTES = 65536  # what we tell another of our ends that we accept
+MAX_EARLY_BYTES = 1 << 20  # data that comes before the handshake is over
+MAX_PENDING = 20_000  # messages outside the stream that wait to be written
+RELEASE_BYTES = 256 << 10  # delivered at once after a pause
+
+_logger = logging.getLogger("sagemaker_ssh_helper.protocol")
+_STREAM_OUTPUT = int(PayloadType.OUTPUT)
+
+
+class Side(enum.Enum):
+    """Who we are."""
+
+    CLIENT = "client"
+    AGENT = "agent"
+
+
+class Event:
+    """Something the caller has to know."""
+
+
+@dataclass(frozen=True)
+class Ready(Event):
+    """The session has begun: data may be sent."""
+
+    session_type: str
+    properties: Optional[Mapping[str, Any]]
+    """The document's properties, as the agent sent them; None where the kind of session has none."""
+    peer_version: str
+    """Empty when there was no handshake."""
+    customer_message: str
+    """Text for the user, perhaps empty."""
+
+
+@dataclass(frozen=True)
+class StreamData(Event):
+    """Bytes of the stream. Neighbouring messages of type OUTPUT come as one."""
+
+    payload_type: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class FlagReceived(Event):
+    """A Flag, or a number that has no name."""
+
+    flag: int
+
+
+@dataclass(frozen=True)
+class PeerTerminating(Event):
+    """The agent says that the session is about to end."""
+
+
+@dataclass(frozen=True)
+class ChannelClosed(Event):
+    """The session is over: the gateway said so. The last event."""
+
+    output: str
+    """Text for the user, perhaps empty."""
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The session cannot go on. The last event."""
+
+    error: SSHHelperError
+
+
+class State(enum.Enum):
+    """
+    What a data channel is doing. Whether it has a connection at the moment is another matter.
+
+    ::
+
+                    open()            request in            complete in         0.05 s over
+        NEW ------------> HANDSHAKE ------------> ANSWERED ------------> GRACE ------------> OPEN
+                              |                       client only, GRACE with foreign agents   ^
+                              +----------------------------------------------------------------+
+                                agent: response in; client: output came first, so there is no handshake
+                                agent of a kind without handshake: at once
+
+        any of them -- channel_closed in --> CLOSED;  client with data held: CLOSING until it is delivered
+        any of them -- failure, or close() --> CLOSED
+    """
+
+    NEW = 0
+    HANDSHAKE = 1
+    ANSWERED = 2
+    GRACE = 3
+    OPEN = 4
+    CLOSING = 5
+    CLOSED = 6
+
+
+class _Kind(NamedTuple):
+    """What differs between kinds of session, as far as the channel is concerned."""
+
+    handshake: bool
+    """The agent asks for one (it always does for encryption)."""
+    terminating: bool
+    """The agent tells the gateway before it ends."""
+
+
+KINDS: Dict[str, _Kind] = {
+    SessionType.PORT: _Kind(handshake=True, terminating=False),
+    SessionType.NON_INTERACTIVE_COMMANDS: _Kind(handshake=True, terminating=True),
+    SessionType.STANDARD_STREAM: _Kind(handshake=False, terminating=True),
+    SessionType.INTERACTIVE_COMMANDS: _Kind(handshake=False, terminating=True),
+}
+
+# What may come in the stream, by side and state: the peer drives it, one message after another in the
+# order of their numbers. A pair that is not here is refused by _handle: logged, acknowledged and dropped.
+# OUTPUT in the states GRACE and OPEN never comes here; _deliver hands it on.
+_DATA = (PayloadType.OUTPUT, PayloadType.ERROR, PayloadType.STDERR, PayloadType.EXIT_CODE, PayloadType.SIZE)
+_Handler = Callable[["DataChannel", AgentMessage, float], None]
+_HANDLERS: Dict[Tuple[Side, State, int], str] = {
+    (Side.CLIENT, State.HANDSHAKE, PayloadType.HANDSHAKE_REQUEST): "_on_handshake_request",
+    (Side.CLIENT, State.HANDSHAKE, PayloadType.OUTPUT): "_on_first_data",
+    (Side.CLIENT, State.HANDSHAKE, PayloadType.STDERR): "_on_first_data",
+    (Side.CLIENT, State.ANSWERED, PayloadType.HANDSHAKE_REQUEST): "_on_handshake_request",
+    (Side.CLIENT, State.ANSWERED, PayloadType.HANDSHAKE_COMPLETE): "_on_handshake_complete",
+    (Side.AGENT, State.HANDSHAKE, PayloadType.HANDSHAKE_RESPONSE): "_on_handshake_response",
+    (Side.AGENT, State.HANDSHAKE, PayloadType.FLAG): "_on_flag",
+}
+for _payload_type in _DATA:
+    _HANDLERS[Side.CLIENT, State.ANSWERED, _payload_type] = "_on_early_data"
+    _HANDLERS[Side.AGENT, State.HANDSHAKE, _payload_type] = "_on_early_data"
+for _side in Side:
+    for _state in (State.GRACE, State.OPEN):
+        _HANDLERS[_side, _state, PayloadType.FLAG] = "_on_flag"
+        for _payload_type in _DATA:
+            _HANDLERS[_side, _state, _payload_type] = "_on_data"
+
+
+class DataChannel:
+    """
+    One session's data channel, as its client or as its agent.
+
+    Args:
+        side: who we are.
+        session_id: for the opening frame and the logs.
+        random_bytes: gives that many random bytes; for message ids.
+        created_ms: wall clock, milliseconds since the epoch; goes into headers and means nothing to us.
+        client_id: the client's own UUID, the same for every connection of a session.
+        instance_id: the agent's managed instance.
+        version: our version as the peer compares it.
+        session_type: at the agent what to ask for; at the client what is expected, which decides only
+            whether a handshake is waited for with a deadline.
+        properties: at the agent, for the handshake.
+        window_bytes: how much may be unacknowledged, from the oldest message to the newest.
+        payload_bytes: where data is cut.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        session_id: str,
+        *,
+        random_bytes: Callable[[int], bytes],
+        created_ms: Callable[[], int],
+        client_id: str = "",
+        instance_id: str = "",
+        version: str,
+        session_type: str = SessionType.PORT,
+        properties: Optional[Mapping[str, Any]] = None,
+        window_bytes: int = WINDOW_BYTES,
+        payload_bytes: int = PAYLOAD_BYTES,
+    ) -> None:
+        self.side = side
+        self.session_id = session_id
+        self.state = State.NEW
+        self.payload_bytes = payload_bytes
+        self.peer_max_payload_bytes: Optional[int] = None
+        """What another of our ends accepts; None for a foreign peer."""
+        self.malformed = 0
+        """Messages that were none, or whose digest was wrong."""
+        self.refused = 0
+        """Messages that make no sense now, or that we do not know."""
+        self._random_bytes = random_bytes
+        self._created_ms = created_ms
+        self._client_id = client_id
+        self._instance_id = instance_id
+        self._version = version
+        self._session_type = session_type
+        self._properties = properties
+        self._outgoing = MessageType.INPUT_STREAM_DATA
+        self._incoming = MessageType.OUTPUT_STREAM_DATA
+        if side is Side.AGENT:
+            self._outgoing, self._incoming = self._incoming, self._outgoing
+        self._sender = Sender(window_bytes)
+        self._receiver: Receiver[AgentMessage] = Receiver()
+        self._connected = False
+        self._now = 0.0
+        self._ids: List[bytes] = []
+        self._text: Optional[bytes] = None
+        self._outbox: List[bytes] = []
+        self._events: List[Event] = []
+        self._early: List[AgentMessage] = []
+        self._early_bytes = 0
+        self._pause_wanted = False
+        self._handshake_started_at = 0.0
+        self._handshake_until: Optional[float] = None
+        self._grace_until: Optional[float] = None
+        self._request: Optional[payloads.HandshakeRequest] = None
+        self._refusal = ""
+        self._last_words: Optional[ChannelClosed] = None
+
+    # -- connections ------------------------------------------------------------------------------------
+
+    def open(self, token: str, now: float) -> None:
+        """
+        Begin on a WebSocket that was just opened, for the first time or again.
+
+        Queues the opening text frame. The first time an agent also announces itself and asks for the
+        handshake; later everything that was sent and not acknowledged is queued again.
+        """
+        assert not self._connected, "open() on a data channel that is connected"
+        self._now = now
+        if self.state is State.CLOSED:
+            return
+        self._connected = True
+        request_id = format_message_id(self._new_id())
+        if self.side is Side.CLIENT:
+            opening = payloads.OpenDataChannelInput(
+                token, request_id, client_id=self._client_id, client_version=self._version
+            )
+        else:
+            opening = payloads.OpenDataChannelInput(
+                token, request_id, client_id=self._client_id, client_instance_id=self._instance_id
+            )
+        self._text = opening.serialize()
+        self._sender.restart(now)
+        if self.state is State.NEW:
+            self._begin(now)
+
+    def connection_lost(self, now: float) -> None:
+        """The WebSocket is gone. Nothing is forgotten, and nothing is handed out until ``open``."""
+        self._now = now
+        self._connected = False
+        self._text = None
+        self._sender.connection_lost()
+
+    def close(self, now: float) -> None:
+        """End the channel at once from our side; ``messages_to_send`` may still hold the agent's farewell."""
+        self._now = now
+        if self.side is Side.AGENT and self.state is State.OPEN and self._kind.terminating:
+            self._tell_gateway(AgentSessionState.TERMINATING)
+        self._enter(State.CLOSED)
+
+    # -- messages in ------------------------------------------------------------------------------------
+
+    def receive_text(self, data: bytes, now: float) -> List[Event]:
+        """A text frame: nobody sends one, but the public peers read it like a binary one."""
+        return self.receive_messages((data,), now)
+
+    def receive_message(self, data: bytes, now: float) -> List[Event]:
+        """What one binary message means. A message that is none, or makes no sense now, is dropped."""
+        return self.receive_messages((data,), now)
+
+    def receive_messages(self, batch: Iterable[bytes], now: float) -> List[Event]:
+        """What these binary messages mean, in the order they came."""
+        self._now = now
+        trace = _logger.isEnabledFor(logging.DEBUG)
+        parse = AgentMessage.parse
+        parse_acknowledge = Acknowledge.parse_sequence_number
+        incoming = self._incoming
+        sender = self._sender
+        for data in batch:
+            if self.state is State.CLOSED:
+                break
+            try:
+                message = parse(data)
+                if trace:
+                    _logger.debug("< %s", message)
+                message_type = message.message_type
+                if message_type == incoming:
+                    if sender.paused:
+                        sender.resume(now)
+                    self._receive_stream(message, trace)
+                elif message_type == MessageType.ACKNOWLEDGE:
+                    if sender.paused:
+                        sender.resume(now)
+                    sender.acknowledge(parse_acknowledge(message.payload), now)
+                else:
+                    self._receive_other(message, now)
+            except MalformedMessage as error:
+                self.malformed += 1
+                _logger.debug("! dropped: %s", error)
+        self._deliver(now)
+        return self._take_events()
+
+    # -- data out ---------------------------------------------------------------------------------------
+
+    def send_data(self, data: bytes, now: float, payload_type: int = _STREAM_OUTPUT) -> None:
+        """
+        Queue bytes for the peer, cut into payloads. Before Ready it is an error; after the end it is ignored.
+
+        All of it is taken, always; stop calling while ``writable`` is false, or memory grows.
+        """
+        self._now = now
+        if not self._may_send():
+            return
+        size = self.payload_bytes
+        created_ms = self._created_ms()
+        if len(data) <= size:
+            if data:
+                self._push(data, payload_type, created_ms)
+            return
+        for start in range(0, len(data), size):
+            self._push(data[start : start + size], payload_type, created_ms)
+
+    def send_flag(self, flag: int, now: float) -> None:
+        """Queue a Flag, in order with the data."""
+        self._now = now
+        if self._may_send():
+            self._push(payloads.serialize_flag(flag), PayloadType.FLAG, self._created_ms())
+
+    def send_size(self, cols: int, rows: int, now: float) -> None:
+        """Queue the size of the terminal, in order with the data."""
+        self._now = now
+        if self._may_send():
+            self._push(payloads.Size(cols, rows).serialize(), PayloadType.SIZE, self._created_ms())
+
+    @property
+    def writable(self) -> bool:
+        """Ready, and the window has room."""
+        return self.send_capacity_bytes > 0
+
+    @property
+    def send_capacity_bytes(self) -> int:
+        """Bytes of data the window has room for; 0 before Ready and after the end."""
+        if self.state is not State.OPEN and self.state is not State.GRACE:
+            return 0
+        sender = self._sender
+        return min(sender.room_bytes, sender.room_messages * self.payload_bytes)
+
+    @property
+    def drained(self) -> bool:
+        """All that was sent is acknowledged."""
+        return self._sender.drained
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages sent and not acknowledged."""
+        return self._sender.unacknowledged
+
+    @property
+    def resent(self) -> int:
+        """Messages sent again so far."""
+        return self._sender.resent
+
+    # -- holding the peer -------------------------------------------------------------------------------
+
+    def pause_delivery(self) -> None:
+        """
+        The sink is full: what comes from now on is held, unacknowledged, which holds the peer.
+
+        May be called before Ready. Nothing is dropped, and acknowledges are read as ever.
+        """
+        self._pause_wanted = True
+        if self.state in (State.GRACE, State.OPEN):
+            self._receiver.pause()
+
+    def resume_delivery(self, now: float) -> List[Event]:
+        """
+        The sink has room: the first part of what was held. The rest comes from ``handle_timer``, at once.
+        """
+        self._now = now
+        self._pause_wanted = False
+        self._release(now)
+        return self._take_events()
+
+    @property
+    def holding(self) -> bool:
+        """Delivery is paused, or what was held is not all delivered yet."""
+        return self._receiver.holding
+
+    @property
+    def overloaded(self) -> bool:
+        """Stop reading from the socket, the last resort: what comes now could only be dropped."""
+        return self._receiver.full or len(self._outbox) >= MAX_PENDING
+
+    # -- messages out, time -----------------------------------------------------------------------------
+
+    def text_to_send(self) -> Optional[bytes]:
+        """The opening text frame, once after ``open``; write it before any message."""
+        text, self._text = self._text, None
+        return text
+
+    def messages_to_send(self, now: Optional[float] = None, max_bytes: Optional[int] = None) -> List[bytes]:
+        """
+        Binary messages to write now, in order.
+
+        Args:
+            now: the time; that of the last other call when left out.
+            max_bytes: about how much; the rest comes with the next call. Everything when left out.
+        """
+        if now is not None:
+            self._now = now
+        if not self._connected:
+            return []
+        messages = self._outbox
+        if messages:
+            self._outbox = []
+        if self.state is State.GRACE or self.state is State.CLOSED:
+            return messages
+        resent = self._sender.resent
+        messages += (
+            self._sender.take(self._now) if max_bytes is None else self._sender.take(self._now, max_bytes)
+        )
+        if self._sender.resent != resent:
+            _logger.debug(
+                "! resend %d messages, round trip %.3f s, timeout %.3f s",
+                self._sender.resent - resent, self._sender.srtt, self._sender.rto,
+            )  # fmt: skip
+        return messages
+
+    def next_deadline(self) -> Optional[float]:
+        """When to call ``handle_timer``; None when nothing waits for time. It may lie in the past."""
+        if self.state is State.CLOSED:
+            return None
+        if self._events or self._receiver.releasable:
+            return self._now
+        deadline = self._sender.next_deadline()
+        for other in (self._handshake_until, self._grace_until):
+            if other is not None and (deadline is None or other < deadline):
+                deadline = other
+        return deadline
+
+    def handle_timer(self, now: float) -> List[Event]:
+        """Do what is due. Harmless when nothing is."""
+        self._now = now
+        if self._handshake_until is not None and now >= self._handshake_until:
+            waited = now - self._handshake_started_at
+            peer = "client" if self.side is Side.AGENT else "agent"
+            self._fail(f"the {peer} did not complete the handshake in {waited:.0f} s")
+        if self._grace_until is not None and now >= self._grace_until:
+            self._enter(State.OPEN)
+        if self.state is not State.CLOSED:
+            self._sender.handle_timer(now)
+            if self._receiver.releasable:
+                self._release(now)
+        return self._take_events()
+
+    # -- inside: states ---------------------------------------------------------------------------------
+
+    @property
+    def _kind(self) -> _Kind:
+        # A type from the future: expect nothing of it.
+        return KINDS.get(self._session_type, _Kind(handshake=False, terminating=False))
+
+    def _enter(self, state: State) -> None:
+        """The one place where the state changes."""
+        if state is self.state:
+            return
+        self.state = state
+        _logger.debug("= data channel of %s is %s", self.session_id, state.name)
+        if state is not State.GRACE:
+            self._grace_until = None
+        if state not in (State.HANDSHAKE, State.ANSWERED):
+            self._handshake_until = None
+        if state in (State.GRACE, State.OPEN) and self._pause_wanted:
+            self._receiver.pause()
+        if state is State.CLOSED:
+            self._early.clear()
+
+    def _begin(self, now: float) -> None:
+        """The first connection is there."""
+        self._handshake_started_at = now
+        self._enter(State.HANDSHAKE)
+        if self.side is Side.CLIENT:
+            if self._kind.handshake:
+                self._handshake_until = now + CLIENT_HANDSHAKE_TIMEOUT
+            return
+        self._tell_gateway(AgentSessionState.CONNECTED)
+        if not self._kind.handshake:
+            self._start(Ready(self._session_type, self._properties, "", ""), now)
+            return
+        self._handshake_until = now + AGENT_HANDSHAKE_TIMEOUT
+        request = payloads.HandshakeRequest(
+            self._version, self._session_type, self._properties, sm_ssh=_marker()
+        )
+        self._push(request.serialize(), PayloadType.HANDSHAKE_REQUEST, self._created_ms())
+
+    def _start(self, ready: Ready, now: float) -> None:
+        """The handshake is over, or there is none."""
+        foreign = (
+            self.side is Side.CLIENT and self._request is not None and self.peer_max_payload_bytes is None
+        )
+        self._enter(State.GRACE if foreign else State.OPEN)
+        if foreign:
+            self._grace_until = now + GRACE
+        self._events.append(ready)
+        early, self._early, self._early_bytes = self._early, [], 0
+        for message in early:
+            self._handle(message, now)
+
+    def _fail(self, what: str, *, evidence: Optional[str] = None) -> None:
+        error = HandshakeFailed(what, evidence=evidence)
+        _logger.debug("! %s", error)
+        self._events.append(Failed(error))
+        self._enter(State.CLOSED)
+
+    def _take_events(self) -> List[Event]:
+        events = self._events
+        if events:
+            self._events = []
+        return events
+
+    # -- inside: messages in ----------------------------------------------------------------------------
+
+    def _receive_stream(self, message: AgentMessage, trace: bool) -> None:
+        if len(self._outbox) >= MAX_PENDING:
+            # The socket takes nothing, so an acknowledge could only be queued; the peer will send this again.
+            self.refused += 1
+            return
+        if self._receiver.receive(message.sequence_number, message, len(message.payload)):
+            self._acknowledge(message, trace)
+
+    def _acknowledge(self, message: AgentMessage, trace: bool) -> None:
+        body = Acknowledge.body(message.message_type, message.message_id, message.sequence_number)
+        self._outbox.append(
+            serialize_message(
+                MessageType.ACKNOWLEDGE, body, 0, SYN_FIN, 0, self._new_id(), self._created_ms()
+            )
+        )
+        if trace:
+            _logger.debug("> acknowledge #%d", message.sequence_number)
+
+    def _receive_other(self, message: AgentMessage, now: float) -> None:
+        message_type = message.message_type
+        if message_type == MessageType.CHANNEL_CLOSED:
+            self._deliver(now)
+            self._on_channel_closed(payloads.ChannelClosed.parse(message.payload))
+        elif message_type == MessageType.PAUSE_PUBLICATION:
+            self._sender.pause()
+        elif message_type == MessageType.START_PUBLICATION:
+            self._sender.resume(now)
+        elif message_type == MessageType.AGENT_SESSION_STATE and self.side is Side.CLIENT:
+            if AgentSessionState.parse(message.payload).state == AgentSessionState.TERMINATING:
+                self._events.append(PeerTerminating())
+        else:
+            self.refused += 1
+            _logger.debug("! dropped: %s has no meaning for a %s", message, self.side.value)
+
+    def _on_channel_closed(self, body: payloads.ChannelClosed) -> None:
+        last_words = ChannelClosed(body.output)
+        if self.side is Side.CLIENT and self.state in (State.NEW, State.HANDSHAKE, State.ANSWERED):
+            what = self._refusal or "the session was closed before it began"
+            self._fail(what, evidence=body.output or None)
+        elif self.side is Side.CLIENT and self._receiver.holding:
+            # What was held came before the end, so it is delivered before it. An agent's session is
+            # cancelled instead, or a sink that never moves would keep it alive.
+            self._last_words = last_words
+            self._enter(State.CLOSING)
+        else:
+            self._events.append(last_words)
+            self._enter(State.CLOSED)
+
+    def _deliver(self, now: float) -> None:
+        """Hand on what is in order."""
+        run: List[bytes] = []
+        for message in self._receiver.take():
+            if message.payload_type == _STREAM_OUTPUT and self.state in _FLOWING:
+                run.append(message.payload)
+                continue
+            if run:
+                self._flush_run(run)
+            self._handle(message, now)
+        if run:
+            self._flush_run(run)
+
+    def _flush_run(self, run: List[bytes]) -> None:
+        data = run[0] if len(run) == 1 else b"".join(run)
+        run.clear()
+        if data:
+            self._events.append(StreamData(_STREAM_OUTPUT, data))
+
+    def _handle(self, message: AgentMessage, now: float) -> None:
+        """The one place that decides whether a message of the stream is legal now."""
+        state = State.OPEN if self.state is State.CLOSING else self.state
+        name = _HANDLERS.get((self.side, state, message.payload_type))
+        if name is None:
+            self.refused += 1
+            _logger.debug("! refused: %s, data channel is %s", message, state.name)
+            return
+        try:
+            getattr(self, name)(message, now)
+        except MalformedMessage as error:
+            self.malformed += 1
+            _logger.debug("! refused: %s", error)
+            if state in (State.HANDSHAKE, State.ANSWERED) and message.payload_type != PayloadType.FLAG:
+                self._fail("the handshake cannot be read", evidence=str(error))
+
+    def _release(self, now: float) -> None:
+        trace = _logger.isEnabledFor(logging.DEBUG)
+        for _, message in self._receiver.release(RELEASE_BYTES):
+            self._acknowledge(message, trace)
+        self._deliver(now)
+        if self.state is State.CLOSING and not self._receiver.holding and self._last_words is not None:
+            self._events.append(self._last_words)
+            self._enter(State.CLOSED)
+
+    # -- inside: messages of the stream, by payload type ------------------------------------------------
+
+    def _on_handshake_request(self, message: AgentMessage, now: float) -> None:
+        """Client: do what the agent asks for, and answer once."""
+        request = payloads.HandshakeRequest.parse(message.payload)
+        self._request = request
+        self.peer_max_payload_bytes = _accepted_by(request.sm_ssh)
+        actions = []
+        if request.session_type:
+            error = ""
+            if request.session_type not in KINDS:
+                error = f"Unknown session type {request.session_type}"
+            actions.append(_processed(ActionType.SESSION_TYPE, ActionStatus.FAILED, error))
+        if request.kms_key_id is not None:
+            error = "KMS encryption is not available in this client"
+            actions.append(_processed(ActionType.KMS_ENCRYPTION, ActionStatus.FAILED, error))
+        for action_type in request.other_actions:
+            error = f"Unsupported action {action_type}"
+            actions.append(_processed(action_type, ActionStatus.UNSUPPORTED, error))
+        errors = tuple(action.error for action in actions if action.error)
+        self._refusal = "; ".join(errors)
+        response = payloads.HandshakeResponse(self._version, tuple(actions), errors or None, sm_ssh=_marker())
+        # Where a request comes again after its answer, it is a new one and is answered, too.
+        self._push(response.serialize(), PayloadType.HANDSHAKE_RESPONSE, self._created_ms())
+        self._enter(State.ANSWERED)
+
+    def _on_handshake_complete(self, message: AgentMessage, now: float) -> None:
+        """Client: the session begins."""
+        complete = payloads.HandshakeComplete.parse(message.payload)
+        request = self._request
+        assert request is not None, "ANSWERED without a request"
+        if not request.session_type:
+            self._fail("the agent completed the handshake without naming a type of session")
+            return
+        self._start(
+            Ready(request.session_type, request.properties, request.agent_version, complete.customer_message),
+            now,
+        )
+
+    def _on_first_data(self, message: AgentMessage, now: float) -> None:
+        """Client: output before any handshake means that there is none. Only shells are like that."""
+        self._session_type = SessionType.STANDARD_STREAM
+        self._start(Ready(SessionType.STANDARD_STREAM, None, "", ""), now)
+        self._on_data(message, now)
+
+    def _on_handshake_response(self, message: AgentMessage, now: float) -> None:
+        """Agent: the client's answer decides."""
+        response = payloads.HandshakeResponse.parse(message.payload)
+        for action in response.processed_actions:
+            if action.status != ActionStatus.SUCCESS:
+                self._fail(
+                    f"the client refused {action.action_type or 'an action'} of the handshake",
+                    evidence=f"status {action.status} {action.error}".strip(),
+                )
+                return
+        self.peer_max_payload_bytes = _accepted_by(response.sm_ssh)
+        taken_ns = int((now - self._handshake_started_at) * 1e9)
+        complete = payloads.HandshakeComplete(taken_ns, "")
+        self._push(complete.serialize(), PayloadType.HANDSHAKE_COMPLETE, self._created_ms())
+        self._start(Ready(self._session_type, self._properties, response.client_version, ""), now)
+
+    def _on_early_data(self, message: AgentMessage, now: float) -> None:
+        """Data before the handshake is over: kept until it is. No public peer sends any."""
+        self._early_bytes += len(message.payload)
+        if self._early_bytes > MAX_EARLY_BYTES:
+            peer = "client" if self.side is Side.AGENT else "agent"
+            self._fail(f"the {peer} sends data instead of the handshake")
+            return
+        self._early.append(message)
+
+    def _on_data(self, message: AgentMessage, now: float) -> None:
+        if message.payload:
+            self._events.append(StreamData(message.payload_type, message.payload))
+
+    def _on_flag(self, message: AgentMessage, now: float) -> None:
+        self._events.append(FlagReceived(payloads.parse_flag(message.payload)))
+
+    # -- inside: messages out ---------------------------------------------------------------------------
+
+    def _may_send(self) -> bool:
+        assert self.state not in (State.NEW, State.HANDSHAKE, State.ANSWERED), "data sent before Ready"
+        return self.state in _FLOWING
+
+    def _push(self, payload: bytes, payload_type: int, created_ms: int) -> None:
+        sender = self._sender
+        number = sender.next_sequence_number
+        flags = SYN if number == 0 and self.side is Side.AGENT else 0
+        sender.push(
+            serialize_message(
+                self._outgoing, payload, number, flags, payload_type, self._new_id(), created_ms
+            ),
+            len(payload),
+        )
+        if _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("> %s #%d %d B", self._outgoing, number, len(payload))
+
+    def _tell_gateway(self, state: str) -> None:
+        body = AgentSessionState(state, self.session_id).serialize()
+        self._outbox.append(
+            serialize_message(
+                MessageType.AGENT_SESSION_STATE, body, 0, SYN_FIN, 0, self._new_id(), self._created_ms()
+            )
+        )
+        _logger.debug("> agent_session_state %s", state)
+
+    def _new_id(self) -> bytes:
+        if not self._ids:
+            pool = self._random_bytes(64 * MESSAGE_ID_BYTES)
+            self._ids = [
+                new_message_id(pool[start : start + MESSAGE_ID_BYTES])
+                for start in range(0, len(pool), MESSAGE_ID_BYTES)
+            ]
+        return self._ids.pop()
+
+
+_FLOWING = (State.OPEN, State.GRACE)
+
+
+def _marker() -> Dict[str, int]:
+    """By which two of our ends find each other in a handshake."""
+    return {"v": 1, "max": MAX_PAYLOAD_BYTES}
+
+
+def _accepted_by(marker: Optional[Mapping[str, Any]]) -> Optional[int]:
+    """The payload bytes the peer's marker says it accepts; None when it has none, or one we cannot read."""
+    size = marker.get("max") if marker is not None and marker.get("v") == 1 else None
+    return size if isinstance(size, int) and size >= PAYLOAD_BYTES else None
+
+
+def _processed(action_type: str, failure: ActionStatus, error: str) -> payloads.ProcessedAction:
+    return payloads.ProcessedAction(action_type, failure if error else ActionStatus.SUCCESS, None, error)
