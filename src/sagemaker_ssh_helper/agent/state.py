@@ -100,6 +100,9 @@ class StateDir:
         self.agent_key = os.path.join(path, "agent_key.pem")
         self.waiting = os.path.join(path, "waiting")
         self.bin = os.path.join(path, "bin")
+        self.lib = os.path.join(path, "lib")
+        self.login = os.path.join(path, "login")
+        self.login_module = os.path.join(path, "login.py")
 
     def __repr__(self) -> str:
         return f"StateDir({self.path!r})"

@@ -1,0 +1,149 @@
+"""
+The job's environment, kept for logins and commands, and the programs that run in it.
+
+An ssh login, a Run Command and ``sm-wait`` should see what the job's script sees: variables, PATH, working
+folder. The environment is saved once, in a file that only the job's user can read, and is never printed.
+
+Standard library only; Python 3.8.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from typing import Dict, List, Mapping, Optional, Sequence
+
+from sagemaker_ssh_helper.agent.state import StateDir
+from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.names import Env
+
+LEFT_OUT = frozenset(
+    name.encode()
+    for name in (
+        # They belong to one shell or one connection, not to the job.
+        "_",
+        "OLDPWD",
+        "SHLVL",
+        "SSH_AUTH_SOCK",
+        "SSH_CLIENT",
+        "SSH_CONNECTION",
+        "SSH_ORIGINAL_COMMAND",
+        "SSH_TTY",
+    )
+)
+"""Variables of the job that a login does not get. ``docs/reference/container.md`` lists them."""
+
+PROGRAMS = {
+    "sm-wait": "sagemaker_ssh_helper.agent.wait",
+    "sm-setup-ssh": "sagemaker_ssh_helper.agent.setup",
+}
+
+# sys.path begins with a folder that holds this package only: neither a job's own queue.py nor another helper
+# in the image can take a module's place.
+_RUN = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from importlib import import_module; "
+    "sys.exit(import_module(sys.argv.pop(1)).main(sys.argv[1:]))"
+)
+
+
+def save(state: StateDir, environ: Mapping[bytes, bytes], folder: bytes) -> None:
+    """
+    Keep the job's environment, with our programs first on its PATH and ``PWD`` naming its folder.
+
+    Raises OSError when it cannot be written.
+    """
+    kept = {name: value for name, value in environ.items() if name not in LEFT_OUT}
+    kept[b"PATH"] = os.fsencode(state.bin) + b":" + (kept.get(b"PATH") or os.fsencode(os.defpath))
+    kept[b"PWD"] = folder
+    state.write(state.environment, b"".join(name + b"=" + value + b"\0" for name, value in kept.items()))
+
+
+def load(path: str) -> Dict[bytes, bytes]:
+    """The environment that :func:`save` wrote to this file. Raises OSError."""
+    with open(path, "rb") as file:
+        entries = file.read().split(b"\0")
+    found = {}
+    for entry in entries:
+        name, equals, value = entry.partition(b"=")
+        if name and equals:
+            found[name] = value
+    return found
+
+
+def interpreter() -> str:
+    """
+    The Python program that runs us, or one from PATH where that is another program with Python inside.
+
+    Raises LocalSetup when there is none.
+    """
+    found: Optional[str] = sys.executable
+    if not (found and os.path.basename(found).startswith(("python", "pypy")) and os.access(found, os.X_OK)):
+        found = shutil.which("python3")
+    if not found:
+        raise LocalSetup("there is no python3 program to run the agent with", fix="Put python3 on the PATH")
+    return found
+
+
+def python_command(
+    state: StateDir, module: str, arguments: Sequence[str] = (), *, bare: bool = False
+) -> List[str]:
+    """
+    The words that call ``main(arguments)`` of a module of this package as a program.
+
+    Args:
+        bare: without the image's installed packages, which starts quicker.
+    """
+    return [interpreter(), "-IS" if bare else "-I", "-c", _RUN, state.lib, module, *arguments]
+
+
+def write_programs(state: StateDir, sftp_server: str = "") -> None:
+    """
+    Put the programs of the node into its folder: ``bin/sm-wait``, ``bin/sm-setup-ssh``, ``login``.
+
+    Args:
+        sftp_server: the program that serves sftp; empty when the image has none.
+
+    They find this package, this folder and the interpreter's libraries by themselves, whatever the
+    environment. Raises OSError, or LocalSetup when there is no Python program.
+    """
+    os.makedirs(state.lib, mode=0o700, exist_ok=True)
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    link = os.path.join(state.lib, os.path.basename(package))
+    if not os.path.islink(link) or os.readlink(link) != package:
+        temporary = f"{link}.{os.getpid()}.tmp"
+        os.symlink(package, temporary)
+        os.replace(temporary, link)
+
+    os.makedirs(state.bin, mode=0o700, exist_ok=True)
+    for name, module in PROGRAMS.items():
+        here = f"export {Env.STATE_DIR}={shlex.quote(state.path)}"
+        words = _quoted(python_command(state, module, bare=True))
+        lines = [*_preamble(), here, f'exec {words} "$@"']
+        state.write(os.path.join(state.bin, name), _script(lines), 0o700)
+
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "login.py"), "rb") as file:
+        state.write(state.login_module, file.read())
+    python = interpreter()
+    launcher = _quoted([python, "-I", "-S", state.login_module, state.environment, sftp_server])
+    plain = 'exec "${SHELL:-/bin/sh}" ${SSH_ORIGINAL_COMMAND:+-c "$SSH_ORIGINAL_COMMAND"}'
+    lines = [
+        # The job may have removed its Python; a login without the job's environment helps to see that.
+        f"[ -x {shlex.quote(python)} ] || {plain}",
+        *_preamble(),
+        f"exec {launcher}",
+    ]
+    state.write(state.login, _script(lines), 0o700)
+
+
+def _preamble() -> List[str]:
+    # An interpreter with libraries of its own in an odd place starts with this variable only.
+    libraries = os.environ.get("LD_LIBRARY_PATH")
+    return [f"export LD_LIBRARY_PATH={shlex.quote(libraries)}"] if libraries else []
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _script(lines: Sequence[str]) -> bytes:
+    return os.fsencode("\n".join(["#!/bin/sh", "# Written by sagemaker-ssh-helper.", *lines, ""]))

@@ -1,0 +1,414 @@
+"""
+The node's ssh server: the image's OpenSSH with a configuration, host key and authorized keys of our own.
+
+Nothing below /etc/ssh is read or changed, and an sshd that the image runs is left alone. It runs as the
+job's user, admits that user only, by public key only, and listens on 127.0.0.1 only: the agent in the same
+container is its one way in.
+
+Standard library only; Python 3.8.
+"""
+
+import os
+import pwd
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Dict, List, Optional
+
+from sagemaker_ssh_helper.agent.state import StateDir
+from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.names import Env
+from sagemaker_ssh_helper.public_keys import PublicKey, parse_host_key
+
+SSH_PORT = 22
+ADDRESS = "127.0.0.1"
+
+_PROGRAM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/bin", "/usr/local/bin", "/bin")
+_SFTP_SERVERS = (
+    "/usr/lib/openssh/sftp-server",  # Debian, Ubuntu
+    "/usr/libexec/openssh/sftp-server",  # Amazon Linux, RHEL, Fedora
+    "/usr/lib/ssh/sftp-server",  # Alpine, Arch, SUSE
+    "/usr/libexec/sftp-server",  # macOS, BSD
+    "/usr/lib/sftp-server",
+    "/usr/local/libexec/sftp-server",
+)
+_START_TIMEOUT = 10.0
+_POLL_INTERVAL = 0.002
+# A lost race for a port, an option or two that an old version does not know: more attempts mean a loop.
+_MAX_ATTEMPTS = 12
+_FIRST_RESTART_DELAY = 1.0
+_MAX_RESTART_DELAY = 60.0
+
+_REFUSED_LINE = re.compile(r"line (\d+): (.*)")
+_MISSING_FOLDER = re.compile(r"Missing privilege separation directory: (\S+)")
+_MISSING_USER = re.compile(r"Privilege separation user (\S+) does not exist")
+_PORT_TAKEN = re.compile(r"Cannot bind any address|Bind to port \d+ .*failed", re.IGNORECASE)
+
+_INSTALL = "Install it in the image: RUN sm-setup-ssh configure, or install the package openssh-server"
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom sshd admits: the user it runs as."""
+
+    uid: int
+    name: str
+    shell: str
+
+    @classmethod
+    def own(cls) -> "Account":
+        """Raises LocalSetup when sshd could not log that user in."""
+        uid = os.geteuid()
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            raise LocalSetup(
+                f"uid {uid} has no entry in /etc/passwd, so sshd can admit nobody",
+                fix="Add one in the image: "
+                f"RUN echo 'sagemaker:x:{uid}:{os.getegid()}::/tmp:/bin/sh' >> /etc/passwd",
+            ) from None
+        shell = entry.pw_shell or "/bin/sh"
+        if os.path.basename(shell) in ("nologin", "false", "sync") or not os.access(shell, os.X_OK):
+            raise LocalSetup(
+                f"the user {entry.pw_name} has no shell to log in with ({shell})",
+                fix=f"Give it one in the image: RUN usermod -s /bin/sh {entry.pw_name}",
+            )
+        return cls(uid, entry.pw_name, shell)
+
+
+def find_program(name: str) -> Optional[str]:
+    """A program of OpenSSH: the system's before one that a job's PATH names (conda has its own)."""
+    return shutil.which(name, path=os.pathsep.join(_PROGRAM_FOLDERS)) or shutil.which(name)
+
+
+def find_sftp_server() -> str:
+    """The program that serves sftp, or an empty text."""
+    return next((path for path in _SFTP_SERVERS if os.access(path, os.X_OK)), "")
+
+
+def clean_environment() -> Dict[str, str]:
+    """For the system's programs: without the job's libraries, which may hold an OpenSSL that breaks them."""
+    kept = {name: os.environ[name] for name in ("LANG", "TZ", "TMPDIR") if name in os.environ}
+    return {"PATH": os.pathsep.join(_PROGRAM_FOLDERS), **kept}
+
+
+def choose_port() -> int:
+    """22 when we may listen there and nobody does, else a free port."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        # Some systems let a second listener bind beside one on all addresses: ask before taking its place.
+        taken = probe.connect_ex((ADDRESS, SSH_PORT)) == 0
+    for port in (0,) if taken else (SSH_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((ADDRESS, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise LocalSetup("no free port for sshd", fix=f"Free one on {ADDRESS}")
+
+
+class SshServer:
+    """
+    One sshd, found again by its files: the process that started it and the agent after it drive the same one.
+
+    Get one from :meth:`prepare`, then :meth:`start` it; the agent gets the running one from :meth:`attach`.
+    """
+
+    def __init__(self, state: StateDir, program: str, account: Account, port: int) -> None:
+        self._state = state
+        self._program = program
+        self._account = account
+        self._refused: List[str] = []
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._restart_at = 0.0
+        self._restart_delay = _FIRST_RESTART_DELAY
+        self.port = port
+        """The port on 127.0.0.1; known once it was started."""
+
+    @classmethod
+    def prepare(cls, state: StateDir) -> "SshServer":
+        """
+        Everything but the running server: programs found, user checked, host key made.
+
+        Raises LocalSetup, with the change to make in the image.
+        """
+        program = find_program("sshd")
+        if not program:
+            raise LocalSetup("there is no OpenSSH server in this image", fix=_INSTALL)
+        account = Account.own()
+        if any(character in state.path for character in '"\\') or not state.path.isprintable():
+            raise LocalSetup(
+                f"sshd cannot name files in {state.path!r}", fix=f"Set {Env.STATE_DIR} to a plain path"
+            )
+        if not os.path.exists(state.host_key):
+            _make_host_key(state)
+        if not os.path.exists(state.authorized_keys):
+            state.write(state.authorized_keys, b"")
+        return cls(state, program, account, 0)
+
+    @classmethod
+    def attach(cls, state: StateDir) -> "SshServer":
+        """The server that was started with these files. Raises LocalSetup when none was."""
+        found = re.search(rb"^Port (\d+)$", state.read(state.sshd_config) or b"", re.MULTILINE)
+        program = find_program("sshd")
+        if not found or not program:
+            raise LocalSetup("no ssh server was set up here", evidence=state.path, fix=_INSTALL)
+        return cls(state, program, Account.own(), int(found.group(1)))
+
+    @property
+    def user(self) -> str:
+        """The only login name it admits."""
+        return self._account.name
+
+    @property
+    def host_public_key(self) -> PublicKey:
+        line = (self._state.read(f"{self._state.host_key}.pub") or b"").decode("ascii", "replace")
+        return parse_host_key(line)
+
+    @property
+    def pid(self) -> Optional[int]:
+        """The listening process, whether or not it still runs."""
+        text = self._state.read(self._state.sshd_pid) or b""
+        return int(text) if text.strip().isdigit() else None
+
+    def alive(self) -> bool:
+        """Whether the listening process runs. Connections it accepted earlier do not count."""
+        pid = self.pid
+        if pid is None:
+            return False
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return False
+        except ChildProcessError:
+            # Started by another process of ours.
+            pass
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                # The number may be another process's by now. One that nobody waited for has no words.
+                return os.fsencode(self._state.sshd_config) in file.read()
+        except OSError:
+            return not os.path.isdir("/proc/self")
+
+    def start(self) -> None:
+        """
+        Start it and wait until it listens, some 20 ms. One that runs is ended first; its connections stay.
+
+        Takes port 22 or a free one the first time, the same port later. Raises LocalSetup.
+        """
+        self.stop()
+        fixed_port = self.port
+        complaint = ""
+        for _ in range(_MAX_ATTEMPTS):
+            self.port = fixed_port or choose_port()
+            complaint = self._try_start()
+            if not complaint:
+                return
+            if not self._amend(complaint, port_is_fixed=bool(fixed_port)):
+                break
+        raise LocalSetup(
+            "sshd does not start", evidence=complaint.splitlines()[-1], fix=f"See {self._state.sshd_log}"
+        )
+
+    def stop(self) -> None:
+        """End the listening process; connections stay."""
+        pid = self.pid
+        if pid is not None and self.alive():
+            os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + _START_TIMEOUT
+            while self.alive() and time.monotonic() < deadline:
+                time.sleep(_POLL_INTERVAL)
+
+    def keep_alive(self, now: float) -> Optional[str]:
+        """
+        Start it again when it died. Call every few seconds; may block as long as :meth:`start`.
+
+        Args:
+            now: monotonic seconds.
+
+        Returns a line for the log when something happened. Attempts that fail, or help for less than a
+        minute, are made ever less often.
+        """
+        if self.alive():
+            return None
+        if now < self._restart_at:
+            return None
+        if now - self._restart_at > _MAX_RESTART_DELAY:
+            self._restart_delay = _FIRST_RESTART_DELAY
+        self._restart_at = now + self._restart_delay
+        self._restart_delay = min(self._restart_delay * 2, _MAX_RESTART_DELAY)
+        try:
+            self.start()
+        except (LocalSetup, OSError) as error:
+            return f"sshd died, and did not start again: {error}"
+        return f"sshd died, and was started again on port {self.port}"
+
+    def _try_start(self) -> str:
+        """Empty when it listens, else what it said."""
+        state = self._state
+        state.write(state.sshd_config, self._configuration().encode("utf-8", "surrogateescape"))
+        try:
+            os.unlink(state.sshd_pid)
+        except FileNotFoundError:
+            pass
+        with open(state.sshd_log, "ab") as log:
+            os.fchmod(log.fileno(), 0o600)
+            said_before_bytes = log.tell()
+            self._process = subprocess.Popen(
+                [self._program, "-D", "-f", state.sshd_config, "-E", state.sshd_log],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=clean_environment(),
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_TIMEOUT
+        while self._process.poll() is None:
+            # Written when it listens.
+            if self.pid == self._process.pid:
+                return ""
+            if time.monotonic() > deadline:
+                self._process.kill()
+                self._process.wait()
+                return f"sshd was not ready after {_START_TIMEOUT:.0f} s"
+            time.sleep(_POLL_INTERVAL)
+        with open(state.sshd_log, "rb") as said:
+            said.seek(said_before_bytes)
+            text = said.read(1 << 16).decode("utf-8", "replace").strip()
+        return text or f"it ended with status {self._process.returncode} and said nothing"
+
+    def _amend(self, complaint: str, *, port_is_fixed: bool) -> bool:
+        """Change what sshd complained about; whether that may help."""
+        missing = _MISSING_FOLDER.search(complaint)
+        if missing:
+            try:
+                os.makedirs(missing.group(1), mode=0o755, exist_ok=True)
+            except OSError:
+                return False
+            return True
+        user = _MISSING_USER.search(complaint)
+        if user:
+            raise LocalSetup(
+                f"sshd needs a user {user.group(1)!r} that this image does not have",
+                fix=f"Add it in the image: RUN useradd -r -d /run/sshd -s /usr/sbin/nologin {user.group(1)}",
+            )
+        if _PORT_TAKEN.search(complaint):
+            return not port_is_fixed
+        optional = self._optional_lines()
+        written = self._configuration().splitlines()
+        refused = [
+            written[int(number) - 1]
+            for number, _ in _REFUSED_LINE.findall(complaint)
+            if 0 < int(number) <= len(written)
+        ]
+        new = [line for line in refused if line in optional and line not in self._refused]
+        self._refused.extend(new)
+        return bool(new)
+
+    def _configuration(self) -> str:
+        state, name = self._state, self._account.name
+        keys = state.authorized_keys.replace("%", "%%")
+        required = [
+            f"Port {self.port}",
+            f"ListenAddress {ADDRESS}",
+            f'HostKey "{state.host_key}"',
+            f'PidFile "{state.sshd_pid}"',
+            f'AuthorizedKeysFile "{keys}"',
+            # The state folder was checked by us; sshd would also refuse it for /tmp above it.
+            "StrictModes no",
+            f"AllowUsers {name}",
+            "AuthenticationMethods publickey",
+            "PubkeyAuthentication yes",
+            "PasswordAuthentication no",
+            "PermitRootLogin prohibit-password",
+            f"ForceCommand exec /bin/sh {shlex.quote(state.login)}",
+            # With ForceCommand this is only a word, which `login` knows.
+            "Subsystem sftp internal-sftp",
+        ]
+        optional = [line for line in self._optional_lines() if line not in self._refused]
+        return "\n".join([*required, *optional, ""])
+
+    def _optional_lines(self) -> List[str]:
+        """Lines that a version of sshd may refuse, and that it runs well enough without."""
+        return [
+            f"UsePAM {'yes' if _is_locked(self._account) else 'no'}",
+            # The name of 7.x, and the one since 8.7.
+            "ChallengeResponseAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "PermitEmptyPasswords no",
+            "PermitUserEnvironment no",
+            "PermitUserRC no",
+            "AllowTcpForwarding yes",
+            "AllowStreamLocalForwarding yes",
+            "AllowAgentForwarding yes",
+            "StreamLocalBindUnlink yes",
+            "GatewayPorts no",
+            "PermitTunnel no",
+            "X11Forwarding no",
+            "PrintMotd no",
+            "PrintLastLog no",
+            "Banner none",
+            "UseDNS no",
+            "TCPKeepAlive yes",
+            "AcceptEnv COLORTERM",
+            "LoginGraceTime 60",
+            # A ControlMaster of an IDE opens many sessions; agents with many keys try them all.
+            "MaxSessions 200",
+            "MaxStartups 100:30:300",
+            "MaxAuthTries 30",
+            "LogLevel INFO",
+        ]
+
+
+def _make_host_key(state: StateDir) -> None:
+    program = find_program("ssh-keygen")
+    if not program:
+        raise LocalSetup("there is no ssh-keygen in this image", fix=_INSTALL)
+    temporary = f"{state.host_key}.{os.getpid()}.tmp"
+    command = [program, "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", temporary]
+    try:
+        made = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=clean_environment(),
+            timeout=_START_TIMEOUT,
+        )
+        if made.returncode != 0:
+            said = made.stdout.decode("utf-8", "replace")
+            raise LocalSetup("no host key could be made", evidence=said[-200:])
+        # The private part last: it says that both are there.
+        os.replace(f"{temporary}.pub", f"{state.host_key}.pub")
+        os.replace(temporary, state.host_key)
+    except subprocess.TimeoutExpired as error:
+        raise LocalSetup("no host key could be made", evidence="ssh-keygen did not end") from error
+    except OSError as error:
+        raise LocalSetup("no host key could be made", evidence=error.strerror) from error
+
+
+def _is_locked(account: Account) -> bool:
+    """
+    Whether sshd takes the account for a locked one, by the mark in /etc/shadow that `passwd -l` makes.
+
+    Some images ship root so. Without PAM sshd then refuses even a good key; PAM's account check does not.
+    """
+    if os.geteuid() != 0:
+        # It cannot see the mark either.
+        return False
+    try:
+        with open("/etc/shadow", encoding="utf-8", errors="replace") as file:
+            return any(line.startswith(f"{account.name}:!") for line in file)
+    except OSError:
+        return False
