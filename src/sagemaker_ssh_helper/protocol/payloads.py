@@ -850,33 +850,38 @@ class AgentJobReply:
 
     def fitted(self, max_bytes: int = MAX_REPLY_CONTENT_BYTES) -> "AgentJobReply":
         """
-        This reply, or one whose outputs are cut so that the content has at most ``max_bytes`` bytes.
+        This reply, or one that is cut so that its content has at most ``max_bytes`` bytes.
 
-        The longest output of any plugin is halved until all fit; its cut ends with TRUNCATED. Raises
-        MalformedMessage when the content is too long even without outputs.
+        The longest output of any plugin is halved until all fit; its cut ends with TRUNCATED. When even that
+        is not enough, ``runtimeStatus`` is left out: the command must end for those who wait for it. Raises
+        ValueError when the rest is still too long.
         """
         if len(serialize_json(self.content)) <= max_bytes:
             return self
-        content = json.loads(serialize_json(self.content))
-        statuses = content.get("runtimeStatus") or {}
+        content: Dict[str, Any] = json.loads(serialize_json(self.content))
+        statuses = content.get("runtimeStatus")
+        plugins = statuses.values() if isinstance(statuses, dict) else ()
         outputs = [
             (plugin, name)
-            for plugin in (statuses.values() if isinstance(statuses, dict) else ())
+            for plugin in plugins
             if isinstance(plugin, dict)
             for name in _OUTPUTS
-            if isinstance(plugin.get(name), str)
+            if isinstance(plugin.get(name), str) and len(plugin[name]) > len(TRUNCATED)
         ]
-        while len(serialize_json(content)) > max_bytes:
-            # What counts is the length on the wire: a control character is six bytes there.
-            plugin, name = max(outputs, key=lambda at: len(serialize_json(at[0][at[1]])), default=({}, ""))
-            text = plugin.get(name, "")
-            if len(text) <= len(TRUNCATED):
-                raise MalformedMessage(
-                    f"the reply to {self.job_id} is too long", evidence=f"{max_bytes} bytes are allowed"
-                )
+        while outputs and len(serialize_json(content)) > max_bytes:
+            # What counts is the length on the wire: a control character has six bytes there.
+            plugin, name = max(outputs, key=lambda output: len(serialize_json(output[0][output[1]])))
+            text = plugin[name]
             if text.endswith(TRUNCATED):
                 text = text[: -len(TRUNCATED)]
             plugin[name] = text[: len(text) // 2] + TRUNCATED
+            if plugin[name] == TRUNCATED:
+                outputs.remove((plugin, name))
+        if len(serialize_json(content)) > max_bytes:
+            content["runtimeStatus"] = {}
+            content["documentTraceOutput"] = TRUNCATED
+        if len(serialize_json(content)) > max_bytes:
+            raise ValueError(f"the reply to {self.job_id} is longer than {max_bytes} bytes without outputs")
         return replace(self, content=content)
 
     def serialize(self) -> bytes:
