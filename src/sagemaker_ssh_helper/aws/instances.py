@@ -1,0 +1,328 @@
+"""
+From a target to the managed instance of one live container, and the listing of all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sagemaker_ssh_helper.aws import resources
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.aws.resources import Resource
+from sagemaker_ssh_helper.errors import (
+    AccessDenied,
+    DuplicateNode,
+    NotInstrumented,
+    SSHHelperError,
+    TargetEnded,
+    TargetNotFound,
+    TargetOffline,
+)
+from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind, Tag
+from sagemaker_ssh_helper.targets import Target
+
+ONLINE = "Online"
+
+_PAGE = 50  # the most that DescribeInstanceInformation gives at once
+_FILTER_VALUES = 100  # the most values that one filter takes
+_NAME = re.compile(r"(algo-[1-9]\d*)\.([A-Za-z0-9-]+)\.([a-z]+)\." + DOMAIN)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """
+    One managed instance of ours.
+
+    ``kind``, ``name`` and ``node`` come from its name, or from its tags where those were read; they are None,
+    empty and None for a node of an older helper whose tags were not. Times are seconds since the epoch.
+    """
+
+    id: InstanceId
+    ping_status: str
+    kind: ResourceKind | None = None
+    name: str = ""
+    node: str | None = None
+    last_ping_at: float | None = None
+    registered_at: float | None = None
+    agent_version: str = ""
+    tags: Mapping[str, str] | None = None
+    """None when they were not asked for."""
+
+    @property
+    def online(self) -> bool:
+        """Whether its agent answers the service now."""
+        return self.ping_status == ONLINE
+
+    @property
+    def fqdn(self) -> str:
+        """The host name that reaches this node; its id when it has no known name."""
+        if self.kind is None or not self.name:
+            return str(self.id)
+        return Target(kind=self.kind, name=self.name, node=self.node if self.node != "algo-1" else None).fqdn
+
+    def with_tags(self, tags: Mapping[str, str]) -> Instance:
+        """The same instance, told apart by its tags where its name did not say."""
+        kind, name = self.kind, self.name or tags.get(Tag.RESOURCE_NAME, "")
+        if kind is None:
+            kind = kind_of_arn(tags.get(Tag.RESOURCE_ARN, ""))
+        return dataclasses.replace(
+            self, tags=tags, kind=kind, name=name, node=self.node or tags.get(Tag.NODE)
+        )
+
+
+def kind_of_arn(arn: str) -> ResourceKind | None:
+    """The kind of the resource that an ARN names."""
+    resource_type = arn.split(":", 5)[-1].split("/")[0]
+    return next((kind for kind in ResourceKind if kind.arn_type == resource_type), None)
+
+
+def resolve(client: Client, target: Target) -> Instance:
+    """
+    The one live container that ``target`` names: one call when it is there.
+
+    Its tags are not read, unless the name of the instance does not say what it is (an older helper's).
+    Raises TargetNotFound, TargetEnded, NotInstrumented, TargetOffline, DuplicateNode, each saying which it
+    is and what to do; AwsError.
+    """
+    if target.instance_id is not None:
+        found = list(_described(client, [{"Key": "InstanceIds", "Values": [target.instance_id]}]))
+        if not found:
+            raise TargetNotFound(
+                f"there is no managed instance {target.instance_id}",
+                evidence=_where(client),
+                fix="See: sm-ssh list",
+            )
+        return _online(found[0])
+    assert target.kind is not None, "a target is an instance id or a kind and a name"
+    candidates = _of_resource(client, target.kind, target.name)
+    node = target.node_or_first
+    # An older helper names no nodes: its instances stand for the first one.
+    live = [instance for instance in candidates if instance.online and (instance.node or "algo-1") == node]
+    if len(live) > 1:
+        raise DuplicateNode(
+            f"{len(live)} live instances claim to be {node} of {target.name}: "
+            + " and ".join(sorted(instance.id for instance in live)),
+            evidence="one of them may be an impostor, or a container that was copied",
+            fix="Look at both: aws ssm list-tags-for-resource --resource-type ManagedInstance --resource-id "
+            + live[0].id,
+        )
+    if live:
+        return live[0]
+    return _absent(client, target, candidates)
+
+
+def instances_of(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
+    """Every registered instance of one resource, live or not, in node order. Raises AwsError."""
+    return sorted(_of_resource(client, kind, name), key=lambda instance: (_rank(instance.node), instance.id))
+
+
+def tags_of(client: Client, instance_id: InstanceId) -> dict[str, str]:
+    """The tags of one managed instance: one call. Raises AwsError, TargetOffline when it is gone."""
+    answer = client.call("ssm", "ListTagsForResource", ResourceType="ManagedInstance", ResourceId=instance_id)
+    return {str(tag["Key"]): str(tag["Value"]) for tag in answer.get("TagList") or ()}
+
+
+def list_named(client: Client, names: Sequence[str]) -> Iterator[Instance]:
+    """The instances registered for these resource names: one call per hundred. Raises AwsError."""
+    for start in range(0, len(names), _FILTER_VALUES):
+        values = list(names[start : start + _FILTER_VALUES])
+        yield from _described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": values}])
+
+
+def list_all(client: Client) -> Iterator[Instance]:
+    """Every instance of ours, live or not: one call per fifty registered ones. Raises AwsError."""
+    return _described(client, [{"Key": "tag-key", "Values": [Tag.RESOURCE_NAME]}])
+
+
+def wait_for(
+    client: Client, target: Target, *, timeout: float, interval: float = 2.0, monotonic: Any = time.monotonic,
+    sleep: Any = time.sleep,
+) -> Instance:  # fmt: skip
+    """
+    The live container of ``target``, waited for up to ``timeout`` seconds.
+
+    Raises what ``resolve`` raises: at once for what waiting cannot mend, at the deadline for TargetOffline.
+    """
+    deadline = monotonic() + timeout
+    while True:
+        try:
+            return resolve(client, target)
+        except TargetOffline:
+            if monotonic() + interval > deadline:
+                raise
+        sleep(interval)
+
+
+def _described(client: Client, filters: list[dict[str, Any]]) -> Iterator[Instance]:
+    pages = client.pages(
+        "ssm", "DescribeInstanceInformation", "InstanceInformationList", Filters=filters, MaxResults=_PAGE
+    )
+    for entry in pages:
+        found = _NAME.fullmatch(str(entry.get("Name", "")))
+        kind = None
+        if found:
+            try:
+                kind = ResourceKind.from_domain(found[3])
+            except KeyError:
+                found = None
+        yield Instance(
+            id=InstanceId(str(entry["InstanceId"])),
+            ping_status=str(entry.get("PingStatus", "")),
+            kind=kind,
+            name=found[2] if found else "",
+            node=found[1] if found else None,
+            last_ping_at=_time(entry.get("LastPingDateTime")),
+            registered_at=_time(entry.get("RegistrationDate")),
+            agent_version=str(entry.get("AgentVersion", "")),
+        )
+
+
+def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
+    found = list(_described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": [name]}]))
+    # The tag says the name; the instance's own name, or else its other tags, say the kind.
+    known = [
+        instance.with_tags(tags_of(client, instance.id))
+        if instance.kind is None and instance.online
+        else instance
+        for instance in found
+    ]
+    return [instance for instance in known if instance.kind in (kind, None)]
+
+
+def _online(instance: Instance) -> Instance:
+    if not instance.online:
+        raise _offline(f"{instance.id} is registered but its agent does not answer", [instance])
+    return instance
+
+
+def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> Instance:
+    """Find out why no live instance is there for ``target``, and raise that."""
+    assert target.kind is not None, "only a named resource can be looked up"
+    kind, name, node = target.kind, target.name, target.node_or_first
+    others = sorted({instance.node or "algo-1" for instance in candidates if instance.online}, key=_rank)
+    of_node = [instance for instance in candidates if (instance.node or "algo-1") == node]
+    try:
+        resource = resources.describe(client, kind, name)
+    except AccessDenied as error:
+        if of_node:
+            raise _offline(
+                f"{node} of {name} is registered but its agent does not answer", of_node
+            ) from error
+        raise
+    if resource is None and kind is not ResourceKind.STUDIO and not candidates:
+        return _by_other_case(client, target)
+    if resource is not None and resource.ended:
+        raise _ended(resource)
+    if others:
+        count = resource.instance_count if resource is not None else None
+        if count is not None and _rank(node) > count:
+            raise TargetNotFound(
+                f"{name} has no {node}: it has {count} node{'s' if count > 1 else ''}",
+                fix=f"Name one of: {', '.join(others)}",
+            )
+        if not of_node:
+            raise TargetOffline(
+                f"{node} of {name} is not registered", evidence=f"registered: {', '.join(others)}",
+                fix="It may still be starting, or be beyond SSH_INSTANCE_COUNT: "
+                f"go by another node, then: ssh {node}",
+            )  # fmt: skip
+    if of_node:
+        raise _offline(f"{node} of {name} is registered but its agent does not answer", of_node)
+    if resource is None:
+        raise TargetOffline(
+            f"no container of {name} is registered", evidence=_where(client), fix="See: sm-ssh list"
+        )
+    status = resource.secondary_status or resource.status
+    if resource.instrumented is False:
+        raise NotInstrumented(
+            f"{name} runs, but was not started with ssh",
+            evidence=f"status {status}, no START_SSH=true in its environment",
+            fix="Launch it with sagemaker_ssh_helper.launch.enable_ssh(request), or call "
+            "SSHEstimatorWrapper.create(...) before fit()",
+        )
+    raise TargetOffline(
+        f"{name} is still starting: no container of it has registered yet",
+        evidence=f"status {status}{_since(resource.created_at)}",
+        fix=f"Try again in a minute; what it does is in its log ({kind.log_group}/{name})",
+    )
+
+
+def _by_other_case(client: Client, target: Target) -> Instance:
+    """The same name in other letters (ssh folds ``%h``), or TargetNotFound with the nearest names."""
+    assert target.kind is not None, "only a named resource can be looked up"
+    try:
+        known = [resource.name for resource in resources.recent(client, target.kind)]
+    except SSHHelperError:
+        known = []
+    same = {name for name in known if name.lower() == target.name.lower() and name != target.name}
+    if len(same) == 1:
+        return resolve(client, dataclasses.replace(target, name=same.pop()))
+    near = [name for name in known if name.lower().startswith(target.name.lower())]
+    by_folded = {name.lower(): name for name in known}
+    near += [
+        by_folded[name] for name in difflib.get_close_matches(target.name.lower(), by_folded, n=3, cutoff=0.6)
+    ]
+    near = list(dict.fromkeys(near))[:3]
+    similar = ", ".join(Target(kind=target.kind, name=name).fqdn for name in near)
+    raise TargetNotFound(
+        f"there is no {target.kind.label} {target.name!r}",
+        evidence=_where(client),
+        fix=f"Did you mean {similar}?"
+        if similar
+        else f"See what is there: sm-ssh list {target.kind.domain}.{DOMAIN}",
+    )
+
+
+def _ended(resource: Resource) -> TargetEnded:
+    when = f" at {_clock(resource.ended_at)}" if resource.ended_at else ""
+    return TargetEnded(
+        f"{resource.name} has ended: {resource.status}{when}",
+        evidence=resource.failure_reason[:300] or None,
+        fix=f"Its containers are gone; its log is in {resource.kind.log_group}",
+    )
+
+
+def _offline(what: str, instances: Iterable[Instance]) -> TargetOffline:
+    latest = max(instances, key=lambda instance: instance.last_ping_at or 0)
+    evidence = f"{latest.id} is {latest.ping_status}"
+    if latest.last_ping_at:
+        evidence += f", last ping {_clock(latest.last_ping_at)}{_since(latest.last_ping_at)}"
+    return TargetOffline(
+        what,
+        evidence=evidence,
+        fix="The container may have ended, or lost its network or its agent: sm-ssh list",
+    )
+
+
+def _where(client: Client) -> str:
+    session = client.session
+    return f"region {session.region} from {session.region_origin}" + (
+        f", profile {session.profile}" if session.profile else ""
+    )
+
+
+def _rank(node: str | None) -> int:
+    return int(node.rpartition("-")[2]) if node else 1
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _since(at: float | None) -> str:
+    if at is None:
+        return ""
+    seconds = max(0, int(time.time() - at))
+    if seconds < 120:
+        return f", {seconds} s ago"
+    return f", {seconds // 60} min ago" if seconds < 7200 else f", {seconds // 3600} h ago"
+
+
+def _time(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None

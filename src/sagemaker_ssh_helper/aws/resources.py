@@ -1,0 +1,221 @@
+"""
+SageMaker resources: what one is doing, and which are alive. One table for all kinds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.errors import ServiceError
+from sagemaker_ssh_helper.names import Env, ResourceKind
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """The operations of one kind and the members of their answers."""
+
+    describe: str
+    list: str
+    summaries: str
+    name: str
+    """The member holding the name, in requests and in summaries."""
+    status: str
+    alive: tuple[str, ...]
+    """Statuses in which a container may run; for ``list``, the first is the filter."""
+    ended: frozenset[str]
+    ended_at: str
+    arn: str
+
+
+_JOB_ENDED = frozenset(["Completed", "Failed", "Stopped"])
+
+_CALLS: Mapping[ResourceKind, _Calls] = {
+    ResourceKind.TRAINING: _Calls(
+        describe="DescribeTrainingJob",
+        list="ListTrainingJobs",
+        summaries="TrainingJobSummaries",
+        name="TrainingJobName",
+        status="TrainingJobStatus",
+        alive=("InProgress", "Stopping"),
+        ended=_JOB_ENDED,
+        ended_at="TrainingEndTime",
+        arn="TrainingJobArn",
+    ),
+    ResourceKind.PROCESSING: _Calls(
+        describe="DescribeProcessingJob",
+        list="ListProcessingJobs",
+        summaries="ProcessingJobSummaries",
+        name="ProcessingJobName",
+        status="ProcessingJobStatus",
+        alive=("InProgress", "Stopping"),
+        ended=_JOB_ENDED,
+        ended_at="ProcessingEndTime",
+        arn="ProcessingJobArn",
+    ),
+    ResourceKind.TRANSFORM: _Calls(
+        describe="DescribeTransformJob",
+        list="ListTransformJobs",
+        summaries="TransformJobSummaries",
+        name="TransformJobName",
+        status="TransformJobStatus",
+        alive=("InProgress", "Stopping"),
+        ended=_JOB_ENDED,
+        ended_at="TransformEndTime",
+        arn="TransformJobArn",
+    ),
+    ResourceKind.INFERENCE: _Calls(
+        describe="DescribeEndpoint",
+        list="ListEndpoints",
+        summaries="Endpoints",
+        name="EndpointName",
+        status="EndpointStatus",
+        alive=("InService", "Creating", "Updating", "SystemUpdating", "RollingBack"),
+        ended=frozenset(["Failed", "OutOfService", "Deleting"]),
+        ended_at="LastModifiedTime",
+        arn="EndpointArn",
+    ),
+    ResourceKind.NOTEBOOK: _Calls(
+        describe="DescribeNotebookInstance",
+        list="ListNotebookInstances",
+        summaries="NotebookInstances",
+        name="NotebookInstanceName",
+        status="NotebookInstanceStatus",
+        alive=("InService", "Pending", "Updating"),
+        ended=frozenset(["Stopped", "Failed", "Deleting", "Stopping"]),
+        ended_at="LastModifiedTime",
+        arn="NotebookInstanceArn",
+    ),
+    # An app is described by four names, which a host name does not always hold: apps are only listed.
+    ResourceKind.STUDIO: _Calls(
+        describe="",
+        list="ListApps",
+        summaries="Apps",
+        name="AppName",
+        status="Status",
+        alive=("InService", "Pending"),
+        ended=frozenset(),
+        ended_at="",
+        arn="",
+    ),
+}
+
+_MISSING = re.compile(r"not found|could not find|does not exist|cannot find", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """
+    One SageMaker resource as AWS describes it now.
+
+    Times are seconds since the epoch. ``environment`` is None when this kind's description does not show it.
+    """
+
+    kind: ResourceKind
+    name: str
+    status: str
+    secondary_status: str = ""
+    failure_reason: str = ""
+    created_at: float | None = None
+    ended_at: float | None = None
+    instance_count: int | None = None
+    arn: str = ""
+    environment: Mapping[str, str] | None = field(default=None, repr=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no container of it runs any more."""
+        return self.status in _CALLS[self.kind].ended
+
+    @property
+    def instrumented(self) -> bool | None:
+        """Whether it was launched with ssh; None when that cannot be seen."""
+        if self.environment is None:
+            return None
+        return self.environment.get(Env.START_SSH, "").lower() == "true"
+
+    @property
+    def launch_id(self) -> str | None:
+        """The launch id it was launched with."""
+        return (self.environment or {}).get(Env.LAUNCH_ID)
+
+
+def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
+    """
+    The resource, or None when there is no such one in this account and region.
+
+    Raises AwsError (AccessDenied among them). Kinds that cannot be described by one name give None.
+    """
+    calls = _CALLS[kind]
+    if not calls.describe:
+        return None
+    try:
+        answer = client.call("sagemaker", calls.describe, **{calls.name: name})
+    except ServiceError as error:
+        if error.code in ("ResourceNotFound", "ResourceNotFoundException"):
+            return None
+        if error.code == "ValidationException" and _MISSING.search(error.evidence or ""):
+            return None
+        raise
+    shape = (
+        answer.get("ResourceConfig") or (answer.get("ProcessingResources") or {}).get("ClusterConfig") or {}
+    )
+    shape = shape or answer.get("TransformResources") or {}
+    return Resource(
+        kind=kind,
+        name=str(answer.get(calls.name, name)),
+        status=str(answer.get(calls.status, "")),
+        secondary_status=str(answer.get("SecondaryStatus", "")),
+        failure_reason=" ".join(str(answer.get("FailureReason", "")).split()),
+        created_at=_time(answer.get("CreationTime")),
+        ended_at=_time(answer.get(calls.ended_at)),
+        instance_count=shape.get("InstanceCount"),
+        arn=str(answer.get(calls.arn, "")),
+        # The container's variables of an endpoint stand in its model, those of a notebook nowhere.
+        environment=(answer.get("Environment") or {})
+        if kind in (ResourceKind.TRAINING, ResourceKind.PROCESSING, ResourceKind.TRANSFORM)
+        else None,
+    )
+
+
+def alive(client: Client, kind: ResourceKind) -> Iterator[Resource]:
+    """The resources of a kind whose containers may run now, newest first. Raises AwsError."""
+    calls = _CALLS[kind]
+    filters = _newest_first(kind)
+    if kind is not ResourceKind.STUDIO:
+        filters["StatusEquals"] = calls.alive[0]
+    for summary in client.pages("sagemaker", calls.list, calls.summaries, **filters):
+        if str(summary.get(calls.status, "")) in calls.alive:
+            yield _of_summary(kind, calls, summary)
+
+
+def recent(client: Client, kind: ResourceKind) -> list[Resource]:
+    """The hundred newest resources of a kind, whatever they do: one call. Raises AwsError."""
+    calls = _CALLS[kind]
+    answer = client.call("sagemaker", calls.list, **_newest_first(kind))
+    return [_of_summary(kind, calls, summary) for summary in answer.get(calls.summaries) or ()]
+
+
+def _newest_first(kind: ResourceKind) -> dict[str, Any]:
+    if kind is ResourceKind.STUDIO:  # where AWS's own order is by time
+        return {"MaxResults": 100}
+    return {"MaxResults": 100, "SortBy": "CreationTime", "SortOrder": "Descending"}
+
+
+def _of_summary(kind: ResourceKind, calls: _Calls, summary: Mapping[str, Any]) -> Resource:
+    return Resource(
+        kind=kind,
+        name=str(summary.get(calls.name, "")),
+        status=str(summary.get(calls.status, "")),
+        created_at=_time(summary.get("CreationTime")),
+        ended_at=_time(summary.get(calls.ended_at)),
+        arn=str(summary.get(calls.arn, "")),
+    )
+
+
+def _time(value: Any) -> float | None:
+    """Seconds since the epoch: AWS's JSON has them as a number."""
+    return float(value) if isinstance(value, (int, float)) else None

@@ -1,0 +1,340 @@
+"""
+Who calls AWS, where: profile, region, credentials, endpoints and signatures, without building a boto client.
+
+With keys in the environment nothing of botocore but its signer is loaded; every other source of credentials
+(profiles, SSO, assumed roles, processes, containers, instance metadata) is botocore's own chain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from sagemaker_ssh_helper.errors import CredentialsExpired, CredentialsMissing, RegionMissing
+
+_REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
+# Settings that only botocore's own resolution gets right; met in a config file, they take us there.
+_CONFIGURED = re.compile(
+    r"^\s*(endpoint_url|ca_bundle|use_fips_endpoint|use_dualstack_endpoint|services)\s*=", re.M
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """How one AWS JSON service is addressed."""
+
+    name: str
+    """botocore's name, also the signing name."""
+    target_prefix: str
+    """The part of ``X-Amz-Target`` before the operation."""
+    host: str
+    """The host without region and partition."""
+    environment: str
+    """The service's part of ``AWS_ENDPOINT_URL_<SERVICE>``."""
+    json_version: str = "1.1"
+
+
+SERVICES = {
+    service.name: service
+    for service in (
+        Service("ssm", "AmazonSSM", "ssm", "SSM"),
+        Service("sagemaker", "SageMaker", "api.sagemaker", "SAGEMAKER"),
+        Service("logs", "Logs_20140328", "logs", "CLOUDWATCH_LOGS"),
+        # Not a JSON service: called by its query protocol, for GetCallerIdentity alone.
+        Service("sts", "", "sts", "STS"),
+    )
+}
+
+MESSAGES_SIGNING_NAME = "ssmmessages"
+"""The signing name of the message gateway, where data channels are opened."""
+
+
+@dataclass(frozen=True, repr=False)
+class Credentials:
+    """Keys to sign with. They are never printed."""
+
+    access_key: str
+    secret_key: str
+    token: str | None = None
+
+
+class Session:
+    """
+    One caller of AWS in one region.
+
+    ``profile`` is the named one, or None; ``region_origin`` says where the region came from, for people;
+    ``warnings`` are lines to show once.
+    """
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        region_origin: str = "given",
+        profile: str | None = None,
+        environ: Mapping[str, str] = os.environ,
+        static: Credentials | None = None,
+        botocore_session: Any = None,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
+        self.region = region
+        self.region_origin = region_origin
+        self.profile = profile
+        self.warnings = warnings
+        self._environ = environ
+        self._static = static
+        self._botocore = botocore_session
+        self._source: Any = None
+        self._endpoints: dict[str, str] = {}
+
+    @classmethod
+    def open(
+        cls, profile: str | None = None, region: str | None = None, environ: Mapping[str, str] = os.environ
+    ) -> Session:
+        """
+        The caller that flags, environment and AWS's own files describe, in that order.
+
+        Credentials are looked for when they are first needed. Raises RegionMissing; CredentialsMissing when
+        the named profile does not exist.
+        """
+        found, origin, warnings = _region_of_environment(environ)
+        if region:
+            found, origin, warnings = region, "--region", ()
+        profile_name = profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or None
+        static = None if profile else _keys_of_environment(environ)
+        botocore_session = None
+        if static is None or found is None or _needs_botocore(environ):
+            botocore_session = _botocore_session(profile_name if profile else None)
+            configured = _configured_region(botocore_session, profile_name)
+            if found is None and configured:
+                found = configured
+                origin = f"profile {profile_name or 'default'}"
+        if not found:
+            raise RegionMissing(
+                "no AWS region is set",
+                evidence="neither --region, AWS_REGION, AWS_DEFAULT_REGION nor the profile names one",
+                fix="Add --region, or: export AWS_REGION=us-east-1 (yours)",
+            )
+        if not _REGION.fullmatch(found):
+            raise RegionMissing(
+                f"{found!r} is no AWS region", evidence=f"from {origin}", fix="Use one like eu-west-1"
+            )
+        return cls(
+            region=found,
+            region_origin=origin,
+            profile=profile_name,
+            environ=environ,
+            static=static,
+            botocore_session=botocore_session,
+            warnings=warnings,
+        )
+
+    @classmethod
+    def from_boto3(cls, boto3_session: Any, region: str | None = None) -> Session:
+        """The caller that a boto3 session stands for. Raises RegionMissing when it has no region."""
+        found = region or boto3_session.region_name
+        if not found:
+            raise RegionMissing(
+                "the boto3 session has no region", fix="Give it one: boto3.Session(region_name=…)"
+            )
+        # boto3 keeps its botocore session under this name since its first release; there is no public one.
+        return cls(region=found, region_origin="boto3 session", botocore_session=boto3_session._session)
+
+    @property
+    def botocore(self) -> Any:
+        """botocore's session for the same caller, loaded now if it was not."""
+        if self._botocore is None:
+            self._botocore = _botocore_session(None)
+        return self._botocore
+
+    def credentials(self) -> Credentials:
+        """
+        The keys to sign with now, refreshed by their source when they are about to expire.
+
+        May take a network call (SSO, assumed roles, metadata). Raises CredentialsMissing,
+        CredentialsExpired.
+        """
+        if self._static is not None:
+            return self._static
+        from botocore import exceptions
+
+        try:
+            if self._source is None:
+                self._source = self.botocore.get_credentials()
+            if self._source is None:
+                raise CredentialsMissing(
+                    "no AWS credentials were found",
+                    evidence=f"profile {self.profile}" if self.profile else "no keys in the environment",
+                    fix="Sign in (aws sso login, aws configure), or name a profile: --profile, AWS_PROFILE",
+                )
+            frozen = self._source.get_frozen_credentials()
+        except (exceptions.BotoCoreError, exceptions.ClientError) as error:
+            raise _credential_error(error, self.profile) from error
+        return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
+
+    def endpoint_url(self, service_name: str) -> str:
+        """Where the service is called, without a slash at the end."""
+        if service_name not in self._endpoints:
+            self._endpoints[service_name] = self._resolve_endpoint(SERVICES[service_name]).rstrip("/")
+        return self._endpoints[service_name]
+
+    def _resolve_endpoint(self, service: Service) -> str:
+        environ = self._environ
+        if environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":
+            configured = environ.get(f"AWS_ENDPOINT_URL_{service.environment}") or environ.get(
+                "AWS_ENDPOINT_URL"
+            )
+            if configured:
+                return configured
+        if _unusual_endpoints(environ) or (self._botocore is not None and _needs_botocore(environ)):
+            client = self.botocore.create_client(
+                service.name, region_name=self.region, aws_access_key_id="-", aws_secret_access_key="-"
+            )
+            return str(client.meta.endpoint_url)
+        return f"https://{service.host}.{self.region}.{partition_of(self.region).dns_suffix}"
+
+    def ca_bundle(self) -> str | bool:
+        """The file of trusted certificates, or True for botocore's own."""
+        bundle = self._environ.get("AWS_CA_BUNDLE") or self._environ.get("REQUESTS_CA_BUNDLE")
+        if not bundle and self._botocore is not None:
+            bundle = self._botocore.get_config_variable("ca_bundle")
+        return bundle or True
+
+    def signed_headers(
+        self, method: str, url: str, signing_name: str, headers: Mapping[str, str], body: bytes = b""
+    ) -> dict[str, str]:
+        """``headers`` with those of SigV4 added. Raises as ``credentials`` does."""
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+
+        # The signer only knows the default ports of these two schemes.
+        url = re.sub(r"^ws(s?)://", r"http\1://", url)
+        request = AWSRequest(method=method, url=url, headers=dict(headers), data=body)
+        SigV4Auth(cast(Any, self.credentials()), signing_name, self.region).add_auth(request)
+        return dict(request.headers.items())
+
+    def upgrade_headers(self, url: str) -> dict[str, str]:
+        """The headers that sign the WebSocket upgrade of a data channel; none when the URL is presigned."""
+        if "X-Amz-Signature=" in urlsplit(url).query:
+            return {}
+        return self.signed_headers("GET", url, MESSAGES_SIGNING_NAME, {})
+
+
+@dataclass(frozen=True)
+class Partition:
+    """``aws``, ``aws-cn``, ``aws-us-gov``…"""
+
+    name: str
+    dns_suffix: str
+
+
+def partition_of(region: str) -> Partition:
+    """The partition of a region, by botocore's table; an unknown region is taken to be in ``aws``."""
+    import botocore
+
+    path = Path(botocore.__file__).parent / "data" / "partitions.json"
+    for partition in json.loads(path.read_text(encoding="utf-8"))["partitions"]:
+        if region in partition["regions"] or re.match(partition["regionRegex"], region):
+            return Partition(partition["id"], partition["outputs"]["dnsSuffix"])
+    return Partition("aws", "amazonaws.com")
+
+
+def _region_of_environment(environ: Mapping[str, str]) -> tuple[str | None, str, tuple[str, ...]]:
+    """The region, the variable it came from, and a warning when two variables disagree."""
+    first, second = environ.get("AWS_REGION"), environ.get("AWS_DEFAULT_REGION")
+    if first and second and first != second:
+        line = f"AWS_REGION={first} is used, not AWS_DEFAULT_REGION={second}: set both the same, or one"
+        return first, "AWS_REGION", (line,)
+    if first:
+        return first, "AWS_REGION", ()
+    return second or None, "AWS_DEFAULT_REGION", ()
+
+
+def _keys_of_environment(environ: Mapping[str, str]) -> Credentials | None:
+    access_key, secret_key = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    if not access_key or not secret_key:
+        return None
+    token = environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN")
+    return Credentials(access_key, secret_key, token or None)
+
+
+def _unusual_endpoints(environ: Mapping[str, str]) -> bool:
+    return any(
+        environ.get(name, "").lower() == "true"
+        for name in ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")
+    )
+
+
+def _needs_botocore(environ: Mapping[str, str]) -> bool:
+    """Whether AWS's config file sets something that we leave to botocore."""
+    path = environ.get("AWS_CONFIG_FILE") or os.path.join("~", ".aws", "config")
+    try:
+        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return _CONFIGURED.search(text) is not None
+
+
+def _botocore_session(profile: str | None) -> Any:
+    from botocore import exceptions
+    from botocore.session import Session as BotocoreSession
+
+    session = BotocoreSession(profile=profile)
+    try:
+        session.get_scoped_config()
+    except exceptions.ProfileNotFound as error:
+        known = ", ".join(sorted(session.available_profiles)) or "none"
+        raise CredentialsMissing(
+            str(error).rstrip("."),
+            evidence=f"profiles there are: {known}",
+            fix="Name one of those, or run aws configure",
+        ) from error
+    except exceptions.ConfigParseError as error:
+        raise CredentialsMissing("AWS's config file cannot be read", evidence=str(error)) from error
+    return session
+
+
+def _configured_region(session: Any, profile: str | None) -> str | None:
+    from botocore import exceptions
+
+    try:
+        region = session.get_config_variable("region")
+    except exceptions.ProfileNotFound as error:
+        raise CredentialsMissing(str(error).rstrip(".")) from error
+    return str(region) if region else None
+
+
+def _credential_error(error: Exception, profile: str | None) -> CredentialsMissing | CredentialsExpired:
+    """Ours for what botocore says while it gets credentials."""
+    of_profile = f" of profile {profile}" if profile else ""
+    login = f"aws sso login --profile {profile}" if profile else "aws sso login"
+    kind = type(error).__name__
+    response = getattr(error, "response", {})
+    code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
+    if kind in ("UnauthorizedSSOTokenError", "SSOTokenLoadError", "TokenRetrievalError") or kind.startswith(
+        "SSO"
+    ):
+        return CredentialsExpired(
+            f"the SSO sign-in{of_profile} has expired", evidence=str(error), fix=f"Run: {login}"
+        )
+    if kind.startswith("Login"):
+        return CredentialsExpired(
+            f"the sign-in{of_profile} has expired",
+            evidence=str(error),
+            fix=f"Run: {login.replace('sso login', 'login')}",
+        )
+    if code in ("ExpiredToken", "ExpiredTokenException", "UnauthorizedException"):
+        return CredentialsExpired(
+            f"the credentials{of_profile} have expired", evidence=str(error), fix=f"Run: {login}"
+        )
+    return CredentialsMissing(
+        f"the AWS credentials{of_profile} cannot be loaded",
+        evidence=str(error),
+        fix="See what AWS's own tools say: aws sts get-caller-identity",
+    )

@@ -1,0 +1,95 @@
+"""
+The key pair that logs us in: one per user and machine, made once, never leaving it.
+"""
+
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sagemaker_ssh_helper.client.files import config_dir, locked, private_dir, read_text, write_atomic
+from sagemaker_ssh_helper.errors import LocalSetup, UsageError
+from sagemaker_ssh_helper.public_keys import PublicKey
+
+_KEYGEN_TIMEOUT = 30.0  # seconds; it takes milliseconds unless the machine has no randomness
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """The private key's path, for ``ssh -i``, and the public key."""
+
+    path: Path
+    public: PublicKey
+
+
+def ensure_key() -> KeyPair:
+    """
+    Our key pair; made by ssh-keygen (ed25519, no passphrase, 0600) when there is none.
+
+    Safe to call from several processes at once. A private key whose permissions ssh would refuse is made
+    0600. Raises LocalSetup when ssh-keygen is missing or the key on disk is unusable; a key is never
+    overwritten.
+    """
+    folder = private_dir(config_dir())
+    path = folder / "key"
+    pair = _load(path)
+    if pair is None:
+        with locked(path):
+            pair = _load(path) or _make(path)
+    return pair
+
+
+def _load(path: Path) -> KeyPair | None:
+    try:
+        mode = path.stat().st_mode
+        if os.name == "posix" and mode & 0o077:
+            path.chmod(0o600)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LocalSetup(f"{path} cannot be used", evidence=error.strerror or str(error)) from error
+    text = read_text(path.with_name("key.pub"))
+    if text is None:
+        text = _keygen("-y", "-P", "", "-f", str(path))
+        write_atomic(path.with_name("key.pub"), text, 0o644)
+    try:
+        return KeyPair(path, PublicKey.parse(text))
+    except UsageError as error:
+        raise LocalSetup(
+            f"{path}.pub holds no public key", fix=f"Restore it: ssh-keygen -y -f {path} > {path}.pub"
+        ) from error
+
+
+def _make(path: Path) -> KeyPair:
+    # Made aside and moved, the public half first: whoever sees `key` also sees `key.pub`.
+    with tempfile.TemporaryDirectory(prefix=".key.", dir=path.parent) as folder:
+        made = Path(folder) / "key"
+        _keygen("-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(made))
+        made.chmod(0o600)
+        os.replace(made.with_name("key.pub"), path.with_name("key.pub"))
+        os.replace(made, path)
+    pair = _load(path)
+    assert pair is not None, "the key was moved there a moment ago"
+    return pair
+
+
+def _keygen(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["ssh-keygen", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_KEYGEN_TIMEOUT,
+            check=True,
+        )
+    except FileNotFoundError as error:
+        raise LocalSetup(
+            "ssh-keygen was not found", fix="Install OpenSSH's client (it brings ssh and ssh-keygen)"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise LocalSetup(f"ssh-keygen did not end in {_KEYGEN_TIMEOUT:.0f} s") from error
+    except subprocess.CalledProcessError as error:
+        raise LocalSetup("ssh-keygen failed", evidence=(error.stderr or error.stdout).strip()) from error
+    return done.stdout

@@ -1,0 +1,67 @@
+"""
+Our known_hosts file: for each host name the key of the container that it means now.
+
+A line is ``<host> ssh-ed25519 <base64> <instance id>``; the id stands where ssh expects a comment. ssh looks a
+host up in lower case. ``~/.ssh/known_hosts`` is never touched.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sagemaker_ssh_helper.client.files import config_dir, read_text, write_atomic
+from sagemaker_ssh_helper.names import InstanceId
+from sagemaker_ssh_helper.public_keys import PublicKey
+
+# What a host name of ours can hold; nothing that known_hosts reads as a pattern, a list or a marker.
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,254}")
+
+
+def path() -> Path:
+    """Where the file is."""
+    return config_dir() / "known_hosts"
+
+
+def line_of(host: str, key: PublicKey, instance_id: InstanceId) -> str:
+    """The line, without its end. ``host`` is a name that ``Target.parse`` accepted."""
+    assert _HOST.fullmatch(host), f"{host!r} is no host name"
+    return f"{host.lower()} {key.line} {instance_id}"
+
+
+def set_key(host: str, key: PublicKey, instance_id: InstanceId) -> None:
+    """
+    Make ``key`` the only one for ``host``; other hosts' lines stay as they are.
+
+    Call it after the control plane was asked, and with the trust store locked. Raises LocalSetup.
+    """
+    _replace(host, line_of(host, key, instance_id))
+
+
+def forget(host: str) -> None:
+    """Drop what is known of ``host``, so that ssh can learn its key. Same conditions as ``set_key``."""
+    _replace(host, None)
+
+
+def forget_instances(instance_ids: set[InstanceId]) -> None:
+    """Drop the lines of these instances. Same conditions as ``set_key``."""
+    lines = _lines()
+    kept = [line for line in lines if line.rpartition(" ")[2] not in instance_ids]
+    if kept != lines:
+        _write(kept)
+
+
+def _replace(host: str, line: str | None) -> None:
+    lines = _lines()
+    kept = [known for known in lines if known.split(" ", 1)[0] != host.lower()]
+    changed = [*kept, line] if line is not None else kept
+    if changed != lines and sorted(changed) != sorted(lines):
+        _write(changed)
+
+
+def _lines() -> list[str]:
+    return (read_text(path()) or "").splitlines()
+
+
+def _write(lines: list[str]) -> None:
+    write_atomic(path(), "".join(f"{line}\n" for line in lines))
