@@ -1,0 +1,192 @@
+"""
+A container's output, line by line, into CloudWatch Logs.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+BATCH_BYTES = 262_144
+"""Size of one PutLogEvents, counted as the service counts; its own limit is four times as much."""
+
+BATCH_EVENTS = 2_000
+"""Lines in one PutLogEvents; its own limit is five times as much."""
+
+EVENT_OVERHEAD_BYTES = 26  # PutLogEvents counts this much for each event, besides its text
+
+LINE_BYTES = 200_000
+"""A longer line becomes several events; an event may have 262,144 bytes."""
+
+BATCH_DELAY = 0.1
+"""Seconds that a line waits for others to travel with."""
+
+KEPT_BYTES = 64 << 20
+"""
+What the cloud keeps of one container's output, from its beginning, counting ``MEMORY_OVERHEAD_BYTES`` a line.
+"""
+
+MEMORY_OVERHEAD_BYTES = 600
+"""About what the log service's storage needs for an event besides its text (measured: 550 to 650 bytes)."""
+
+TAIL_BYTES = 65_536
+"""How much of the last output is kept besides: the end of the story is in the log, whatever came before."""
+
+READ_BYTES = 65_536
+
+DISCARD_DELAY = 0.005
+"""Seconds between two reads of output that nobody will see, so that a flood costs the cloud little."""
+
+ATTEMPTS = 4
+"""Times that a batch is tried before it is given up."""
+
+
+class LogPump(threading.Thread):
+    """
+    Reads one pipe to its end and puts what it reads into a log stream, which it makes.
+
+    It holds back a writer that is quicker than the log service, up to what is kept of one output; after that
+    it reads and forgets, and only the tail still reaches the log. So memory is bounded, and a flood stops
+    neither the cloud nor, for long, the writer. ``join`` returns when the pipe ended and all is in the log.
+
+    Args:
+        read_fd: read end of the pipe; closed at the end.
+        logs: a boto3 client of CloudWatch Logs.
+        group, stream: where the lines go.
+    """
+
+    def __init__(self, read_fd: int, logs: Any, group: str, stream: str) -> None:
+        super().__init__(name=f"log {stream}", daemon=True)
+        self._read_fd = read_fd
+        self._logs = logs
+        self._group = group
+        self._stream = stream
+        self._lines = _Lines()
+        self._batch: list[dict[str, Any]] = []
+        self._batch_bytes = 0
+        self._put_at = 0.0  # monotonic; when the batch has to go
+        self._kept_bytes = 0
+        self._left_out = 0
+        self._tail: deque[str] = deque()
+        self._tail_bytes = 0
+
+    def tail(self) -> str:
+        """The last output, at most ``TAIL_BYTES`` of it, whole lines. To be read after ``join``."""
+        return "\n".join(self._tail)
+
+    def run(self) -> None:
+        try:
+            self._create_stream()
+            while True:
+                timeout = max(0.0, self._put_at - time.monotonic()) if self._batch else None
+                readable, _, _ = select.select([self._read_fd], [], [], timeout)
+                if readable:
+                    data = os.read(self._read_fd, READ_BYTES)
+                    if not data:
+                        break
+                    self._take(self._lines.feed(data))
+                    if self._left_out:
+                        time.sleep(DISCARD_DELAY)
+                if self._batch and time.monotonic() >= self._put_at:
+                    self._put()
+            self._take(self._lines.end())
+            if self._left_out:
+                self._finish_with_tail()
+            self._put()
+        finally:
+            os.close(self._read_fd)
+
+    def _take(self, lines: list[str]) -> None:
+        for line in lines:
+            size = len(line.encode("utf-8", "replace"))
+            self._remember(line, size)
+            self._kept_bytes += size + MEMORY_OVERHEAD_BYTES
+            if self._kept_bytes > KEPT_BYTES:
+                self._left_out += 1
+            elif line:  # the log service refuses empty events
+                self._add(line, size)
+
+    def _remember(self, line: str, size: int) -> None:
+        self._tail.append(line)
+        self._tail_bytes += size + 1
+        while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
+            self._tail_bytes -= len(self._tail.popleft().encode("utf-8", "replace")) + 1
+
+    def _finish_with_tail(self) -> None:
+        shown = [line for line in self._tail if line][-self._left_out :]
+        count = self._left_out - len(shown)
+        if count > 0:
+            note = f"[local cloud: {count} lines left out here, the output is larger than what is kept of it]"
+            self._add(note, len(note))
+        for line in shown:
+            self._add(line, len(line.encode("utf-8", "replace")))
+
+    def _add(self, line: str, size: int) -> None:
+        if len(self._batch) >= BATCH_EVENTS or self._batch_bytes + size + EVENT_OVERHEAD_BYTES > BATCH_BYTES:
+            self._put()
+        if not self._batch:
+            self._put_at = time.monotonic() + BATCH_DELAY
+        self._batch.append({"timestamp": int(time.time() * 1000), "message": line})
+        self._batch_bytes += size + EVENT_OVERHEAD_BYTES
+
+    def _put(self) -> None:
+        if not self._batch:
+            return
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._logs.put_log_events(
+                    logGroupName=self._group, logStreamName=self._stream, logEvents=batch
+                )
+                return
+            except Exception as error:  # botocore raises a class per error and per way to fail
+                logger.warning("! %s: %d lines not in the log: %s", self._stream, len(batch), error)
+                if attempt < ATTEMPTS:
+                    time.sleep(0.1 * 2**attempt)
+
+    def _create_stream(self) -> None:
+        try:
+            try:
+                self._logs.create_log_group(logGroupName=self._group)
+            except self._logs.exceptions.ResourceAlreadyExistsException:
+                pass
+            self._logs.create_log_stream(logGroupName=self._group, logStreamName=self._stream)
+        except Exception as error:
+            # The job goes on without its log; each batch says so again.
+            logger.warning("! %s: no log stream: %s", self._stream, error)
+
+
+class _Lines:
+    """Bytes in, lines of text out. What is not UTF-8 becomes U+FFFD; long lines are cut at a character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def feed(self, data: bytes) -> list[str]:
+        return self._split(self._decoder.decode(data))
+
+    def end(self) -> list[str]:
+        """The last line, when it had no end."""
+        lines = self._split(self._decoder.decode(b"", final=True))
+        return [*lines, self._rest] if self._rest else lines
+
+    def _split(self, text: str) -> list[str]:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > LINE_BYTES // 4:
+            lines.append(self._rest)
+            self._rest = ""
+        cut: list[str] = []
+        for line in lines:
+            line = line.removesuffix("\r")
+            # A character has at most four bytes.
+            cut += [line[at : at + LINE_BYTES // 4] for at in range(0, len(line), LINE_BYTES // 4)] or [""]
+        return cut
