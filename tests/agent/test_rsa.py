@@ -1,4 +1,4 @@
-"""The instance's RSA key with Python alone and with programs; the cryptography road is in the oracle's tests."""
+"""The instance's RSA key with Python alone and with programs; for the cryptography road see the oracle."""
 
 import base64
 import os
@@ -41,7 +41,8 @@ def test_python_key_has_2048_bits_and_fits_together(key: PrivateKey) -> None:
 def test_public_key_is_392_characters_of_base64(key: PrivateKey) -> None:
     assert len(key.public_key) == 392
     # SEQUENCE of 290 bytes, AlgorithmIdentifier rsaEncryption.
-    assert base64.b64decode(key.public_key).hex().startswith("30820122300d06092a864886f70d01010105000382010f00")
+    info = base64.b64decode(key.public_key).hex()
+    assert info.startswith("30820122300d06092a864886f70d01010105000382010f00")
 
 
 def test_private_key_round_trip(key: PrivateKey) -> None:

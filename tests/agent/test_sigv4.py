@@ -1,4 +1,4 @@
-"""Signatures, against the vector of AWS's documentation and a captured request; see also the oracle's tests."""
+"""Signatures against the example of AWS's documentation and a captured request; see also the oracle."""
 
 import hashlib
 
@@ -15,9 +15,9 @@ NOW = 1440938160.0  # 2015-08-30T12:36:00Z
 def test_public_example_gives_the_published_signature() -> None:
     """The ListUsers request that AWS's guide to Signature Version 4 works through."""
     headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
-    scope = Scope(NOW, "us-east-1", "iam")
+    url = "https://iam.amazonaws.com/?Action=ListUsers&Version=2010-05-08"
 
-    added = sign(CREDENTIALS, scope, "GET", "https://iam.amazonaws.com/?Action=ListUsers&Version=2010-05-08", headers)
+    added = sign(CREDENTIALS, Scope(NOW, "us-east-1", "iam"), "GET", url, headers)
 
     assert added == {
         "X-Amz-Date": "20150830T123600Z",
@@ -42,7 +42,8 @@ def test_string_to_sign_of_a_role_token_request() -> None:
 
     text = string_to_sign(scope, "POST", "http://127.0.0.1:8080/", headers, body)
 
-    assert hashlib.sha256(body).hexdigest() == "6c59e8b3a62bca1bf9cb816e1333535c64e4442e83f243cd5370fb1c9947812a"
+    body_hash = "6c59e8b3a62bca1bf9cb816e1333535c64e4442e83f243cd5370fb1c9947812a"
+    assert hashlib.sha256(body).hexdigest() == body_hash
     assert text.split("\n") == [
         "AWS4-HMAC-SHA256",
         "20261122T063600Z",

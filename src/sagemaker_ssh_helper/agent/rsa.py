@@ -1,10 +1,11 @@
 """
 The key of a managed instance: RSA-2048, and PSS signatures with SHA-256 and a salt of 32 bytes.
 
-Three roads lead to each, and all give the same kind of key and signature: the ``cryptography`` package, a program
-(openssl, or ssh-keygen for keys), and Python alone. Which are there depends on the image; the last one always is.
+Three roads lead to each, and all give the same kind of key and signature: the ``cryptography`` package, a
+program (openssl, or ssh-keygen for keys), and Python alone. Which are there depends on the image; the last
+one always is.
 
-Making a key takes up to some seconds with Python alone, so a child process does it while other things are set up::
+Making a key can take a second, so a child process does it while other things are set up::
 
     python -m sagemaker_ssh_helper.agent.rsa FILE
 
@@ -116,8 +117,8 @@ def sign_pss(key: PrivateKey, message: bytes, roads: Optional[Sequence[str]] = N
         roads: those to try, in order, of "cryptography", "openssl" and "python".
     """
     if roads is None:
-        # The package is used where the process has it anyway. To import it for the two signatures an hour of an
-        # agent would cost 8 MB for as long as the job runs.
+        # The package is used where the process has it anyway. To import it for the two signatures an hour
+        # of an agent would cost 8 MB for as long as the job runs.
         loaded = "cryptography.hazmat.primitives.asymmetric" in sys.modules
         roads = ("cryptography", "openssl", "python") if loaded else ("openssl", "python")
     for road in roads:
@@ -132,8 +133,8 @@ def ensure_key_file(path: str) -> PrivateKey:
     """
     The key in this file; made and written (0600) when there is none.
 
-    Processes that call this at the same time get the same key: one makes it, the others wait. A file that holds
-    no key is replaced. Raises LocalSetup when the folder is not writable.
+    Processes that call this at the same time get the same key: one makes it, the others wait. A file that
+    holds no key is replaced. Raises LocalSetup when the folder is not writable.
     """
     try:
         with _locked(path + ".lock"):
@@ -170,7 +171,7 @@ class _locked:
         os.close(self._descriptor)
 
 
-# --- with the cryptography package -----------------------------------------------------------------------------
+# --- with the cryptography package ----------------------------------------------------------------
 
 
 def _generate_cryptography() -> PrivateKey:
@@ -198,7 +199,7 @@ def _sign_cryptography(key: PrivateKey, message: bytes) -> bytes:
     return loaded.sign(message, scheme, hashes.SHA256())
 
 
-# --- with a program --------------------------------------------------------------------------------------------
+# --- with a program -------------------------------------------------------------------------------
 
 
 def _run(command: List[str], stdin: bytes = b"", pass_fds: Sequence[int] = ()) -> bytes:
@@ -224,7 +225,8 @@ def _generate_ssh_keygen() -> PrivateKey:
 
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "key")
-        _run(["ssh-keygen", "-q", "-t", "rsa", "-b", str(KEY_BITS), "-m", "PEM", "-N", "", "-C", "", "-f", path])
+        command = ["ssh-keygen", "-q", "-t", "rsa", "-b", str(KEY_BITS), "-m", "PEM", "-N", "", "-f", path]
+        _run(command)
         with open(path, "rb") as file:
             return _parse_pem(file.read())
 
@@ -255,7 +257,7 @@ def _parse_pem(text: bytes) -> PrivateKey:
     return PrivateKey.parse(base64.b64decode(b"".join(lines[1:-1]), validate=True))
 
 
-# --- with Python alone -----------------------------------------------------------------------------------------
+# --- with Python alone ----------------------------------------------------------------------------
 
 
 def _small_primes(limit: int) -> List[int]:
@@ -289,7 +291,7 @@ def _random_prime(bits: int, small_primes: Sequence[int]) -> int:
     span = 4096
     while True:
         start = secrets.randbits(bits) | (0b11 << (bits - 2)) | 1
-        # Index i stands for start + 2 * i. What a small prime divides is struck out before anything expensive.
+        # Index i stands for start + 2 * i. What a small prime divides is struck out first, being cheap.
         composite = bytearray(span)
         for prime in small_primes:
             first = (-start * ((prime + 1) // 2)) % prime
@@ -350,7 +352,7 @@ def _sign_python(key: PrivateKey, message: bytes) -> bytes:
     return signature.to_bytes(key.size_bytes, "big")
 
 
-# --- which road ------------------------------------------------------------------------------------------------
+# --- which road -----------------------------------------------------------------------------------
 
 _GENERATORS = {
     "cryptography": _generate_cryptography,
@@ -361,7 +363,7 @@ _GENERATORS = {
 _SIGNERS = {"cryptography": _sign_cryptography, "openssl": _sign_openssl, "python": _sign_python}
 
 
-# --- DER -------------------------------------------------------------------------------------------------------
+# --- DER ------------------------------------------------------------------------------------------
 
 
 def _tag(tag: int, body: bytes) -> bytes:

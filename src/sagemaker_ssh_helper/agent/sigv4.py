@@ -1,8 +1,8 @@
 """
-Signature Version 4, as far as the agent needs it: headers for JSON calls, gateway calls and WebSocket upgrades.
+Signature Version 4 as far as the agent needs it: headers for JSON calls, gateway calls, WebSocket upgrades.
 
-The layout (canonical request, string to sign, scope) is shared with the calls a managed instance signs with its
-RSA key, see :mod:`sagemaker_ssh_helper.agent.aws_api`.
+The layout (canonical request, string to sign, scope) is shared with the calls that a managed instance signs
+with its RSA key, see :mod:`sagemaker_ssh_helper.agent.aws_api`.
 """
 
 import hashlib

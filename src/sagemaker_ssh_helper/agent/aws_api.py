@@ -1,0 +1,487 @@
+"""
+The agent's own calls of AWS: Systems Manager and its message gateway, without any package.
+
+Methods block, and may be called from several threads. They return plain values; what AWS answers otherwise is
+raised as one of our errors, after the retries that make sense for it.
+"""
+
+import base64
+import json
+import logging
+import os
+import random
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Mapping, Optional, Type
+from urllib.parse import quote
+
+from sagemaker_ssh_helper import __version__
+from sagemaker_ssh_helper.agent import sigv4
+from sagemaker_ssh_helper.agent.rsa import PrivateKey, sign_pss
+from sagemaker_ssh_helper.agent.sigv4 import Credentials, Scope
+from sagemaker_ssh_helper.agent.transport import Answer, Transport
+from sagemaker_ssh_helper.errors import (
+    AccessDenied,
+    AdvancedTierOff,
+    AwsError,
+    CredentialsExpired,
+    EndpointUnreachable,
+    MalformedMessage,
+    ServiceError,
+    Throttled,
+)
+from sagemaker_ssh_helper.names import AGENT_NAME, AGENT_VERSION, InstanceId
+from sagemaker_ssh_helper.protocol.payloads import CreateChannelInput, CreateChannelOutput
+
+SESSION_TERMINATED = "Session is already terminated"
+"""The gateway's word, in a refusal, that a session is over: its channel cannot be opened again."""
+
+_USER_AGENT = f"sagemaker-ssh-helper/{__version__} {AGENT_NAME}/{AGENT_VERSION}"
+_JSON = "application/x-amz-json-1.1"
+_REGISTRATION_TIMEOUT = 60.0
+_GATEWAY_TIMEOUT = 15.0
+_CALL_TIMEOUT = 20.0
+# AWS refuses a signature whose time is 5 minutes off; a correction below this is no help.
+_MIN_SKEW = 30.0
+
+_ACCESS_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+_THROTTLED = {
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "RequestLimitExceeded",
+    "TooManyRequestsException",
+    "TooManyUpdates",
+    "RateExceeded",
+}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException"}
+_SKEWED = {
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+    "RequestInTheFuture",
+    "InvalidSignatureException",
+    "SignatureDoesNotMatch",
+    "AuthFailure",
+}
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """
+    How often a call is tried, and the pauses between (seconds): a random part of a limit that doubles.
+
+    ``throttled_delay`` is the first limit after AWS said that too many called; others then wait, too.
+    """
+
+    attempts: int = 4
+    delay: float = 0.25
+    throttled_delay: float = 1.0
+    max_delay: float = 8.0
+
+    def pause(self, attempt: int, error: AwsError, part: float) -> float:
+        """The pause after attempt ``attempt`` (from 0); ``part`` is random, 0 to 1."""
+        first = self.throttled_delay if isinstance(error, Throttled) else self.delay
+        return min(self.max_delay, first * float(2**attempt)) * part
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What CreateActivation gives. The code is a secret until it is used."""
+
+    activation_id: str
+    activation_code: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RoleToken:
+    """What RequestManagedInstanceRoleToken gives. ``update_key_pair``: a new key is wanted now."""
+
+    credentials: Credentials
+    update_key_pair: bool
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """A WebSocket to open: its URL, and the headers that sign the request."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+
+
+def dns_suffix(region: str) -> str:
+    """The domain of AWS's endpoints in this region."""
+    for prefix, suffix in (
+        ("cn-", "amazonaws.com.cn"),
+        ("us-iso-", "c2s.ic.gov"),
+        ("us-isob-", "sc2s.sgov.gov"),
+        ("eu-isoe-", "cloud.adc-e.uk"),
+        ("us-isof-", "csp.hci.ic.gov"),
+        ("eusc-", "amazonaws.eu"),
+    ):
+        if region.startswith(prefix):
+            return suffix
+    return "amazonaws.com"
+
+
+def endpoint_url(service: str, region: str, environ: Mapping[str, str]) -> str:
+    """``https://SERVICE.REGION.SUFFIX``, unless AWS_ENDPOINT_URL_SERVICE or AWS_ENDPOINT_URL is set."""
+    chosen = environ.get(f"AWS_ENDPOINT_URL_{service.upper()}") or environ.get("AWS_ENDPOINT_URL")
+    return (chosen or f"https://{service}.{region}.{dns_suffix(region)}").rstrip("/")
+
+
+class AwsApi:
+    """
+    The calls, in one region.
+
+    Args:
+        credentials: called for each signed call; the container's role before the registration, the managed
+            instance's afterwards. None when only unsigned and RSA signed calls will be made.
+        now: seconds since the epoch.
+        sleep: takes seconds.
+        chance: gives a random number, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        region: str,
+        credentials: Optional[Callable[[], Credentials]] = None,
+        *,
+        environ: Optional[Mapping[str, str]] = None,
+        transport: Optional[Transport] = None,
+        retry: Optional[Retry] = None,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], object] = time.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        environ = os.environ if environ is None else environ
+        self.region = region
+        self._credentials = credentials
+        self._transport = transport or Transport(environ)
+        self._retry = retry or Retry()
+        self._now = now
+        self._sleep = sleep
+        self._chance = chance
+        self._skew = 0.0
+        self.ssm_url = endpoint_url("ssm", region, environ) + "/"
+        self.gateway_url = endpoint_url("ssmmessages", region, environ)
+
+    # --- Systems Manager -------------------------------------------------------------------------
+
+    def create_activation(
+        self,
+        iam_role: str,
+        instance_name: str,
+        tags: Mapping[str, str],
+        *,
+        expires_at: Optional[float] = None,
+        retry: Optional[Retry] = None,
+    ) -> Activation:
+        """
+        An activation for one registration.
+
+        Args:
+            iam_role: the name of the role the managed instance will have.
+            tags: given to the managed instance.
+            expires_at: seconds since the epoch; None: AWS's default, a day from now.
+        """
+        parameters: Dict[str, Any] = {
+            "IamRole": iam_role,
+            "DefaultInstanceName": instance_name,
+            "Description": instance_name,
+            "RegistrationLimit": 1,
+            "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+        }
+        if expires_at is not None:
+            parameters["ExpirationDate"] = int(expires_at)
+        operation = "CreateActivation"
+        answer = self._call(operation, parameters, self._signed, retry=retry)
+        return Activation(
+            _text(answer, operation, "ActivationId"), _text(answer, operation, "ActivationCode")
+        )
+
+    def register_managed_instance(
+        self, activation: Activation, fingerprint: str, public_key: str, *, retry: Optional[Retry] = None
+    ) -> InstanceId:
+        """Use an activation up; ``public_key`` is ``PrivateKey.public_key``. Needs no credentials."""
+        parameters = {
+            "ActivationCode": activation.activation_code,
+            "ActivationId": activation.activation_id,
+            "Fingerprint": fingerprint,
+            "PublicKey": public_key,
+            "PublicKeyType": "Rsa",
+        }
+        operation = "RegisterManagedInstance"
+        answer = self._call(operation, parameters, _unsigned, retry=retry)
+        return InstanceId(_text(answer, operation, "InstanceId"))
+
+    def request_role_token(self, instance_id: InstanceId, fingerprint: str, key: PrivateKey) -> RoleToken:
+        """Credentials of the managed instance's role. Signed with its key."""
+        operation = "RequestManagedInstanceRoleToken"
+        signer = self._rsa_signed(instance_id, key)
+        answer = self._call(operation, {"Fingerprint": fingerprint}, signer, chunked=True)
+        expires_at = answer.get("TokenExpirationDate")
+        if isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)):
+            raise ServiceError(f"{operation} gave no TokenExpirationDate")
+        credentials = Credentials(
+            _text(answer, operation, "AccessKeyId"),
+            _text(answer, operation, "SecretAccessKey"),
+            _text(answer, operation, "SessionToken"),
+            float(expires_at),
+        )
+        return RoleToken(credentials, answer.get("UpdateKeyPair") is True)
+
+    def update_public_key(self, instance_id: InstanceId, key: PrivateKey, new_public_key: str) -> None:
+        """Replace the managed instance's key. Signed with the one it still has."""
+        parameters = {"NewPublicKey": new_public_key, "NewPublicKeyType": "Rsa"}
+        signer = self._rsa_signed(instance_id, key)
+        self._call("UpdateManagedInstancePublicKey", parameters, signer, chunked=True)
+
+    def update_instance_information(
+        self, instance_id: InstanceId, details: Optional[Mapping[str, str]] = None
+    ) -> None:
+        """
+        The heartbeat.
+
+        Args:
+            details: the rest of the full form; None: the short form, the first of a start.
+        """
+        parameters = {
+            "AgentName": AGENT_NAME,
+            "AgentVersion": AGENT_VERSION,
+            "InstanceId": instance_id,
+            "PlatformType": "Linux",
+            **(details or {}),
+        }
+        self._call("UpdateInstanceInformation", parameters, self._signed)
+
+    def deregister_managed_instance(self, instance_id: InstanceId) -> None:
+        """Remove the managed instance."""
+        self._call("DeregisterManagedInstance", {"InstanceId": instance_id}, self._signed)
+
+    # --- the message gateway ---------------------------------------------------------------------
+
+    def create_control_channel(self, instance_id: InstanceId) -> str:
+        """A token for one opening of the control channel. Not retried: the channel's owner does that."""
+        body = CreateChannelInput(str(uuid.uuid4())).serialize()
+        return self._create_channel(f"control-channel/{quote(instance_id, safe='')}", body)
+
+    def create_data_channel(self, session_id: str) -> str:
+        """
+        A token for one opening of a session's data channel. Not retried.
+
+        A refusal whose evidence holds SESSION_TERMINATED is final.
+        """
+        body = CreateChannelInput(str(uuid.uuid4()), client_id="").serialize()
+        return self._create_channel(f"data-channel/{quote(session_id, safe='')}", body)
+
+    def control_channel_upgrade(self, instance_id: InstanceId) -> Upgrade:
+        """How to open the control channel's WebSocket now."""
+        return self._upgrade(f"control-channel/{quote(instance_id, safe='')}?role=subscribe&stream=input")
+
+    def data_channel_upgrade(self, session_id: str) -> Upgrade:
+        """How to open a session's WebSocket now."""
+        return self._upgrade(f"data-channel/{quote(session_id, safe='')}?role=publish_subscribe")
+
+    def _create_channel(self, path: str, body: bytes) -> str:
+        url = f"{self.gateway_url}/v1/{path}"
+        headers = {"Content-Type": "application/json"}
+        signed = self._gateway_signed("POST", url, headers, body)
+        answer = self._transport.request(
+            "POST", url, {**headers, **signed, "User-Agent": _USER_AGENT}, body, timeout=_GATEWAY_TIMEOUT
+        )
+        if answer.status != CreateChannelOutput.STATUS:
+            raise self._gateway_error(path.partition("/")[0], answer)
+        try:
+            return CreateChannelOutput.parse(answer.body).token
+        except MalformedMessage as error:
+            raise ServiceError(f"the message gateway gave no token: {error}") from error
+
+    def _upgrade(self, path: str) -> Upgrade:
+        url = "ws" + f"{self.gateway_url}/v1/{path}"[len("http") :]
+        signed = self._gateway_signed("GET", url, {}, b"")
+        return Upgrade(url, {**signed, "User-Agent": _USER_AGENT})
+
+    def _gateway_error(self, channel: str, answer: Answer) -> AwsError:
+        """The error for a refusal. Its form is not documented: the body is searched for what we know."""
+        text = answer.body[:2000].decode("utf-8", "replace")
+        code = _code_in(text) or str(answer.status)
+        self._learn_skew(code, answer)
+        return _error(f"the message gateway refused a {channel}", code, answer.status, text)
+
+    # --- signing and sending ---------------------------------------------------------------------
+
+    def _current_credentials(self) -> Credentials:
+        assert self._credentials is not None, "a signed call needs credentials"
+        return self._credentials()
+
+    def _scope(self, service: str) -> Scope:
+        return Scope(self._now() + self._skew, self.region, service)
+
+    def _gateway_signed(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+    ) -> Dict[str, str]:
+        scope = self._scope("ssmmessages")
+        return sigv4.sign(self._current_credentials(), scope, method, url, headers, body)
+
+    def _signed(self, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
+        return sigv4.sign(
+            self._current_credentials(), self._scope("ssm"), "POST", self.ssm_url, headers, body
+        )
+
+    def _rsa_signed(self, instance_id: InstanceId, key: PrivateKey) -> "_Signer":
+        """Signature Version 4's layout, with the instance's id for the access key and RSA for the HMAC."""
+
+        def sign(headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
+            scope = self._scope("ssm")
+            date = {"X-Amz-Date": scope.amz_date}
+            signed = {"Host": sigv4.host_of(self.ssm_url), **headers, **date}
+            text = sigv4.string_to_sign(scope, "POST", self.ssm_url, signed, body)
+            signature = base64.b64encode(sign_pss(key, text.encode("utf-8"))).decode("ascii")
+            return {**date, "Authorization": sigv4.authorization(instance_id, scope, signed, signature)}
+
+        return sign
+
+    def _call(
+        self,
+        operation: str,
+        parameters: Mapping[str, Any],
+        signer: "_Signer",
+        *,
+        retry: Optional[Retry] = None,
+        chunked: bool = False,
+    ) -> Dict[str, Any]:
+        """
+        One call with its retries: on throttling, server errors, and when there is no answer.
+
+        Raises AwsError.
+        """
+        retry = retry or self._retry
+        body = json.dumps(parameters, separators=(",", ":")).encode("utf-8")
+        headers = {"Content-Type": _JSON, "X-Amz-Target": f"AmazonSSM.{operation}"}
+        attempt = 0
+        while True:
+            try:
+                # Signed anew each time: a pause may have made the signature too old.
+                signed = {**headers, **signer(headers, body), "User-Agent": _USER_AGENT}
+                timeout = _REGISTRATION_TIMEOUT if signer is _unsigned else _CALL_TIMEOUT
+                answer = self._transport.request(
+                    "POST", self.ssm_url, signed, body, timeout=timeout, chunked=chunked
+                )
+                if answer.status == 200:
+                    return _object(operation, answer.body)
+                raise self._call_error(operation, answer)
+            except _Repeatable as again:
+                error = again.error
+            except EndpointUnreachable as unreachable:
+                # A certificate that is not trusted now will not be in a second.
+                if unreachable.fix is not None:
+                    raise
+                error = unreachable
+            attempt += 1
+            if attempt >= retry.attempts:
+                raise error
+            pause = retry.pause(attempt - 1, error, self._chance())
+            _logger.info("! %s again in %.2f s: %s", operation, pause, error)
+            self._sleep(pause)
+
+    def _call_error(self, operation: str, answer: Answer) -> Exception:
+        code, message = _error_parts(answer)
+        skew_learned = self._learn_skew(code, answer)
+        error = _error(f"{operation} failed", code, answer.status, message)
+        if skew_learned or answer.status >= 500 or isinstance(error, Throttled):
+            return _Repeatable(error)
+        return error
+
+    def _learn_skew(self, code: str, answer: Answer) -> bool:
+        """Take AWS's clock when it says that ours is wrong; whether that changed anything."""
+        if code not in _SKEWED or "date" not in answer.headers:
+            return False
+        # Imported here: it is needed on machines with a wrong clock only.
+        from email.utils import parsedate_to_datetime
+
+        try:
+            theirs = parsedate_to_datetime(answer.headers["date"]).timestamp()
+        except (TypeError, ValueError):
+            return False
+        skew = theirs - self._now()
+        if abs(skew - self._skew) < _MIN_SKEW:
+            return False
+        _logger.warning("the clock of this container is %.0f s off; AWS's time is used for signatures", -skew)
+        self._skew = skew
+        return True
+
+
+_Signer = Callable[[Mapping[str, str], bytes], Mapping[str, str]]
+
+
+class _Repeatable(Exception):
+    """Carries an error after which the same call may succeed."""
+
+    def __init__(self, error: AwsError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _unsigned(headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
+    return {}
+
+
+def _object(operation: str, body: bytes) -> Dict[str, Any]:
+    try:
+        answer = json.loads(body.decode("utf-8")) if body else {}
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        # The text is not quoted: an answer can hold credentials.
+        raise ServiceError(f"{operation} answered with something else than a JSON object")
+    return answer
+
+
+def _text(answer: Mapping[str, Any], operation: str, name: str) -> str:
+    value = answer.get(name)
+    if not isinstance(value, str) or not value:
+        raise ServiceError(f"{operation} gave no {name}")
+    return value
+
+
+def _error_parts(answer: Answer) -> "tuple[str, str]":
+    """The code and the text of an error in AWS's JSON protocol."""
+    code = answer.headers.get("x-amzn-errortype", "").partition(":")[0]
+    message = ""
+    try:
+        found = {str(key).lower(): value for key, value in json.loads(answer.body.decode("utf-8")).items()}
+        code = str(found.get("__type") or found.get("code") or code)
+        message = str(found.get("message") or "")
+    except (ValueError, AttributeError):
+        message = answer.body[:200].decode("utf-8", "replace")
+    return code.rpartition("#")[2] or str(answer.status), message
+
+
+def _code_in(text: str) -> str:
+    """The first of the codes we know that stands in an answer of the gateway."""
+    for code in sorted(_ACCESS_DENIED | _THROTTLED | _EXPIRED | _SKEWED, key=len, reverse=True):
+        if code in text:
+            return code
+    return ""
+
+
+def _error(what: str, code: str, status: int, message: str) -> AwsError:
+    """Our error for a code of AWS; its evidence is ``CODE: message``, as others look for it in logs."""
+    evidence = f"{code}: {message}" if message else code
+    kind: Optional[Type[AwsError]] = None
+    if code in _THROTTLED or status == 429:
+        kind = Throttled
+    elif code in _EXPIRED:
+        kind = CredentialsExpired
+    elif code in _ACCESS_DENIED:
+        kind = AccessDenied
+    elif "advanced" in message.lower() and "tier" in message.lower():
+        kind = AdvancedTierOff
+    if kind is not None:
+        return kind(what, evidence=evidence)
+    return ServiceError(what, code=code, evidence=evidence)

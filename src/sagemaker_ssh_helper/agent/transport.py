@@ -1,0 +1,249 @@
+"""
+One HTTP/1.1 request and its answer, blocking: what the agent's calls and its credential look-ups share.
+
+Connections to a host are kept open for some seconds, because the calls of a start follow each other at once.
+Safe to use from several threads.
+"""
+
+import base64
+import http.client
+import os
+import socket
+import ssl
+import threading
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, Mapping, Optional, Tuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from sagemaker_ssh_helper.errors import EndpointUnreachable
+
+DEFAULT_TIMEOUT = 15.0
+# Longer than the pauses between the calls of a start, shorter than servers wait.
+_IDLE_TIMEOUT = 4.0
+_MAX_ANSWER_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server said. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class _Request:
+    url: SplitResult
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    chunked: bool
+    timeout: float
+
+
+class Transport:
+    """
+    Sends requests, through the environment's proxy where one is set.
+
+    Args:
+        ssl_context: called once, for the first https request; None: the package's default.
+    """
+
+    def __init__(
+        self,
+        environ: Optional[Mapping[str, str]] = None,
+        ssl_context: Optional[Callable[[], ssl.SSLContext]] = None,
+    ) -> None:
+        self._environ = os.environ if environ is None else environ
+        self._make_ssl_context = ssl_context or _default_ssl_context
+        self._ssl_context: Optional[ssl.SSLContext] = None
+        self._idle: Dict[Tuple[str, str], Tuple[http.client.HTTPConnection, float]] = {}
+        self._lock = threading.Lock()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        chunked: bool = False,
+        direct: bool = False,
+    ) -> Answer:
+        """
+        The answer, whatever its status. Redirects are not followed.
+
+        Args:
+            headers: to be sent beside Host, Accept-Encoding and the body's length.
+            timeout: seconds without progress.
+            chunked: send the body with ``Transfer-Encoding: chunked`` instead of a length.
+            direct: use no proxy, and a connection of its own.
+
+        Raises EndpointUnreachable when there is no answer.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise EndpointUnreachable(f"{url!r} is no http or https URL")
+        proxy = None if direct else proxy_for(url, self._environ)
+        path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        headers = dict(headers)
+        if proxy and parts.scheme == "http":
+            path = f"http://{parts.netloc}{path}"
+            headers.update(_proxy_headers(proxy))
+        if chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        request = _Request(parts, method, path, headers, body, chunked, timeout)
+        try:
+            connection = None if direct else self._take_idle(parts)
+            if connection is not None:
+                try:
+                    return self._exchange(connection, request, keep=True)
+                except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+                    # The server had given the idle connection up; that says nothing about the request.
+                    pass
+            return self._exchange(self._connect(parts, proxy, timeout), request, keep=not direct)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _unreachable(parts, proxy, error, timeout) from error
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            connections = [connection for connection, _ in self._idle.values()]
+            self._idle.clear()
+        for connection in connections:
+            connection.close()
+
+    def _take_idle(self, url: SplitResult) -> Optional[http.client.HTTPConnection]:
+        with self._lock:
+            connection, since = self._idle.pop((url.scheme, url.netloc), (None, 0.0))
+        if connection is not None and time.monotonic() - since > _IDLE_TIMEOUT:
+            connection.close()
+            return None
+        return connection
+
+    def _put_idle(self, url: SplitResult, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            previous, _ = self._idle.get((url.scheme, url.netloc), (None, 0.0))
+            self._idle[url.scheme, url.netloc] = (connection, time.monotonic())
+        if previous is not None:
+            previous.close()
+
+    def _connect(
+        self, url: SplitResult, proxy: Optional[SplitResult], timeout: float
+    ) -> http.client.HTTPConnection:
+        """A connection that opens with its first request."""
+        host, port = url.hostname or "", url.port
+        if url.scheme == "http":
+            if proxy:
+                host, port = proxy.hostname or "", proxy.port
+            return http.client.HTTPConnection(host, port, timeout=timeout)
+        with self._lock:
+            if self._ssl_context is None:
+                self._ssl_context = self._make_ssl_context()
+        if not proxy:
+            return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._ssl_context)
+        connection = http.client.HTTPSConnection(
+            proxy.hostname or "", proxy.port or 80, timeout=timeout, context=self._ssl_context
+        )
+        connection.set_tunnel(host, port or 443, headers=_proxy_headers(proxy))
+        return connection
+
+    def _exchange(self, connection: http.client.HTTPConnection, request: _Request, keep: bool) -> Answer:
+        try:
+            if connection.sock is not None:
+                connection.sock.settimeout(request.timeout)
+            # A list is sent as chunks, bytes with their length.
+            body = [request.body] if request.chunked else request.body or None
+            connection.request(
+                request.method, request.path, body, request.headers, encode_chunked=request.chunked
+            )
+            response = connection.getresponse()
+            content = response.read(_MAX_ANSWER_BYTES + 1)
+            if len(content) > _MAX_ANSWER_BYTES:
+                raise ValueError(f"its answer is longer than {_MAX_ANSWER_BYTES} bytes")
+            headers = {name.lower(): value for name, value in response.getheaders()}
+        except BaseException:
+            connection.close()
+            raise
+        if keep and not response.will_close:
+            self._put_idle(request.url, connection)
+        else:
+            connection.close()
+        return Answer(response.status, headers, content)
+
+
+def proxy_for(url: str, environ: Mapping[str, str]) -> Optional[SplitResult]:
+    """
+    The proxy that the environment names for this URL (HTTPS_PROXY, HTTP_PROXY, NO_PROXY, either case).
+
+    None for a host that is to be reached directly; loopback always is.
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    name = "https_proxy" if parts.scheme in ("https", "wss") else "http_proxy"
+    value = environ.get(name) or environ.get(name.upper())
+    if not value or _is_loopback(host):
+        return None
+    for pattern in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(","):
+        if _matches(host, pattern.strip().lower()):
+            return None
+    return urlsplit(value if "://" in value else f"http://{value}")
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
+
+
+def _matches(host: str, pattern: str) -> bool:
+    """Whether the host falls under an entry of NO_PROXY: ``*``, a name, a domain, an address or a network."""
+    if not pattern:
+        return False
+    if "/" in pattern:
+        import ipaddress
+
+        try:
+            return ipaddress.ip_address(host) in ipaddress.ip_network(pattern, strict=False)
+        except ValueError:
+            return False
+    if pattern.count(":") == 1:
+        pattern = pattern.partition(":")[0]
+    pattern = pattern.lstrip("*").lstrip(".")
+    return not pattern or host == pattern or host.endswith("." + pattern)
+
+
+def _proxy_headers(proxy: SplitResult) -> Dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")}
+
+
+def _unreachable(
+    url: SplitResult, proxy: Optional[SplitResult], error: Exception, timeout: float
+) -> EndpointUnreachable:
+    """The error to show; the proxy's password is not in it."""
+    through = f" through the proxy {proxy.hostname}:{proxy.port or 80}" if proxy else ""
+    fix: Optional[str] = None
+    if isinstance(error, ssl.SSLCertVerificationError):
+        evidence = f"its certificate is not trusted: {error.verify_message}"
+        fix = "Set AWS_CA_BUNDLE to a file with the certificate authority's certificate"
+    elif isinstance(error, socket.gaierror):
+        evidence = "its name cannot be resolved"
+    elif isinstance(error, socket.timeout):
+        evidence = f"no answer within {timeout:g} s"
+    else:
+        evidence = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return EndpointUnreachable(f"{url.netloc} cannot be reached{through}", evidence=evidence, fix=fix)
+
+
+def _default_ssl_context() -> ssl.SSLContext:
+    from sagemaker_ssh_helper.channels import default_ssl_context
+
+    return default_ssl_context()
