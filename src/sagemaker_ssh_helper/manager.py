@@ -7,6 +7,9 @@ import time
 from datetime import timedelta
 from typing import Any, Dict, List, Optional
 
+from sagemaker_ssh_helper.aws import instances
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.names import ResourceKind, Tag
 
 PING_STATUS = "$__SSMManager__.PingStatus"
@@ -24,7 +27,7 @@ class SSMManager:
         sleep_between_retries_in_seconds: how long to pause between two looks while waiting.
         redo_attempts: kept for callers that pass it; the waits are limited by time alone.
         clock_timestamp_override: the time to measure ages against, in seconds since the epoch; now if None.
-        session: the boto3 session to take credentials and region from; the default one if None.
+        session: the boto3 session to take credentials and region from; the user's own if None.
     """
 
     def __init__(
@@ -37,22 +40,26 @@ class SSMManager:
         session: Optional[Any] = None,
     ) -> None:
         if session is None:
-            import boto3
-
-            session = boto3.Session(region_name=region_name)
-        self.region_name = region_name or session.region_name
+            caller = Session.open(region=region_name)
+        else:
+            caller = Session.from_boto3(session, region_name)
+        self.region_name = caller.region
         self.sleep_between_retries_in_seconds = sleep_between_retries_in_seconds
         self.redo_attempts = redo_attempts
         self.clock_timestamp_override = clock_timestamp_override
-        self._ssm = session.client("ssm", region_name=self.region_name)
+        self._client = Client(caller)
 
     def list_all_instances_and_fetch_tags(self) -> Instances:
         """
         Every managed instance that carries our tags, with its tags and PING_STATUS.
 
-        Replace this method to answer from elsewhere: the ``get_…_instance_ids`` family then asks it alone.
+        One call per instance. Replace this method to answer from elsewhere: the ``get_…_instance_ids`` family
+        then asks it alone.
         """
-        return self._listed({"Key": "tag-key", "Values": [Tag.RESOURCE_NAME]})
+        return {
+            found.id: {**instances.tags_of(self._client, found.id), PING_STATUS: found.ping_status}
+            for found in instances.list_all(self._client)
+        }
 
     def get_training_instance_ids(self, training_job_name: str, timeout_in_sec: int = 0) -> List[str]:
         """The live instances of a training job, ``algo-1`` first; waits for the first as long as given."""
@@ -107,36 +114,18 @@ class SSMManager:
         ]
 
     def _live_instances_of(self, kind: ResourceKind, name: str) -> List[str]:
-        found = {
-            instance_id: tags
-            for instance_id, tags in self._instances_named(name).items()
-            if tags.get(Tag.RESOURCE_NAME) == name
-            and f":{kind.arn_type}/" in tags.get(Tag.RESOURCE_ARN, f":{kind.arn_type}/")
-            and tags.get(PING_STATUS, "Online") == "Online"
-        }
-        return sorted(found, key=lambda instance_id: _rank(found[instance_id]))
-
-    def _instances_named(self, name: str) -> Instances:
         replaced = getattr(self.list_all_instances_and_fetch_tags, "__func__", None)
-        if replaced is not SSMManager.list_all_instances_and_fetch_tags:
-            return self.list_all_instances_and_fetch_tags()
-        # One call finds the nodes of one resource, however many others the account has.
-        return self._listed({"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": [name]})
-
-    def _listed(self, tag_filter: Dict[str, Any]) -> Instances:
-        instances: Instances = {}
-        pages = self._ssm.get_paginator("describe_instance_information").paginate(
-            Filters=[tag_filter], PaginationConfig={"PageSize": 50}
-        )
-        for page in pages:
-            for information in page["InstanceInformationList"]:
-                instance_id = information["InstanceId"]
-                answer = self._ssm.list_tags_for_resource(
-                    ResourceType="ManagedInstance", ResourceId=instance_id
-                )
-                tags = {tag["Key"]: tag["Value"] for tag in answer["TagList"]}
-                instances[instance_id] = {**tags, PING_STATUS: information["PingStatus"]}
-        return instances
+        if replaced is SSMManager.list_all_instances_and_fetch_tags:
+            # One call finds the nodes of one resource, however many others the account has.
+            return [found.id for found in instances.instances_of(self._client, kind, name) if found.online]
+        tags_by_id = {
+            instance_id: tags
+            for instance_id, tags in self.list_all_instances_and_fetch_tags().items()
+            if tags.get(Tag.RESOURCE_NAME) == name
+            and instances.kind_of_arn(tags.get(Tag.RESOURCE_ARN, "")) in (kind, None)
+            and tags.get(PING_STATUS, instances.ONLINE) == instances.ONLINE
+        }
+        return sorted(tags_by_id, key=lambda instance_id: _rank(tags_by_id[instance_id]))
 
 
 def _rank(tags: Dict[str, str]) -> int:
