@@ -38,6 +38,7 @@ PROGRAMS = {
     "sm-setup-ssh": "sagemaker_ssh_helper.agent.setup",
 }
 
+_PACKAGE = "sagemaker_ssh_helper"
 # sys.path begins with a folder that holds this package only: neither a job's own queue.py nor another helper
 # in the image can take a module's place.
 _RUN = (
@@ -96,6 +97,18 @@ def python_command(
     return [interpreter(), "-IS" if bare else "-I", "-c", _RUN, state.lib, module, *arguments]
 
 
+def link_package(state: StateDir) -> None:
+    """Make the folder that :func:`python_command` imports this package from. Raises OSError."""
+    os.makedirs(state.lib, mode=0o700, exist_ok=True)
+    # Not a path through the link itself, by which the agent process knows this file.
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    link = os.path.join(state.lib, _PACKAGE)
+    if not os.path.islink(link) or os.readlink(link) != package:
+        temporary = f"{link}.{os.getpid()}.tmp"
+        os.symlink(package, temporary)
+        os.replace(temporary, link)
+
+
 def write_programs(state: StateDir, sftp_server: str = "") -> None:
     """
     Put the programs of the node into its folder: ``bin/sm-wait``, ``bin/sm-setup-ssh``, ``login``.
@@ -106,14 +119,7 @@ def write_programs(state: StateDir, sftp_server: str = "") -> None:
     They find this package, this folder and the interpreter's libraries by themselves, whatever the
     environment. Raises OSError, or LocalSetup when there is no Python program.
     """
-    os.makedirs(state.lib, mode=0o700, exist_ok=True)
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    link = os.path.join(state.lib, os.path.basename(package))
-    if not os.path.islink(link) or os.readlink(link) != package:
-        temporary = f"{link}.{os.getpid()}.tmp"
-        os.symlink(package, temporary)
-        os.replace(temporary, link)
-
+    link_package(state)
     os.makedirs(state.bin, mode=0o700, exist_ok=True)
     for name, module in PROGRAMS.items():
         here = f"export {Env.STATE_DIR}={shlex.quote(state.path)}"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional
 
 from sagemaker_ssh_helper.agent.state import StateDir
-from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.errors import LocalSetup, UsageError
 from sagemaker_ssh_helper.names import Env
 from sagemaker_ssh_helper.public_keys import PublicKey, parse_host_key
 
@@ -95,6 +95,29 @@ def clean_environment() -> Dict[str, str]:
     """For the system's programs: without the job's libraries, which may hold an OpenSSL that breaks them."""
     kept = {name: os.environ[name] for name in ("LANG", "TZ", "TMPDIR") if name in os.environ}
     return {"PATH": os.pathsep.join(_PROGRAM_FOLDERS), **kept}
+
+
+def read_authorized(state: StateDir) -> List[PublicKey]:
+    """The keys that may log in. Lines that are none of ours are passed over."""
+    found = []
+    for line in (state.read(state.authorized_keys) or b"").decode("utf-8", "replace").splitlines():
+        try:
+            found.append(PublicKey.parse(line))
+        except UsageError:
+            continue
+    return found
+
+
+def authorize(state: StateDir, key: PublicKey) -> bool:
+    """Let a key log in from now on; False when it may already. Raises OSError."""
+    with state.lock("authorized_keys", wait=True):
+        if key in read_authorized(state):
+            return False
+        held = state.read(state.authorized_keys) or b""
+        if held and not held.endswith(b"\n"):
+            held += b"\n"
+        state.write(state.authorized_keys, held + key.line.encode("ascii") + b"\n")
+    return True
 
 
 def choose_port() -> int:

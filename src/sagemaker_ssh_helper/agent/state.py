@@ -28,6 +28,11 @@ SYSTEM_PATH = "/var/lib/sagemaker-ssh-helper"
 """The folder when we may write there, which is as root."""
 
 
+# Whoever asks whether there is an agent holds its lock for an instant.
+_LOCK_ATTEMPTS = 5
+_LOCK_RETRY_DELAY = 0.02
+
+
 class State(str, enum.Enum):
     """What the node is up to, as ``sm-wait status`` prints it."""
 
@@ -209,6 +214,13 @@ class StateDir:
             self.write(self.status_json, _to_json(status))
         return status
 
+    def begin(self, why: str) -> None:
+        """Forget what an earlier set-up left here, and be ``starting``. Raises OSError."""
+        for path in (self.agent_json, self.registration_json, self.agent_key):
+            _unlink(path)
+        with self.lock("status", wait=True):
+            self.write(self.status_json, _to_json(Status(State.STARTING, why, updated_at=time.time())))
+
     def read_config(self) -> Optional[AgentConfig]:
         """What the set-up handed to the agent; None before that."""
         return _from_json(AgentConfig, self.read(self.agent_json))
@@ -220,10 +232,33 @@ class StateDir:
         """
         Hold the lock called ``name`` of this node until it is released, or every process that got it is gone.
 
-        Raises BlockingIOError when another one holds it and ``wait`` is false. The lock's descriptor stays in
-        programs that are executed in place of this one when ``Lock.keep_on_exec`` was called.
+        Raises BlockingIOError when another one holds it and ``wait`` is false.
         """
         return Lock(os.path.join(self.path, f"{name}.lock"), wait=wait)
+
+
+    def try_agent_lock(self) -> Optional["Lock"]:
+        """
+        The lock that says that this node has an agent, from the set-up's beginning until its process ends.
+
+        None when another process has it.
+        """
+        for attempt in range(_LOCK_ATTEMPTS):
+            if attempt:
+                time.sleep(_LOCK_RETRY_DELAY)
+            try:
+                return self.lock("agent", wait=False)
+            except BlockingIOError:
+                continue
+        return None
+
+    def has_agent(self) -> bool:
+        """Whether some process holds that lock."""
+        try:
+            self.lock("agent", wait=False).release()
+        except BlockingIOError:
+            return True
+        return False
 
 
 class Lock:
@@ -240,9 +275,6 @@ class Lock:
     @property
     def fileno(self) -> int:
         return self._file.fileno()
-
-    def keep_on_exec(self) -> None:
-        os.set_inheritable(self._file.fileno(), True)
 
     def release(self) -> None:
         """Close our descriptor: processes that inherited it keep the lock."""

@@ -1,0 +1,132 @@
+"""
+The activation: what Systems Manager is told about this node before it registers.
+
+Standard library only; Python 3.8.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Dict, Mapping, Optional, Sequence
+
+from sagemaker_ssh_helper import __version__
+from sagemaker_ssh_helper.agent import sigv4
+from sagemaker_ssh_helper.agent.aws_api import endpoint_url
+from sagemaker_ssh_helper.agent.resource import Resource
+from sagemaker_ssh_helper.agent.transport import Transport
+from sagemaker_ssh_helper.errors import LocalSetup, ServiceError
+from sagemaker_ssh_helper.names import Env, Tag
+from sagemaker_ssh_helper.public_keys import PublicKey
+
+LIFETIME = 3600.0
+"""Seconds until an activation that was not used ends. It is used within seconds, or never."""
+
+_MAX_TAG_CHARS = 256
+_MAX_ROLE_CHARS = 64
+_TAG_SIGNS = frozenset(" _.:/=+-@")
+_IDENTITY_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the container is to AWS: ``aws:userid`` and the ARN of the role's session."""
+
+    user_id: str
+    arn: str
+
+
+def caller_identity(
+    region: str, credentials: sigv4.Credentials, environ: Mapping[str, str], transport: Transport
+) -> Identity:
+    """Ask STS. Raises AwsError. Blocks, at most some seconds."""
+    url = endpoint_url("sts", region, environ) + "/"
+    body = b"Action=GetCallerIdentity&Version=2011-06-15"
+    headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+    scope = sigv4.Scope(time.time(), region, "sts")
+    signed = sigv4.sign(credentials, scope, "POST", url, headers, body)
+    answer = transport.request("POST", url, {**headers, **signed}, body, timeout=_IDENTITY_TIMEOUT)
+    text = answer.body.decode("utf-8", "replace")
+    user_id, arn = (re.search(f"<{name}>([^<]+)</{name}>", text) for name in ("UserId", "Arn"))
+    if answer.status != 200 or user_id is None or arn is None:
+        code = re.search("<Code>([^<]+)</Code>", text)
+        raise ServiceError("GetCallerIdentity failed", code=code.group(1) if code else str(answer.status))
+    return Identity(user_id.group(1), arn.group(1))
+
+
+def iam_role(environ: Mapping[str, str], identity: Optional[Identity]) -> str:
+    """
+    The role of the managed instance, as CreateActivation takes it: the launch's, else the container's own.
+
+    Raises LocalSetup when neither is known.
+    """
+    role = environ.get(Env.SSM_ROLE, "").strip()
+    if not role and identity is not None:
+        # arn:aws:sts::ACCOUNT:assumed-role/NAME/SESSION
+        parts = identity.arn.split("/")
+        role = parts[1] if ":assumed-role" in parts[0] and len(parts) > 1 else ""
+    if role.startswith("arn:"):
+        role = role.partition(":role/")[2]
+    if not role:
+        raise LocalSetup(
+            "no IAM role for the managed instance",
+            fix=f"Set {Env.SSM_ROLE} in the job's environment, or launch through sagemaker_ssh_helper",
+        )
+    if len(role) > _MAX_ROLE_CHARS:
+        raise LocalSetup(
+            f"the role name {role!r} is longer than the {_MAX_ROLE_CHARS} characters Systems Manager takes",
+            fix="Give the job a role with a shorter name",
+        )
+    return role
+
+
+def tags(
+    resource: Resource,
+    environ: Mapping[str, str],
+    *,
+    identity: Optional[Identity],
+    host_key: PublicKey,
+    port: int,
+    user: str,
+    keys: Sequence[PublicKey],
+    now: float,
+) -> Dict[str, str]:
+    """
+    The tags of the managed instance; those without a value are left out.
+
+    Args:
+        identity: the container's own; None when STS did not tell.
+        keys: those that may log in from the start.
+        now: seconds since the epoch.
+    """
+    values = {
+        Tag.OWNER: environ.get(Env.OWNER_TAG, ""),
+        Tag.CREATOR: identity.user_id if identity else "",
+        Tag.TIMESTAMP: str(int(now)),
+        Tag.RESOURCE_NAME: resource.name,
+        Tag.RESOURCE_ARN: resource.arn,
+        Tag.HOST_KEY: host_key.line,
+        Tag.PORT: str(port),
+        Tag.USER: user,
+        Tag.NODE: resource.node,
+        Tag.LAUNCH_ID: environ.get(Env.LAUNCH_ID, ""),
+        Tag.KEYS: _joined([key.fingerprint for key in keys]),
+        Tag.VERSION: __version__,
+    }
+    return {key: clean(value) for key, value in values.items() if value}
+
+
+def clean(value: str) -> str:
+    """The text with each character that no tag may hold replaced by ``_``, cut to what a tag may be long."""
+    kept = (char if char.isalnum() or char in _TAG_SIGNS else "_" for char in value)
+    return "".join(kept)[:_MAX_TAG_CHARS]
+
+
+def _joined(words: Sequence[str]) -> str:
+    """As many whole words as a tag holds."""
+    text = ""
+    for word in words:
+        longer = f"{text} {word}" if text else word
+        if len(longer) > _MAX_TAG_CHARS:
+            break
+        text = longer
+    return text

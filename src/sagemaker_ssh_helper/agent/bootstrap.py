@@ -1,0 +1,134 @@
+"""
+The set-up: from a call in the user's script to an agent that is online.
+
+Two processes share the work. This module is the *caller*, in the user's script: it takes the node's lock,
+keeps the script's environment, starts the second process and waits as long as it was told to. The second one,
+``node``, is in a session of its own and makes everything that takes time. So the script is never held up by
+more than it asked for, and whatever goes wrong stays in the other process, in one line of the job's log and
+in ``sm-wait status``.
+
+Standard library only; Python 3.8.
+"""
+
+import os
+import subprocess
+import time
+from typing import List, Mapping
+
+from sagemaker_ssh_helper.agent import environment, resource
+from sagemaker_ssh_helper.agent.job_output import say
+from sagemaker_ssh_helper.agent.resource import Resource
+from sagemaker_ssh_helper.agent.state import Lock, State, StateDir, Status
+from sagemaker_ssh_helper.agent.waiting import Waiter, true_status
+from sagemaker_ssh_helper.errors import SSHHelperError
+from sagemaker_ssh_helper.names import DOMAIN, Env
+
+START_TIMEOUT = 60.0
+"""Seconds that a script which waits for connections waits for the node to come online, at most."""
+
+_NODE = "sagemaker_ssh_helper.agent.node"
+
+
+def setup_and_start_ssh() -> None:
+    """See :func:`sagemaker_ssh_helper.setup_and_start_ssh`."""
+    try:
+        if os.environ.get(Env.START_SSH, "").strip().lower() == "true":
+            _set_up(os.environ)
+    except Exception as error:  # whatever it is, the job goes on
+        text = str(error) if isinstance(error, SSHHelperError) else f"{type(error).__name__}: {error}"
+        say(f"no ssh in this container: {text}")
+
+
+def _set_up(environ: Mapping[str, str]) -> None:
+    here = resource.identify(environ, resource.base_dir(environ))
+    if not resource.is_wanted(here, environ):
+        say(f"no ssh on {here.node}: {Env.INSTANCE_COUNT} leaves it out")
+        return
+    state = StateDir.choose(environ)
+    lock = state.try_agent_lock()
+    if lock is None:
+        # Another process of this node is at it, or was.
+        return
+    wait_time = _wait_time(environ)
+    with lock:
+        state.begin(why="setting up")
+        environment.save(state, os.environb, _current_folder())
+        if wait_time:
+            # Made before anybody can be here, so that an early `sm-wait stop` is not lost.
+            with Waiter(state, "setup_and_start_ssh") as waiter:
+                _start_agent_process(state, lock, tell_job=False)
+                lock.release()
+                _wait(state, waiter, here, wait_time)
+        else:
+            _start_agent_process(state, lock, tell_job=True)
+
+
+def _wait_time(environ: Mapping[str, str]) -> float:
+    text = environ.get(Env.WAIT_TIME_SECONDS, "").strip()
+    try:
+        return max(0.0, float(text or 0))
+    except ValueError:
+        say(f"{Env.WAIT_TIME_SECONDS} is {text!r}, which is no number of seconds: not waiting")
+        return 0.0
+
+
+def _current_folder() -> bytes:
+    try:
+        return os.getcwdb()
+    except OSError:
+        # It was removed under us.
+        return b"/"
+
+
+def _start_agent_process(state: StateDir, lock: Lock, *, tell_job: bool) -> None:
+    """Start it so that it is no child of the user's script, which may wait for children of its own."""
+    environment.link_package(state)
+    arguments = [state.path, str(os.getpid()), str(lock.fileno), "tell-job" if tell_job else "quiet"]
+    command = environment.python_command(state, _NODE, arguments)
+    with open(state.agent_log, "ab") as log:
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[lock.fileno],
+            start_new_session=True,
+            check=True,
+        )
+
+
+def _wait(state: StateDir, waiter: Waiter, here: Resource, seconds: float) -> None:
+    """Wait for the node, then for people: never more than ``seconds`` from when it is online."""
+    began_at = time.monotonic()
+    found: List[Status] = []
+
+    def is_decided() -> bool:
+        status = true_status(state)
+        if status is not None and status.state in (State.ONLINE, State.FAILED):
+            found.append(status)
+        return bool(found)
+
+    waiter.wait(min(START_TIMEOUT, seconds), unless=is_decided)
+    if waiter.ended:
+        say("the wait was ended before the node was online")
+        return
+    left = seconds
+    if not found:
+        left -= time.monotonic() - began_at
+        say("not online yet; it goes on in the background. See: sm-wait status")
+    elif found[0].state is State.FAILED:
+        say(f"no ssh in this container: {found[0].why}. Log: {found[0].log}")
+        return
+    else:
+        node = "" if here.rank == 0 else f"{here.node}."
+        host = f"{node}{here.name}.{here.kind.domain}.{DOMAIN}"
+        say(f"online as {found[0].instance_id}. Connect: ssh {host}")
+    if left > 0:
+        say(f"waiting {left:.0f} s for a connection; the job goes on then, or after: sm-wait stop")
+        ran_out = waiter.wait(left, unless=lambda: _has_failed(state))
+        say("the wait is over" if ran_out else "the wait was ended")
+
+
+def _has_failed(state: StateDir) -> bool:
+    status = true_status(state)
+    return status is not None and status.state is State.FAILED

@@ -1,0 +1,177 @@
+"""
+Waiting for people: a process waits here, and any other process of the node can see it or let it go on.
+
+Each waiter is a small file in the node's folder. Removing the file ends the wait; the waiter removes it when
+its time is over. No signals, so nothing in the user's process is disturbed.
+
+Standard library only; Python 3.8.
+"""
+
+import dataclasses
+import json
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Callable, List, Optional, Tuple
+
+from sagemaker_ssh_helper.agent.state import State, StateDir, Status
+from sagemaker_ssh_helper.errors import LocalSetup
+
+_POLL_INTERVAL = 0.1
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One that waits. ``until`` is seconds since the epoch; 0 while it is not known."""
+
+    pid: int
+    what: str
+    since: float
+    until: float
+
+
+class Waiter:
+    """
+    This process, waiting. It can be seen and ended from the moment it is made; use it as a context.
+
+    Args:
+        what: what waits, for `sm-wait list`.
+    """
+
+    def __init__(self, state: StateDir, what: str) -> None:
+        self._state = state
+        os.makedirs(state.waiting, mode=0o700, exist_ok=True)
+        self._path = os.path.join(state.waiting, f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json")
+        self._entry = Waiting(os.getpid(), what, time.time(), 0.0)
+        self._write()
+
+    def wait(self, seconds: float, *, unless: Callable[[], bool] = lambda: False) -> bool:
+        """
+        Wait; True when the time ran out, False when it was ended before: by :func:`stop_all`, or because
+        ``unless`` (asked ten times a second) became true.
+        """
+        self._entry = dataclasses.replace(self._entry, until=time.time() + seconds)
+        if not self.ended:
+            self._write()
+        deadline = time.monotonic() + seconds
+        while not self.ended and not unless():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return True
+            time.sleep(min(left, _POLL_INTERVAL))
+        return False
+
+    @property
+    def ended(self) -> bool:
+        """Whether somebody let this process go on."""
+        return not os.path.exists(self._path)
+
+    def __enter__(self) -> "Waiter":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _remove(self._path)
+
+    def _write(self) -> None:
+        data = json.dumps(dataclasses.asdict(self._entry)).encode("utf-8")
+        self._state.write(self._path, data)
+
+
+def list_all(state: StateDir) -> List[Waiting]:
+    """Who waits now, longest first. Files of processes that died are removed."""
+    found = []
+    for path, entry in _entries(state):
+        if _is_alive(entry.pid):
+            found.append(entry)
+        else:
+            _remove(path)
+    return sorted(found, key=lambda entry: entry.since)
+
+
+def stop_all(state: StateDir) -> int:
+    """End every wait; how many there were. They go on within a fifth of a second."""
+    stopped = 0
+    for path, entry in _entries(state):
+        stopped += _is_alive(entry.pid)
+        _remove(path)
+    return stopped
+
+
+def true_status(state: StateDir) -> Optional[Status]:
+    """
+    What the node says about itself, and ``failed`` when nobody is left to say it.
+
+    None when nothing was set up here. Raises LocalSetup when its file is damaged.
+    """
+    status = state.read_status()
+    if status is None or status.state is State.FAILED:
+        return status
+    if state.has_agent():
+        return status
+    # It may have failed, and said so, while we looked.
+    status = state.read_status() or status
+    if status.state is State.FAILED:
+        return status
+    why = "the agent is not running any more: see its log"
+    return dataclasses.replace(status, state=State.FAILED, why=why)
+
+
+def describe_status(state: StateDir) -> Tuple[List[str], bool]:
+    """The lines of `sm-wait status`, and whether the node is online."""
+    try:
+        status = true_status(state)
+    except LocalSetup as error:
+        return [f"state:     unknown ({error})", f"folder:    {state.path}"], False
+    if status is None:
+        text = "not set up: setup_and_start_ssh() was not called here"
+        return [f"state:     {text}", f"folder:    {state.path}"], False
+    rows = [
+        ("state", status.state.value),
+        ("why", status.why),
+        ("instance", status.instance_id),
+        ("user", status.user),
+        ("sshd port", str(status.sshd_port or "")),
+        ("agent log", status.log),
+        ("sshd log", state.sshd_log if os.path.exists(state.sshd_log) else ""),
+        ("folder", state.path),
+    ]
+    lines = [f"{name + ':':<11}{value}" for name, value in rows if value]
+    return lines, status.state is State.ONLINE
+
+
+def _entries(state: StateDir) -> List[Tuple[str, Waiting]]:
+    try:
+        names = sorted(os.listdir(state.waiting))
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        path = os.path.join(state.waiting, name)
+        if not name.endswith(".json"):
+            continue
+        try:
+            data = json.loads(state.read(path) or b"")
+            entry = Waiting(int(data["pid"]), str(data["what"]), float(data["since"]), float(data["until"]))
+        except (ValueError, TypeError, KeyError):
+            # Ended since we listed it, or no file of ours.
+            continue
+        found.append((path, entry))
+    return found
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
