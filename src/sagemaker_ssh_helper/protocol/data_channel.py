@@ -53,7 +53,7 @@ MAX_EARLY_BYTES = 1 << 20  # data that comes before the handshake is over
 MAX_PENDING = 20_000  # messages outside the stream that wait to be written
 RELEASE_BYTES = 256 << 10  # delivered at once after a pause
 
-_logger = logging.getLogger("sagemaker_ssh_helper.protocol")
+logger = logging.getLogger(__name__)
 _STREAM_OUTPUT = int(PayloadType.OUTPUT)
 
 
@@ -162,7 +162,6 @@ KINDS: Dict[str, _Kind] = {
 # order of their numbers. A pair that is not here is refused by _handle: logged, acknowledged and dropped.
 # OUTPUT in the states GRACE and OPEN never comes here; _deliver hands it on.
 _DATA = (PayloadType.OUTPUT, PayloadType.ERROR, PayloadType.STDERR, PayloadType.EXIT_CODE, PayloadType.SIZE)
-_Handler = Callable[["DataChannel", AgentMessage, float], None]
 _HANDLERS: Dict[Tuple[Side, State, int], str] = {
     (Side.CLIENT, State.HANDSHAKE, PayloadType.HANDSHAKE_REQUEST): "_on_handshake_request",
     (Side.CLIENT, State.HANDSHAKE, PayloadType.OUTPUT): "_on_first_data",
@@ -220,6 +219,7 @@ class DataChannel:
         self.session_id = session_id
         self.state = State.NEW
         self.payload_bytes = payload_bytes
+        self.window_bytes = window_bytes
         self.peer_max_payload_bytes: Optional[int] = None
         """What another of our ends accepts; None for a foreign peer."""
         self.malformed = 0
@@ -310,7 +310,7 @@ class DataChannel:
     def receive_messages(self, batch: Iterable[bytes], now: float) -> List[Event]:
         """What these binary messages mean, in the order they came."""
         self._now = now
-        trace = _logger.isEnabledFor(logging.DEBUG)
+        trace = logger.isEnabledFor(logging.DEBUG)
         parse = AgentMessage.parse
         parse_acknowledge = Acknowledge.parse_sequence_number
         incoming = self._incoming
@@ -321,7 +321,7 @@ class DataChannel:
             try:
                 message = parse(data)
                 if trace:
-                    _logger.debug("< %s", message)
+                    logger.debug("< %s", message)
                 message_type = message.message_type
                 if message_type == incoming:
                     if sender.paused:
@@ -334,8 +334,7 @@ class DataChannel:
                 else:
                     self._receive_other(message, now)
             except MalformedMessage as error:
-                self.malformed += 1
-                _logger.debug("! dropped: %s", error)
+                self._drop(error)
         self._deliver(now)
         return self._take_events()
 
@@ -459,7 +458,7 @@ class DataChannel:
             self._sender.take(self._now) if max_bytes is None else self._sender.take(self._now, max_bytes)
         )
         if self._sender.resent != resent:
-            _logger.debug(
+            logger.debug(
                 "! resend %d messages, round trip %.3f s, timeout %.3f s",
                 self._sender.resent - resent, self._sender.srtt, self._sender.rto,
             )  # fmt: skip
@@ -504,7 +503,7 @@ class DataChannel:
         if state is self.state:
             return
         self.state = state
-        _logger.debug("= data channel of %s is %s", self.session_id, state.name)
+        logger.debug("= data channel of %s is %s", self.session_id, state.name)
         if state is not State.GRACE:
             self._grace_until = None
         if state not in (State.HANDSHAKE, State.ANSWERED):
@@ -547,7 +546,7 @@ class DataChannel:
 
     def _fail(self, what: str, *, evidence: Optional[str] = None) -> None:
         error = HandshakeFailed(what, evidence=evidence)
-        _logger.debug("! %s", error)
+        logger.debug("! %s", error)
         self._events.append(Failed(error))
         self._enter(State.CLOSED)
 
@@ -558,6 +557,11 @@ class DataChannel:
         return events
 
     # -- inside: messages in ----------------------------------------------------------------------------
+
+    def _drop(self, error: MalformedMessage) -> None:
+        # Once is worth a warning; a peer that goes on must not fill the log.
+        logger.log(logging.DEBUG if self.malformed else logging.WARNING, "! dropped: %s", error)
+        self.malformed += 1
 
     def _receive_stream(self, message: AgentMessage, trace: bool) -> None:
         if len(self._outbox) >= MAX_PENDING:
@@ -575,7 +579,7 @@ class DataChannel:
             )
         )
         if trace:
-            _logger.debug("> acknowledge #%d", message.sequence_number)
+            logger.debug("> acknowledge #%d", message.sequence_number)
 
     def _receive_other(self, message: AgentMessage, now: float) -> None:
         message_type = message.message_type
@@ -591,7 +595,7 @@ class DataChannel:
                 self._events.append(PeerTerminating())
         else:
             self.refused += 1
-            _logger.debug("! dropped: %s has no meaning for a %s", message, self.side.value)
+            logger.debug("! dropped: %s has no meaning for a %s", message, self.side.value)
 
     def _on_channel_closed(self, body: payloads.ChannelClosed) -> None:
         last_words = ChannelClosed(body.output)
@@ -632,18 +636,17 @@ class DataChannel:
         name = _HANDLERS.get((self.side, state, message.payload_type))
         if name is None:
             self.refused += 1
-            _logger.debug("! refused: %s, data channel is %s", message, state.name)
+            logger.debug("! refused: %s, data channel is %s", message, state.name)
             return
         try:
             getattr(self, name)(message, now)
         except MalformedMessage as error:
-            self.malformed += 1
-            _logger.debug("! refused: %s", error)
+            self._drop(error)
             if state in (State.HANDSHAKE, State.ANSWERED) and message.payload_type != PayloadType.FLAG:
                 self._fail("the handshake cannot be read", evidence=str(error))
 
     def _release(self, now: float) -> None:
-        trace = _logger.isEnabledFor(logging.DEBUG)
+        trace = logger.isEnabledFor(logging.DEBUG)
         for _, message in self._receiver.release(RELEASE_BYTES):
             self._acknowledge(message, trace)
         self._deliver(now)
@@ -744,8 +747,8 @@ class DataChannel:
             ),
             len(payload),
         )
-        if _logger.isEnabledFor(logging.DEBUG):
-            _logger.debug("> %s #%d %d B", self._outgoing, number, len(payload))
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("> %s #%d %d B", self._outgoing, number, len(payload))
 
     def _tell_gateway(self, state: str) -> None:
         body = AgentSessionState(state, self.session_id).serialize()
@@ -754,7 +757,7 @@ class DataChannel:
                 MessageType.AGENT_SESSION_STATE, body, 0, SYN_FIN, 0, self._new_id(), self._created_ms()
             )
         )
-        _logger.debug("> agent_session_state %s", state)
+        logger.debug("> agent_session_state %s", state)
 
     def _new_id(self) -> bytes:
         if not self._ids:

@@ -1,0 +1,528 @@
+"""
+One WebSocket over one connection: certificates, proxies, the upgrade, and an asyncio protocol around the
+framing.
+
+``connect_websocket`` opens it; what it carries is ``channels``' business.
+
+Imports the standard library and the protocol only; Python 3.8.
+"""
+
+import asyncio
+import base64
+import logging
+import os
+import socket
+import ssl
+from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
+from urllib.parse import unquote, urlsplit
+
+from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup, SSHHelperError
+from sagemaker_ssh_helper.protocol.websocket import (
+    DEFAULT_MAX_MESSAGE_BYTES,
+    Close,
+    Message,
+    Opcode,
+    Role,
+    WebSocket,
+    client_request,
+    new_key,
+    parse_response,
+)
+from sagemaker_ssh_helper.protocol.websocket import State as WebSocketState
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 30.0  # seconds for TCP, TLS and the upgrade
+SHUT_TIMEOUT = 1.0  # seconds for the last bytes to leave
+WRITE_BUFFER_BYTES = 128 << 10  # what waits in front of a full socket before we are told to stop
+MAX_PROXY_HEAD_BYTES = 16384
+
+PING = b"keepalive"  # what official peers put into theirs
+
+
+# -- what may be trusted ----------------------------------------------------------------------------
+
+_BUNDLED_CA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "agent", "cacert.pem")
+
+
+def default_ssl_context() -> ssl.SSLContext:
+    """
+    Certificates from ``AWS_CA_BUNDLE``, else ``SSL_CERT_FILE``, else the system's, else the bundled ones.
+
+    Raises:
+        LocalSetup: a variable names a file that holds none.
+    """
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
+        path = os.environ.get(name)
+        if not path:
+            continue
+        try:
+            if os.path.isdir(path):
+                context = ssl.create_default_context(capath=path)
+            else:
+                context = ssl.create_default_context(cafile=path)
+        except OSError as error:  # includes ssl.SSLError
+            raise LocalSetup(
+                f"{name} names no usable file of certificates",
+                evidence=f"{path}: {error}",
+                fix=f"Point {name} to a PEM file, or unset it",
+            ) from error
+        break
+    else:
+        context = ssl.create_default_context()
+        if not _has_certificates(context) and os.path.exists(_BUNDLED_CA):
+            context.load_verify_locations(cafile=_BUNDLED_CA)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _has_certificates(context: ssl.SSLContext) -> bool:
+    if context.cert_store_stats()["x509_ca"]:
+        return True
+    folder = ssl.get_default_verify_paths().capath  # read only when a certificate is checked
+    try:
+        return folder is not None and bool(os.listdir(folder))
+    except OSError:
+        return False
+
+
+# -- where to ---------------------------------------------------------------------------------------
+
+
+class _Address(NamedTuple):
+    """A ws: or wss: URL."""
+
+    tls: bool
+    host: str
+    port: int
+    host_header: str
+    path: str
+
+    def __str__(self) -> str:
+        # Without the query, which may hold a signature.
+        return f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, url: str) -> "_Address":
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or port == -1:
+            raise ConnectionFailed(
+                "the address of the session is no WebSocket URL", evidence=url.partition("?")[0]
+            )
+        tls = parts.scheme == "wss"
+        path = parts.path or "/"
+        if parts.query:
+            path += "?" + parts.query
+        return cls(tls, parts.hostname, port or (443 if tls else 80), parts.netloc.rpartition("@")[2], path)
+
+
+class _Proxy(NamedTuple):
+    """An HTTP proxy that understands CONNECT."""
+
+    host: str
+    port: int
+    authorization: Optional[str]
+    """The value of Proxy-Authorization."""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def _find_proxy(address: _Address, environ: Mapping[str, str]) -> Optional[_Proxy]:
+    """
+    The proxy that the environment wants for this address.
+
+    HTTPS_PROXY (or https_proxy) for wss:, http_proxy for ws:, else ALL_PROXY; never for loopback, nor for
+    what NO_PROXY lists: names, endings of names, addresses, each perhaps with a port, or ``*``.
+    """
+    # HTTP_PROXY in capitals is what a CGI client can set by a header, so it does not count.
+    names = ("HTTPS_PROXY", "https_proxy") if address.tls else ("http_proxy",)
+    url = next((environ[name] for name in (*names, "ALL_PROXY", "all_proxy") if environ.get(name)), None)
+    if url is None or _bypasses(address, environ.get("NO_PROXY") or environ.get("no_proxy") or ""):
+        return None
+    parts = urlsplit(url if "://" in url else "http://" + url)
+    try:
+        port = parts.port or 80
+    except ValueError:
+        port = 0
+    if parts.scheme != "http" or not parts.hostname or not port:
+        raise LocalSetup(
+            "the proxy of this environment cannot be used",
+            evidence=f"{parts.scheme}://{parts.hostname}",
+            fix="Set HTTPS_PROXY to http://host:port, or list the host in NO_PROXY",
+        )
+    authorization = None
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(credentials.encode("utf-8")).decode("ascii")
+    return _Proxy(parts.hostname, port, authorization)
+
+
+def _bypasses(address: _Address, no_proxy: str) -> bool:
+    host = address.host.lower()
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return True
+    for entry in no_proxy.lower().replace(",", " ").split():
+        name, colon, port = entry.rpartition(":")
+        if colon and port.isdigit() and "]" not in port and name.count(":") == 0:
+            if int(port) != address.port:
+                continue
+            entry = name
+        entry = entry.strip("[]").lstrip("*").lstrip(".") if entry != "*" else entry
+        if entry == "*" or host == entry or (entry and host.endswith("." + entry)):
+            return True
+    return False
+
+
+async def _open_tunnel(proxy: _Proxy, address: _Address) -> socket.socket:
+    """A socket through the proxy to the address. The caller has the deadline, and closes the socket."""
+    loop = asyncio.get_running_loop()
+    sock = await _connect_tcp(proxy.host, proxy.port)
+    try:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        lines = [f"CONNECT {host}:{address.port} HTTP/1.1", f"Host: {host}:{address.port}"]
+        if proxy.authorization is not None:
+            lines.append(f"Proxy-Authorization: {proxy.authorization}")
+        await loop.sock_sendall(sock, ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        head = b""
+        # We speak first inside the tunnel, so nothing but the head can come.
+        while b"\r\n\r\n" not in head:
+            data = await loop.sock_recv(sock, 4096)
+            head += data
+            if not data or len(head) > MAX_PROXY_HEAD_BYTES:
+                raise ConnectionFailed(f"the proxy {proxy} did not answer CONNECT {address}")
+        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(None, 2)
+        status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+        if not 200 <= status < 300:
+            raise ConnectionFailed(
+                f"the proxy {proxy} refused to connect to {address}",
+                evidence=" ".join(words)[:200],
+                fix="Check the name and password in HTTPS_PROXY" if status == 407 else None,
+                status=status,
+            )
+        return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _connect_tcp(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    last: Optional[OSError] = None
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, address)
+            return sock
+        except OSError as error:
+            sock.close()
+            last = error
+        except BaseException:
+            sock.close()
+            raise
+    raise last if last is not None else OSError(f"{host} has no address")
+
+
+# -- one WebSocket ----------------------------------------------------------------------------------
+
+
+class Listener:
+    """Who is told what a WebSocketProtocol sees."""
+
+    def messages_received(self, messages: List[bytes]) -> None:
+        """Whole messages, text ones too, that came together."""
+
+    def writing_resumed(self) -> None:
+        """``can_write`` is true again."""
+
+    def connection_lost(self, reason: str) -> None:
+        """The connection is gone, however that came about. The last call."""
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    """
+    One WebSocket over one connection, from ``connect_websocket``; silent until ``start``.
+
+    A Close frame and a broken socket are the same to the listener: the connection is lost.
+    """
+
+    def __init__(self, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
+        self.can_write = True
+        """The socket takes more; else wait for ``writing_resumed``."""
+        self.last_received_at = 0.0
+        """When the peer last gave a sign of life, by the loop's clock."""
+        self._loop = asyncio.get_running_loop()
+        self._websocket = WebSocket(Role.CLIENT, max_message_bytes=max_message_bytes, random_bytes=os.urandom)
+        self._transport: Optional[asyncio.Transport] = None
+        self._listener: Optional[Listener] = None
+        self._key = ""
+        self._upgraded: Optional[asyncio.Future[None]] = None
+        self._unread = b""
+        self._started = False
+        self._reason = ""
+        self._closed = self._loop.create_future()
+        self._abort_timer: Optional[asyncio.TimerHandle] = None
+
+    # -- opening --
+
+    async def upgrade(self, host: str, path: str, headers: Iterable[Tuple[str, str]]) -> None:
+        """Ask for the WebSocket. Raises ConnectionFailed, with ``status`` and ``body`` when refused."""
+        assert self._transport is not None, "upgrade() without a connection"
+        self._key = new_key(os.urandom(16))
+        self._upgraded = self._loop.create_future()
+        if self._closed.done():
+            raise ConnectionFailed("the server closed the connection at once")
+        self._transport.write(client_request(host, path, list(headers), self._key))
+        await self._upgraded
+
+    def start(self, listener: Listener) -> None:
+        """Begin to read; the listener hears from it soon, not now."""
+        self._listener = listener
+        self.last_received_at = self._loop.time()
+        self._loop.call_soon(self._start_reading)
+
+    def _start_reading(self) -> None:
+        self._started = True
+        unread, self._unread = self._unread, b""
+        if unread:
+            self._feed(unread)
+        if self._closed.done():
+            self._tell_lost()
+        elif self._transport is not None:
+            self._transport.resume_reading()
+
+    # -- asyncio's side --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport), "a WebSocket needs a stream"
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        if self._started:
+            self._feed(data)
+            return
+        self._unread += data
+        self._parse_response(eof=False)
+
+    def eof_received(self) -> Optional[bool]:
+        self._parse_response(eof=True)
+        self._reason = self._reason or "the peer closed the connection"
+        return None
+
+    def _parse_response(self, *, eof: bool) -> None:
+        if self._upgraded is None or self._upgraded.done():
+            return
+        assert self._transport is not None, "data without a connection"
+        try:
+            size = parse_response(self._unread, self._key, eof=eof)
+        except ConnectionFailed as error:
+            self._upgraded.set_exception(error)
+            return
+        if size is not None:
+            self._unread = self._unread[size:]
+            self._upgraded.set_result(None)
+            # The owner of the machine has to open it before anything is fed to it.
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self.can_write = False
+
+    def resume_writing(self) -> None:
+        self.can_write = True
+        if self._listener is not None:
+            self._listener.writing_resumed()
+
+    def connection_lost(self, error: Optional[Exception]) -> None:
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        if not self._reason:
+            self._reason = str(error) if error else "the peer closed the connection"
+        self._websocket.receive_eof()
+        if not self._closed.done():
+            self._closed.set_result(None)
+        if self._upgraded is not None and not self._upgraded.done():
+            self._upgraded.set_exception(
+                ConnectionFailed(
+                    "the connection was lost before the WebSocket was open", evidence=self._reason
+                )
+            )
+        elif self._started:
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.connection_lost(self._reason)
+
+    # -- both ways --
+
+    def _feed(self, data: bytes) -> None:
+        self.last_received_at = self._loop.time()
+        failure: Optional[str] = None
+        try:
+            events = self._websocket.receive_data(data)
+        except ConnectionFailed as error:
+            events = list(error.events)  # type: ignore[arg-type]  # the tree of errors knows no protocol
+            failure = str(error)
+        messages = []
+        for event in events:
+            if type(event) is Message:
+                messages.append(event.data)
+            elif type(event) is Close:
+                failure = f"the peer closed the WebSocket with code {event.code} {event.reason}".rstrip()
+        if messages and self._listener is not None:
+            self._listener.messages_received(messages)
+        self._transmit()
+        if failure is not None:
+            self.close(failure)
+
+    def send_text(self, text: bytes) -> None:
+        """One text message. Like all sending, ignored when the connection is going."""
+        if self._is_open():
+            self._websocket.send_message(Opcode.TEXT, text)
+            self._transmit()
+
+    def send_messages(self, messages: List[bytes]) -> None:
+        """Binary messages, in one write."""
+        if self._is_open():
+            self._websocket.send_messages(messages)
+            self._transmit()
+
+    def send_ping(self) -> None:
+        """A ping; its pong shows in ``last_received_at``."""
+        if self._is_open():
+            self._websocket.send_ping(PING)
+            self._transmit()
+
+    def pause_reading(self) -> None:
+        """Leave what comes in the socket."""
+        if self._transport is not None and self._started:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The reverse."""
+        if self._transport is not None and self._started:
+            self._transport.resume_reading()
+
+    def close(self, reason: str) -> None:
+        """Close the connection, after what is written if that takes no longer than a second; no farewell."""
+        transport = self._transport
+        if transport is None or self._closed.done() or self._abort_timer is not None:
+            return
+        self._reason = self._reason or reason
+        self._abort_timer = self._loop.call_later(SHUT_TIMEOUT, transport.abort)
+        # TLS would wait for the peer's own farewell.
+        if transport.get_write_buffer_size():
+            transport.close()
+        else:
+            transport.abort()
+
+    def abort(self, reason: str) -> None:
+        """Close the connection now."""
+        self._reason = self._reason or reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Until the connection is gone; ``close`` or ``abort`` before."""
+        await asyncio.wait({self._closed}, timeout=2 * SHUT_TIMEOUT)
+
+    def detach(self) -> None:
+        """Tell the listener nothing more."""
+        self._listener = None
+
+    def _is_open(self) -> bool:
+        return self._websocket.state is WebSocketState.OPEN and not self._closed.done()
+
+    def _transmit(self) -> None:
+        data = self._websocket.data_to_send()
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+
+async def connect_websocket(
+    url: str,
+    *,
+    headers: Union[Mapping[str, str], Iterable[Tuple[str, str]]] = (),
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    ssl_context: Optional[ssl.SSLContext] = None,
+    timeout: float = CONNECT_TIMEOUT,
+    factory: Callable[[int], WebSocketProtocol] = WebSocketProtocol,
+) -> WebSocketProtocol:
+    """
+    An open WebSocket, through the environment's proxy if it has one. Call ``start`` on it, or ``abort``.
+
+    Args:
+        url: ``ws:`` or ``wss:``.
+        headers: to send with the upgrade, as they are.
+        ssl_context: for ``wss:``; ``default_ssl_context()`` when left out.
+        timeout: seconds for all of it.
+
+    Raises:
+        ConnectionFailed: not reached, not in time, or refused; then with ``status`` and ``body``.
+        LocalSetup: the environment names a proxy or certificates that cannot be used.
+    """
+    address = _Address.parse(url)
+    items = headers.items() if isinstance(headers, Mapping) else headers
+    if address.tls and ssl_context is None:
+        ssl_context = default_ssl_context()
+    opening = _connect(address, list(items), ssl_context if address.tls else None, max_message_bytes, factory)
+    try:
+        return await asyncio.wait_for(opening, timeout)
+    except asyncio.TimeoutError:
+        raise ConnectionFailed(f"{address} did not answer in {timeout:g} s") from None
+    except ssl.SSLCertVerificationError as error:
+        raise ConnectionFailed(
+            f"the certificate of {address} is not trusted",
+            evidence=error.verify_message,
+            fix="If your network inspects TLS, set AWS_CA_BUNDLE to its certificates",
+        ) from error
+    except SSHHelperError:
+        raise
+    except OSError as error:
+        raise ConnectionFailed(f"cannot reach {address}", evidence=str(error)) from error
+
+
+async def _connect(
+    address: _Address,
+    headers: List[Tuple[str, str]],
+    ssl_context: Optional[ssl.SSLContext],
+    max_message_bytes: int,
+    factory: Callable[[int], WebSocketProtocol],
+) -> WebSocketProtocol:
+    loop = asyncio.get_running_loop()
+    options: Any = {}
+    if ssl_context is not None:
+        options = {"ssl": ssl_context, "server_hostname": address.host}
+    proxy = _find_proxy(address, os.environ)
+    if proxy is None:
+        _, protocol = await loop.create_connection(
+            lambda: factory(max_message_bytes),
+            address.host,
+            address.port,
+            happy_eyeballs_delay=0.25,
+            **options,
+        )
+    else:
+        logger.debug("= connecting to %s through %s", address, proxy)
+        sock = await _open_tunnel(proxy, address)
+        try:
+            _, protocol = await loop.create_connection(
+                lambda: factory(max_message_bytes), sock=sock, **options
+            )
+        except BaseException:
+            sock.close()
+            raise
+    try:
+        await protocol.upgrade(address.host_header, address.path, headers)
+    except BaseException:
+        protocol.abort("the WebSocket was not opened")
+        await protocol.wait_closed()
+        raise
+    return protocol
