@@ -82,6 +82,8 @@ MESSAGE_ID_BYTES = 16
 # The value of the header length field: the offset of the payload length, which it does not count.
 _HEADER_LENGTH = 116
 _TYPE_BYTES = 32
+# Spaces are written; readers take off NULs and white space as well.
+_PADDING = "\0 \t\n\v\f\r"
 
 # Offsets are those in the table of AgentMessage; the message id is two halves.
 _HEADER = struct.Struct(">I32sIQqQ8s8s32sII")
@@ -302,14 +304,14 @@ def payload_type_name(payload_type: int) -> str:
 
 def _pad(message_type: str) -> bytes:
     padded = message_type.encode("utf-8").ljust(_TYPE_BYTES)
-    if len(padded) > _TYPE_BYTES or not message_type or message_type.strip("\0").strip() != message_type:
+    if len(padded) > _TYPE_BYTES or not message_type or message_type.strip(_PADDING) != message_type:
         raise ValueError(f"{message_type!r} is no message type: 1 to {_TYPE_BYTES} bytes, no space around")
     return padded
 
 
 def _unpad(padded: bytes) -> str:
     try:
-        name = padded.strip(b"\0").decode("utf-8").strip()
+        name = padded.decode("utf-8").strip(_PADDING)
     except UnicodeDecodeError:
         raise MalformedMessage("a message type is not UTF-8", evidence=padded.hex()) from None
     if not name:

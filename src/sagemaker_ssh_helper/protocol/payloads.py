@@ -371,6 +371,7 @@ class HandshakeRequest:
     The agent's first stream message, payload type HANDSHAKE_REQUEST.
 
     Attributes:
+        session_type: one of SessionType, or another name; empty when the agent did not say.
         properties: the document's properties for a Port session (all values text), else None.
         kms_key_id: not None when the agent asks for encryption; ``challenge`` is then the base64 text that
             newer agents add.
@@ -416,6 +417,8 @@ class HandshakeRequest:
             action_type = action.text("ActionType")
             if action_type == ActionType.SESSION_TYPE:
                 parameters = action.fields("ActionParameters")
+                if not parameters.text("SessionType"):
+                    raise MalformedMessage("a handshake request names no session type")
                 request = replace(
                     request,
                     session_type=parameters.text("SessionType"),
@@ -920,12 +923,15 @@ class AgentJobReplyAck:
         return cls(job_id=fields.text("jobId"), acknowledged_message_id=fields.text("acknowledgedMessageId"))
 
 
+_YEAR_10000_MS = 253402300800000
+
+
 def format_created_date(created_ms: int) -> str:
     """A header's created date as payloads write it: ISO 8601 in UTC, with milliseconds and ``Z``."""
-    # A header can hold any 64-bit number; what no calendar has is written as its beginning.
-    seconds = created_ms // 1000 if 0 <= created_ms < 253402300800000 else 0
+    # A header can hold any 64-bit number; a moment that no calendar has is written as the first.
+    seconds, milliseconds = divmod(created_ms if 0 <= created_ms < _YEAR_10000_MS else 0, 1000)
     moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{created_ms % 1000 if seconds else 0:03d}Z"
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
 
 
 # -- JSON -------------------------------------------------------------------------------------------
