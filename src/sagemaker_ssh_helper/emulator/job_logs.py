@@ -5,15 +5,19 @@ A container's output, line by line, into CloudWatch Logs.
 from __future__ import annotations
 
 import codecs
+import fcntl
 import logging
 import os
 import select
+import sys
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+F_SETPIPE_SZ = 1031  # linux/fcntl.h; Python 3.10 has it by name
 
 BATCH_BYTES = 262_144
 """Size of one PutLogEvents, counted as the service counts; its own limit is four times as much."""
@@ -40,7 +44,8 @@ MEMORY_OVERHEAD_BYTES = 600
 TAIL_BYTES = 65_536
 """How much of the last output is kept besides: the end of the story is in the log, whatever came before."""
 
-READ_BYTES = 65_536
+READ_BYTES = 1 << 20
+"""Of the pipe, at once; the pipe is made that large where the system can."""
 
 DISCARD_DELAY = 0.005
 """Seconds between two reads of output that nobody will see, so that a flood costs the cloud little."""
@@ -55,35 +60,39 @@ class LogPump(threading.Thread):
 
     It holds back a writer that is quicker than the log service, up to what is kept of one output; after that
     it reads and forgets, and only the tail still reaches the log. So memory is bounded, and a flood stops
-    neither the cloud nor, for long, the writer. ``join`` returns when the pipe ended and all is in the log.
+    neither the cloud nor, for long, the writer.
 
     Args:
         read_fd: read end of the pipe; closed at the end.
         logs: a boto3 client of CloudWatch Logs.
         group, stream: where the lines go.
+        on_end: called in this thread when all is in the log, or given up.
     """
 
-    def __init__(self, read_fd: int, logs: Any, group: str, stream: str) -> None:
+    def __init__(
+        self, read_fd: int, logs: Any, group: str, stream: str, on_end: Callable[[], object]
+    ) -> None:
         super().__init__(name=f"log {stream}", daemon=True)
         self._read_fd = read_fd
         self._logs = logs
         self._group = group
         self._stream = stream
+        self._on_end = on_end
         self._lines = _Lines()
         self._batch: list[dict[str, Any]] = []
         self._batch_bytes = 0
         self._put_at = 0.0  # monotonic; when the batch has to go
         self._kept_bytes = 0
         self._left_out = 0
-        self._tail: deque[str] = deque()
-        self._tail_bytes = 0
+        self._tail = b""
 
     def tail(self) -> str:
-        """The last output, at most ``TAIL_BYTES`` of it, whole lines. To be read after ``join``."""
-        return "\n".join(self._tail)
+        """The last output, at most ``TAIL_BYTES`` of it, whole lines. To be read after the end."""
+        return "\n".join(self._tail_lines())
 
     def run(self) -> None:
         try:
+            _enlarge_pipe(self._read_fd)
             self._create_stream()
             while True:
                 timeout = max(0.0, self._put_at - time.monotonic()) if self._batch else None
@@ -92,42 +101,50 @@ class LogPump(threading.Thread):
                     data = os.read(self._read_fd, READ_BYTES)
                     if not data:
                         break
-                    self._take(self._lines.feed(data))
-                    if self._left_out:
-                        time.sleep(DISCARD_DELAY)
+                    self._receive(data)
                 if self._batch and time.monotonic() >= self._put_at:
                     self._put()
-            self._take(self._lines.end())
             if self._left_out:
                 self._finish_with_tail()
+            else:
+                self._take(self._lines.end())
             self._put()
         finally:
             os.close(self._read_fd)
+            self._on_end()
+
+    def _receive(self, data: bytes) -> None:
+        self._tail = (self._tail + data)[-TAIL_BYTES:]
+        if self._left_out:
+            self._left_out += data.count(b"\n")
+            time.sleep(DISCARD_DELAY)
+        else:
+            self._take(self._lines.feed(data))
 
     def _take(self, lines: list[str]) -> None:
-        for line in lines:
-            size = len(line.encode("utf-8", "replace"))
-            self._remember(line, size)
+        for index, line in enumerate(lines):
+            size = len(line.encode())
             self._kept_bytes += size + MEMORY_OVERHEAD_BYTES
             if self._kept_bytes > KEPT_BYTES:
-                self._left_out += 1
-            elif line:  # the log service refuses empty events
+                self._left_out = len(lines) - index
+                return
+            if line:  # the log service refuses empty events
                 self._add(line, size)
 
-    def _remember(self, line: str, size: int) -> None:
-        self._tail.append(line)
-        self._tail_bytes += size + 1
-        while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
-            self._tail_bytes -= len(self._tail.popleft().encode("utf-8", "replace")) + 1
+    def _tail_lines(self) -> list[str]:
+        whole = self._tail.rstrip(b"\n")
+        if len(self._tail) == TAIL_BYTES:
+            whole = whole.partition(b"\n")[2] or whole  # the first one has lost its beginning
+        return whole.decode("utf-8", "replace").splitlines()
 
     def _finish_with_tail(self) -> None:
-        shown = [line for line in self._tail if line][-self._left_out :]
+        shown = [line for line in self._tail_lines() if line][-self._left_out :]
         count = self._left_out - len(shown)
         if count > 0:
             note = f"[local cloud: {count} lines left out here, the output is larger than what is kept of it]"
             self._add(note, len(note))
         for line in shown:
-            self._add(line, len(line.encode("utf-8", "replace")))
+            self._add(line, len(line.encode()))
 
     def _add(self, line: str, size: int) -> None:
         if len(self._batch) >= BATCH_EVENTS or self._batch_bytes + size + EVENT_OVERHEAD_BYTES > BATCH_BYTES:
@@ -190,3 +207,12 @@ class _Lines:
             # A character has at most four bytes.
             cut += [line[at : at + LINE_BYTES // 4] for at in range(0, len(line), LINE_BYTES // 4)] or [""]
         return cut
+
+
+def _enlarge_pipe(fd: int) -> None:
+    """Let more than the usual 64 KiB wait in the pipe, so that its writer seldom has to."""
+    if sys.platform == "linux":
+        try:
+            fcntl.fcntl(fd, F_SETPIPE_SZ, READ_BYTES)
+        except OSError:
+            pass  # the user's share of pipe memory is used up; the usual size does

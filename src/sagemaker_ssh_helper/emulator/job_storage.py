@@ -7,7 +7,6 @@ Blocking; every function takes a boto3 client of S3, with the rights of the job'
 from __future__ import annotations
 
 import os
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -45,11 +44,12 @@ class S3Uri:
         return S3Uri(self.bucket, f"{self.key.rstrip('/')}/{name}".lstrip("/"))
 
 
-def download_prefix(s3: Any, uri: S3Uri, folder: Path, role_arn: str) -> None:
+def download_prefix(s3: Any, uri: S3Uri, folder: Path, role_arn: str, *, may_be_empty: bool = False) -> None:
     """
     Every object whose key begins so, below ``folder``; one object alone gets its own name.
 
-    Raises StorageError when there is none, or one cannot be read or has a key that is no path.
+    Raises StorageError when there is none (unless there may be none), or one cannot be read or has a key that
+    is no path.
     """
     found = False
     for key in _keys(s3, uri, role_arn):
@@ -67,7 +67,7 @@ def download_prefix(s3: Any, uri: S3Uri, folder: Path, role_arn: str) -> None:
                 f"ClientError: Data download failed: s3://{uri.bucket}/{key} cannot be written as "
                 f"{_relative_path(key, uri)}: {error.strerror}"
             ) from error
-    if not found:
+    if not found and not may_be_empty:
         raise StorageError(
             f'ClientError: No S3 objects found under S3 URL "{uri}" given in input data source. Please '
             "ensure that the bucket exists in the selected region, that objects exist under that S3 prefix, "
@@ -131,12 +131,6 @@ def upload_files(s3: Any, folder: Path, uri: S3Uri) -> None:
             raise StorageError(f"ClientError: Artifact upload failed: {error}") from error
         except (BotoCoreError, ClientError, _upload_failed()) as error:
             raise StorageError(_upload_message(error, target)) from error
-
-
-def empty_folder(folder: Path) -> None:
-    """Remove what is in a folder, not the folder."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _transfer_config() -> Any:

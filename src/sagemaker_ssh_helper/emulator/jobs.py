@@ -1,0 +1,248 @@
+"""
+A training job at work: data in, containers up, wait, stop, data out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import shlex
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sagemaker_ssh_helper.names import ResourceKind, node_name
+
+from . import mounts
+from .container import Container, Ended
+from .job_credentials import JobCredentials
+from .job_storage import StorageError
+from .node import Node
+from .service import Cloud
+from .training_record import Status, TrainingRecord, utc_now
+from .training_setup import Entry, TrainingSetup
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOG_GROUP = str(ResourceKind.TRAINING.log_group)
+
+ERROR_MESSAGE_CHARACTERS = 700
+
+
+@dataclass
+class Timings:
+    """What a switch may change for all jobs."""
+
+    stop_timeout: float = 120.0
+    """Seconds between SIGTERM and SIGKILL; AWS gives a container 120."""
+
+
+class JobFailed(Exception):
+    """The job cannot go on; ``str`` is its FailureReason."""
+
+
+class TrainingRun:
+    """
+    One job from its request to its end, in ``run``.
+
+    Args:
+        record: what the API shows; changed as the job goes on.
+        credentials: of the job's role; closed at the end.
+        executor: for blocking work; not the event loop's own, whose threads serve the calls this work makes.
+    """
+
+    def __init__(
+        self,
+        record: TrainingRecord,
+        cloud: Cloud,
+        credentials: JobCredentials,
+        timings: Timings,
+        executor: Executor,
+    ) -> None:
+        self._record = record
+        self._request = record.request
+        self._cloud = cloud
+        self._credentials = credentials
+        self._timings = timings
+        self._executor = executor
+        self._setup = TrainingSetup(record, cloud, credentials)
+        self._root = cloud.state_dir / "jobs" / secrets.token_hex(4)
+        self._nodes: list[Node] = []
+        self._containers: list[Container] = []
+        self._stopping = asyncio.Event()
+        self._overdue = False
+        self._thread_work: asyncio.Future[Any] | None = None
+
+    async def run(self) -> None:
+        """
+        Everything, to the job's final status. Raises nothing.
+
+        Cancelled, it ends the job's processes, removes its files and lets the cancellation through.
+        """
+        reason: str | None = None
+        try:
+            reason = await self._work()
+        except (JobFailed, StorageError) as error:
+            reason = str(error)
+        except Exception:
+            logger.exception("! %s: the local cloud failed", self._record.name)
+            reason = "InternalServerError: We encountered an internal error. Please try again."
+        finally:
+            await self._clean_up()
+        if self._record.stop_requested and not self._containers:
+            reason = None  # nobody waits for it any more: what broke on the way is no news
+        if reason is not None:
+            logger.info("= %s is Failed: %s", self._record.name, reason)
+            self._record.fail(reason, utc_now())
+        elif self._overdue:
+            self._enter(Status.MAX_RUNTIME_EXCEEDED)
+        else:
+            self._enter(Status.STOPPED if self._record.stop_requested else Status.COMPLETED)
+
+    def stop(self) -> None:
+        """End the job as StopTrainingJob does; ``run`` then ends it as Stopped."""
+        self._record.stop_requested = True
+        self._stopping.set()
+        if self._record.status is not Status.STOPPING:
+            self._enter(Status.STOPPING)
+
+    async def _work(self) -> str | None:
+        """From data in to data out. Returns why the job failed, None when it did not."""
+        self._enter(Status.DOWNLOADING)
+        self._nodes = await self._in_thread(self._make_nodes)
+        entries = await self._in_thread(partial(self._setup.stage, self._nodes))
+        if self._stopping.is_set():
+            return None
+        await self._start(entries)
+        if not self._stopping.is_set():
+            self._enter(Status.TRAINING)
+        ended = await self._wait()
+        # A container that was told to stop may end as it likes.
+        stopped = self._overdue or self._record.stop_requested
+        reason = None if stopped else self._failure_reason(ended, entries[0])
+        self._enter(Status.UPLOADING)
+        await self._in_thread(partial(self._setup.upload, self._nodes[0]))
+        return reason
+
+    async def _start(self, entries: list[Entry]) -> None:
+        for node, entry in zip(self._nodes, entries):
+            stream = f"{self._record.name}/{node.name}-{int(time.time())}"
+            if node.find_program(entry.command[0], entry.cwd, entry.environment["PATH"]) is None:
+                raise self._cannot_start(f'exec: "{entry.command[0]}": executable file not found in $PATH')
+            try:
+                container = await Container.start(
+                    node,
+                    entry.command,
+                    env=entry.environment,
+                    cwd=entry.cwd,
+                    logs=await self._in_thread(partial(self._cloud.aws, "logs")),
+                    group=LOG_GROUP,
+                    stream=stream,
+                )
+            except (OSError, ValueError) as error:
+                # ValueError: a NUL, which an API call can carry and an operating system's call cannot.
+                raise self._cannot_start(f'exec: "{entry.command[0]}": {error}') from error
+            self._containers.append(container)
+
+    async def _wait(self) -> list[Ended]:
+        """Until all containers have ended, by themselves or stopped: by a failure, the user, or the time."""
+        waits = [asyncio.create_task(container.wait()) for container in self._containers]
+        stop = asyncio.create_task(self._stopping.wait())
+        end_at = time.monotonic() + self._record.max_runtime_seconds
+        try:
+            while pending := [wait for wait in waits if not wait.done()]:
+                left = end_at - time.monotonic()
+                failed = any(wait.done() and wait.result().exit_code for wait in waits)
+                if stop.done() or failed or left <= 0:
+                    self._overdue = left <= 0 and not stop.done() and not failed
+                    break
+                await asyncio.wait([*pending, stop], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if self._overdue:
+                self._enter(Status.STOPPING)
+            for container in self._containers:
+                container.stop(self._timings.stop_timeout)
+            return list(await asyncio.gather(*waits))
+        finally:
+            stop.cancel()
+
+    async def _clean_up(self) -> None:
+        for container in self._containers:
+            container.kill()
+        await asyncio.gather(*(container.wait() for container in self._containers))
+        if self._thread_work is not None and not self._thread_work.done():
+            await asyncio.wait([self._thread_work])  # cancelled: the thread still writes where we delete
+        self._credentials.close()
+        await self._in_thread(self._remove_nodes)
+
+    def _enter(self, status: Status) -> None:
+        logger.info("= %s is %s", self._record.name, status.text)
+        self._record.change(status, utc_now())
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        self._thread_work = future
+        return await asyncio.shield(future)
+
+    def _make_nodes(self) -> list[Node]:
+        namespace = mounts.available()
+        count = int(self._request["ResourceConfig"].get("InstanceCount", 1))
+        self._root.mkdir(parents=True, mode=0o700)
+        nodes = [
+            Node(self._root / node_name(rank), node_name(rank), namespace=namespace) for rank in range(count)
+        ]
+        for node in nodes:
+            node.create()
+        return nodes
+
+    def _remove_nodes(self) -> None:
+        for node in self._nodes:
+            node.remove()
+        if self._root.exists():
+            self._root.rmdir()
+
+    def _failure_reason(self, ended: list[Ended], entry: Entry) -> str | None:
+        """FailureReason in SageMaker's words; None when every container ended well."""
+        for node, end in zip(self._nodes, ended):
+            if end.exit_code:
+                message = _read_failure(node.base / "output" / "failure")
+                if message is None and entry.script_command is not None:
+                    command = shlex.join(entry.script_command)
+                    message = (
+                        f"ExecuteUserScriptError:\nExitCode {end.exit_code}\n"
+                        f'ErrorMessage "{_error_message(end.tail)}"\nCommand "{command}"'
+                    )
+                suffix = f", exit code: {end.exit_code}"
+                return f"AlgorithmError: {message or ''}"[: 1024 - len(suffix)] + suffix
+        return None
+
+    def _cannot_start(self, why: str) -> JobFailed:
+        image = self._request["AlgorithmSpecification"].get("TrainingImage", "")
+        return JobFailed(
+            "AlgorithmError: CannotStartContainerError. Please make sure the container can be run with "
+            f"'docker run {image} train'. The local cloud runs every image with this machine's programs: "
+            f"give ContainerEntrypoint, or the hyperparameters of script mode. {why}"
+        )
+
+
+def _read_failure(path: Path) -> str | None:
+    """The beginning of ``/opt/ml/output/failure``; None when the job wrote none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(4096).decode("utf-8", "replace").strip()
+    except OSError:
+        return None
+    return text or None
+
+
+def _error_message(tail: str) -> str:
+    """What went wrong, from the end of a script's output: the last traceback, else the last lines."""
+    start = tail.rfind("Traceback (most recent call last):")
+    text = tail[start:] if start >= 0 else "\n".join(tail.splitlines()[-10:])
+    return text.strip()[-ERROR_MESSAGE_CHARACTERS:]

@@ -1,0 +1,208 @@
+"""
+The files, environment and command of a training job's nodes, as SageMaker lays them out. Blocking.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import job_storage, training_toolkit
+from .job_credentials import JobCredentials
+from .job_storage import S3Uri, StorageError
+from .node import BASE, Node
+from .service import Cloud
+from .training_record import TrainingRecord
+
+INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
+"""The network interface that nodes of one job share here."""
+
+GROUP = "homogeneousCluster"
+"""SageMaker's name for the instance group of a job that names none."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a node's container is started."""
+
+    command: list[str]
+    cwd: str
+    environment: Mapping[str, str]
+    script_command: list[str] | None = None
+    """In script mode: the user's part of the command."""
+
+
+class TrainingSetup:
+    """
+    What one job puts into its nodes and takes out of them, for use in worker threads.
+
+    Args:
+        record: the job.
+        credentials: of its role, whose rights decide what can be read and written.
+    """
+
+    def __init__(self, record: TrainingRecord, cloud: Cloud, credentials: JobCredentials) -> None:
+        self._record = record
+        self._request = record.request
+        self._cloud = cloud
+        self._credentials = credentials
+
+    def stage(self, nodes: Sequence[Node]) -> list[Entry]:
+        """Put all that a job finds when it starts into every node; how each starts. Raises StorageError."""
+        s3 = self._credentials.role.client("s3")
+        hosts = [node.name for node in nodes]
+        for node in nodes:
+            for folder in ("input/config", "input/data", "code", "model", "output/data"):
+                (node.base / folder).mkdir(parents=True)
+            for name, content in self._configuration(node, hosts).items():
+                (node.base / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
+            for channel in self._request.get("InputDataConfig", ()):
+                folder = node.base / "input" / "data" / channel["ChannelName"]
+                folder.mkdir()
+                uri = S3Uri.parse(channel["DataSource"]["S3DataSource"]["S3Uri"])
+                job_storage.download_prefix(s3, uri, folder, self._request["RoleArn"])
+            if "CheckpointConfig" in self._request:
+                self._restore_checkpoints(s3, node)
+        return [self._entry(s3, node, hosts) for node in nodes]
+
+    def _configuration(self, node: Node, hosts: list[str]) -> dict[str, Any]:
+        """The files of ``/opt/ml/input/config``, by name."""
+        resources = self._request["ResourceConfig"]
+        return {
+            "hyperparameters": self._request.get("HyperParameters", {}),
+            "resourceconfig": {
+                "current_host": node.name,
+                "current_instance_type": resources["InstanceType"],
+                "current_group_name": GROUP,
+                "hosts": hosts,
+                "instance_groups": [
+                    {
+                        "instance_group_name": GROUP,
+                        "instance_type": resources["InstanceType"],
+                        "hosts": hosts,
+                    }
+                ],
+                "network_interface_name": INTERFACE,
+            },
+            "inputdataconfig": {
+                channel["ChannelName"]: self._channel(channel)
+                for channel in self._request.get("InputDataConfig", ())
+            },
+        }
+
+    def _channel(self, channel: Mapping[str, Any]) -> dict[str, str]:
+        source = channel["DataSource"]["S3DataSource"]
+        shown = {
+            "TrainingInputMode": channel.get("InputMode")
+            or self._request["AlgorithmSpecification"]["TrainingInputMode"],
+            "S3DistributionType": source.get("S3DataDistributionType", "FullyReplicated"),
+            "RecordWrapperType": channel.get("RecordWrapperType", "None"),
+        }
+        if "ContentType" in channel:
+            shown["ContentType"] = channel["ContentType"]
+        return shown
+
+    def _entry(self, s3: Any, node: Node, hosts: list[str]) -> Entry:
+        """How this node's container is started; the user's code is in place afterwards."""
+        environment = self._environment(node)
+        algorithm = self._request["AlgorithmSpecification"]
+        arguments = [node.seen(argument) for argument in algorithm.get("ContainerArguments", ())]
+        if "ContainerEntrypoint" in algorithm:
+            entrypoint = [node.seen(word) for word in algorithm["ContainerEntrypoint"]]
+            return Entry([*entrypoint, *arguments], str(node.home), environment)
+        hyperparameters = self._request.get("HyperParameters", {})
+        own_environment = self._request.get("Environment", {})
+        program = training_toolkit.setting(training_toolkit.PROGRAM, hyperparameters, own_environment)
+        if program is None:
+            return Entry(arguments or ["train"], str(node.home), environment)
+        submitted = training_toolkit.setting(
+            training_toolkit.SUBMIT_DIRECTORY, hyperparameters, own_environment
+        )
+        if submitted is not None:
+            self._place_code(s3, node, submitted)
+        configuration = self._configuration(node, hosts)
+        script = training_toolkit.script_entry(
+            program,
+            hyperparameters=hyperparameters,
+            environment=environment,
+            resource_config=configuration["resourceconfig"],
+            input_data_config=configuration["inputdataconfig"],
+            code=node.base / "code",
+            base=node.seen_base,
+            python=str(node.python / "bin" / "python"),
+            job_name=self._record.name,
+        )
+        return Entry(script.command, script.cwd, {**environment, **script.environment}, script.script_command)
+
+    def _environment(self, node: Node) -> dict[str, str]:
+        """What the job's processes have: the node's, then the user's, then what the cloud insists on."""
+        region = self._cloud.region
+        environment = {
+            **node.environment(),
+            "AWS_REGION": region,
+            "AWS_DEFAULT_REGION": region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        path = environment["PATH"]
+        environment.update(self._request.get("Environment", {}))
+        if environment["PATH"] != path:
+            # The user means an image's folders; the programs of this machine are elsewhere.
+            environment["PATH"] += os.pathsep + path
+        environment.update(TRAINING_JOB_NAME=self._record.name, TRAINING_JOB_ARN=self._record.arn)
+        if not self._request.get("EnableNetworkIsolation", False):
+            environment["AWS_ENDPOINT_URL"] = self._cloud.endpoint_url
+            environment.update(self._credentials.environment())
+            if self._cloud.ca_file is not None:
+                environment["AWS_CA_BUNDLE"] = environment["SSL_CERT_FILE"] = str(self._cloud.ca_file)
+        return environment
+
+    def _place_code(self, s3: Any, node: Node, submitted: str) -> None:
+        code = node.base / "code"
+        if submitted.startswith("s3://"):
+            job_storage.download_archive(s3, S3Uri.parse(submitted), code)
+            return
+        place = Path(submitted)
+        if submitted.startswith(BASE + "/"):
+            place = node.path_of(submitted)
+        if place == code:
+            return
+        try:
+            with place.open("rb") as file:
+                job_storage.extract(file, code, submitted)
+        except OSError as error:
+            raise StorageError(
+                f"AlgorithmError: {training_toolkit.SUBMIT_DIRECTORY} {submitted}: {error.strerror}"
+            ) from error
+
+    def _restore_checkpoints(self, s3: Any, node: Node) -> None:
+        folder = self._checkpoints(node)
+        folder.mkdir(parents=True, exist_ok=True)
+        uri = S3Uri.parse(self._request["CheckpointConfig"]["S3Uri"])
+        job_storage.download_prefix(s3, uri, folder, self._request["RoleArn"], may_be_empty=True)
+
+    def _checkpoints(self, node: Node) -> Path:
+        return node.path_of(self._request["CheckpointConfig"].get("LocalPath", f"{BASE}/checkpoints"))
+
+    def upload(self, node: Node) -> None:
+        """Put what the job made in its first node into S3, and say so in the record. Raises StorageError."""
+        s3 = self._credentials.role.client("s3")
+        output = self._request["OutputDataConfig"]
+        target = S3Uri.parse(output["S3OutputPath"]) / self._record.name / "output"
+        if output.get("CompressionType") == "NONE":
+            job_storage.upload_files(s3, node.base / "model", target / "model")
+            job_storage.upload_files(s3, node.base / "output" / "data", target / "data")
+            self._record.model_artifacts = f"{target / 'model'}/"
+        else:
+            job_storage.upload_archive(s3, node.base / "model", target / "model.tar.gz", node.temporary)
+            self._record.model_artifacts = str(target / "model.tar.gz")
+            data = node.base / "output" / "data"
+            if data.is_dir() and any(data.iterdir()):
+                job_storage.upload_archive(s3, data, target / "output.tar.gz", node.temporary)
+        if "CheckpointConfig" in self._request:
+            uri = S3Uri.parse(self._request["CheckpointConfig"]["S3Uri"])
+            job_storage.upload_files(s3, self._checkpoints(node), uri)
