@@ -61,14 +61,13 @@ class Relay:
 
     @property
     def port(self) -> int:
-        assert self._server is not None and self._server.sockets, "start() first"
+        assert self._server is not None, "start() first"
         return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
-        return f"{'wss' if self._tls else 'ws'}://127.0.0.1:{
-            self.port
-        }/v1/data-channel/s-1?role=publish_subscribe"
+        scheme = "wss" if self._tls else "ws"
+        return f"{scheme}://127.0.0.1:{self.port}/v1/data-channel/s-1?role=publish_subscribe"
 
     async def start(self, tls: Optional[ssl.SSLContext] = None) -> "Relay":
         self._tls = tls is not None

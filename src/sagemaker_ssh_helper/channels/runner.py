@@ -1,11 +1,5 @@
 """
-The asyncio shell around the protocol machines: time, keepalive, reconnects, backpressure.
-
-``DataChannelRunner`` and ``ControlChannelRunner`` keep one machine connected from its beginning to its
-end, through as many WebSockets as that takes. Both run the same loop: feed what arrived, hand out events,
-send what is pending, re-arm one timer.
-
-Imports the standard library and the protocol only; Python 3.8.
+Keeping a machine connected: what the runners of data channels and control channels share.
 """
 
 import asyncio
@@ -14,75 +8,33 @@ import logging
 import random
 import ssl
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from typing import (
-    Any,
-    Awaitable,
-    Callable,
-    Deque,
-    Generic,
-    List,
-    Mapping,
-    Optional,
-    Tuple,
-    TypeVar,
-)
+from typing import Any, Awaitable, Callable, Generic, List, Mapping, Optional, Tuple, TypeVar
 
-from sagemaker_ssh_helper.connections import (
-    CONNECT_TIMEOUT,
+from sagemaker_ssh_helper.channels.certificates import default_ssl_context
+from sagemaker_ssh_helper.channels.connection import (
     WRITE_BUFFER_BYTES,
     Listener,
     WebSocketProtocol,
     connect_websocket,
-    default_ssl_context,
 )
+from sagemaker_ssh_helper.channels.keepalive import Keepalive, Life
 from sagemaker_ssh_helper.errors import (
     ConnectionFailed,
     EndpointUnreachable,
     SSHHelperError,
     Throttled,
 )
-from sagemaker_ssh_helper.protocol.control_channel import ControlChannel, ControlEvent, JobOffered
-from sagemaker_ssh_helper.protocol.data_channel import (
-    ChannelClosed,
-    DataChannel,
-    Event,
-    Failed,
-    Side,
-    State,
-    StreamData,
-)
-from sagemaker_ssh_helper.protocol.message import PayloadType
-from sagemaker_ssh_helper.protocol.payloads import AgentJobReply, AgentTaskComplete, JobAckStatus
-from sagemaker_ssh_helper.protocol.websocket import DEFAULT_MAX_MESSAGE_BYTES
-
-__all__ = [
-    "ControlChannelRunner",
-    "DataChannelRunner",
-    "Grant",
-    "Keepalive",
-    "Life",
-    "Link",
-    "WebSocketProtocol",
-    "connect_websocket",
-    "default_ssl_context",
-]
+from sagemaker_ssh_helper.protocol.control_channel import ControlChannel
+from sagemaker_ssh_helper.protocol.data_channel import DataChannel
 
 logger = logging.getLogger(__name__)
 
-OPEN_TIMEOUT = 30.0  # seconds of attempts before the first connection
-# Seconds of attempts after a loss: what a laptop needs to be carried to another network.
-RESUME_TIMEOUT = 900.0
 KEEPALIVE_INTERVAL = 15.0  # seconds of silence before a ping; twice that, and the peer is dead
-DATA_DELAYS = (0.1, 5.0)  # seconds between attempts: the first wait, doubled up to the last
-CONTROL_DELAYS = (0.5, 60.0)  # the same for agents, of which there may be thousands
 BRIEF = 1.0  # seconds; a connection that lasts no longer counts as a failed attempt
 PROVEN_AFTER = 5.0  # seconds, or one message: then the service really wanted us
 FLUSH_BYTES = 512 << 10  # written before other work gets its turn
 MAX_REFUSALS = 3  # answers like 403 to a resumed connection before they are believed
-SLEPT = 10.0  # seconds the wall clock gains on ours when the machine was asleep
-DOUBT_TIMEOUT = 5.0  # seconds for a sign of life after that
 
 
 @dataclass(frozen=True)
@@ -101,79 +53,10 @@ class Link(enum.Enum):
     DOWN = "down"
 
 
-# -- keepalive --------------------------------------------------------------------------------------
-
-
-class Life(enum.Enum):
-    """What to do about a connection now."""
-
-    FINE = 0
-    PING = 1
-    DEAD = 2
-
-
-class Keepalive:
-    """
-    When to ping a silent peer, and when to give it up. Only times; whatever the peer sends is a sign of life.
-
-    A wall clock that runs ahead of the monotonic one means that the machine slept. Then the peer has to
-    answer within seconds, or a laptop would sit for half a minute in front of a connection that died
-    hours ago.
-
-    Args:
-        interval: seconds of silence before a ping. Twice that, and the peer is dead; four times when our
-            own data is stuck, since then our ping is, too.
-        now, wall: when the connection began, by the two clocks.
-    """
-
-    def __init__(self, interval: float, now: float, wall: float) -> None:
-        self.interval = interval
-        self._heard_at = self._pinged_at = self._now = now
-        self._wall = wall
-        self._doubted_at: Optional[float] = None
-
-    def next_check(self, heard_at: float, stuck: bool) -> float:
-        """When to call ``check`` at the latest."""
-        check = max(heard_at, self._pinged_at) + self.interval
-        check = min(check, self._dead_at(heard_at, stuck))
-        if self._doubted_at is not None and heard_at <= self._doubted_at:
-            check = min(check, self._doubted_at + DOUBT_TIMEOUT)
-        return check
-
-    def check(self, now: float, wall: float, heard_at: float, stuck: bool) -> Life:
-        """
-        What to do. PING counts as done.
-
-        Args:
-            heard_at: when the peer last sent anything.
-            stuck: the socket takes nothing more from us.
-        """
-        slept = wall - self._wall - (now - self._now) > SLEPT
-        self._now, self._wall = now, wall
-        if self._doubted_at is not None and heard_at > self._doubted_at:
-            self._doubted_at = None
-        if slept and self._doubted_at is None:
-            self._doubted_at = self._pinged_at = now
-            return Life.PING
-        if now >= self._dead_at(heard_at, stuck):
-            return Life.DEAD
-        if self._doubted_at is not None and now >= self._doubted_at + DOUBT_TIMEOUT:
-            return Life.DEAD
-        if now >= max(heard_at, self._pinged_at) + self.interval:
-            self._pinged_at = now
-            return Life.PING
-        return Life.FINE
-
-    def _dead_at(self, heard_at: float, stuck: bool) -> float:
-        return heard_at + self.interval * (4 if stuck else 2)
-
-
-# -- keeping a machine connected --------------------------------------------------------------------
-
 MachineT = TypeVar("MachineT", DataChannel, ControlChannel)
 
 
-class _Runner(Listener, Generic[MachineT]):
+class Runner(Listener, Generic[MachineT]):
     """
     What both runners do: connect, feed, send, one timer, keepalive, and again after a loss.
 
@@ -299,7 +182,7 @@ class _Runner(Listener, Generic[MachineT]):
             handed_over = False
             error: Exception
             try:
-                await _first_of(ended, task)
+                await first_of(ended, task)
                 if ended.done():
                     return None
                 protocol, token = task.result()
@@ -317,9 +200,9 @@ class _Runner(Listener, Generic[MachineT]):
             else:
                 self._lost = loop.create_future()
                 self._attach(protocol, token, resume)
-                await _first_of(ended, self._lost)
+                await first_of(ended, self._lost)
                 if not ended.done() and not self._needs_connection():
-                    await _first_of(ended)
+                    await first_of(ended)
                 if ended.done():
                     return None
                 error = ConnectionFailed("the connection was lost", evidence=self._lost.result())
@@ -339,7 +222,7 @@ class _Runner(Listener, Generic[MachineT]):
             if timeout is not None and loop.time() + delay - since > timeout:
                 return self._gave_up(resume, timeout, error)
             if delay:
-                await _first_of(ended, timeout=delay)
+                await first_of(ended, timeout=delay)
             if ended.done():
                 return None
 
@@ -552,7 +435,7 @@ def _may_pass(error: Exception, resume: bool, refusals: int) -> bool:
     return isinstance(error, (OSError, asyncio.TimeoutError))
 
 
-async def _first_of(*futures: "asyncio.Future[Any]", timeout: Optional[float] = None) -> None:
+async def first_of(*futures: "asyncio.Future[Any]", timeout: Optional[float] = None) -> None:
     """Wait until one of them is done, in whatever way, or the time is over."""
     await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
@@ -560,289 +443,8 @@ async def _first_of(*futures: "asyncio.Future[Any]", timeout: Optional[float] = 
 async def _discard(task: "asyncio.Task[Tuple[WebSocketProtocol, str]]") -> None:
     """End an attempt that is not needed any more, and what came of it."""
     task.cancel()
-    await _first_of(task)
+    await first_of(task)
     if not task.cancelled() and task.exception() is None:
         protocol, _ = task.result()
         protocol.abort("not needed any more")
         await protocol.wait_closed()
-
-
-class DataChannelRunner(_Runner[DataChannel]):
-    """
-    One data channel from open to end.
-
-    ::
-
-        runner = DataChannelRunner(channel, grant, on_event=..., on_writable=...)
-        error = await runner.run()      # in a task of its own
-
-    Args:
-        channel: a fresh machine.
-        grant: how to connect now. Its argument says whether there was a connection before (then ask for a new
-            token). Errors of the user, of AWS and of the protocol end the run; ConnectionFailed,
-            EndpointUnreachable, Throttled and other OSErrors are tried again.
-        on_event: told everything the channel says, in order; the last is ChannelClosed or Failed. After
-            ``pause_delivery`` it gets no StreamData until ``resume_delivery``.
-        on_writable: ``writable`` is true now, for the first time or again.
-        keepalive_interval: seconds of silence before a ping; twice that, and the connection is replaced.
-        open_timeout: seconds of attempts before there was any connection.
-        resume_timeout: seconds of attempts after a loss.
-        connect_timeout: seconds for one attempt.
-        on_link: told when the connection is up, and when it is lost and why.
-        delays: seconds between attempts, the first and the longest.
-    """
-
-    def __init__(
-        self,
-        channel: DataChannel,
-        grant: Callable[[bool], Awaitable[Grant]],
-        *,
-        on_event: Callable[[Event], None],
-        on_writable: Callable[[], None] = lambda: None,
-        keepalive_interval: float = KEEPALIVE_INTERVAL,
-        open_timeout: float = OPEN_TIMEOUT,
-        resume_timeout: float = RESUME_TIMEOUT,
-        connect_timeout: float = CONNECT_TIMEOUT,
-        ssl_context: Optional[ssl.SSLContext] = None,
-        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
-        on_link: Optional[Callable[[Link, str], None]] = None,
-        delays: Tuple[float, float] = DATA_DELAYS,
-    ) -> None:
-        super().__init__(
-            channel,
-            grant,
-            keepalive_interval=keepalive_interval,
-            open_timeout=open_timeout,
-            resume_timeout=resume_timeout,
-            connect_timeout=connect_timeout,
-            ssl_context=ssl_context,
-            max_message_bytes=max_message_bytes,
-            on_link=on_link,
-            delays=delays,
-        )
-        self.what = f"data channel of {channel.session_id}"
-        self.channel = channel
-        self._on_event = on_event
-        self._on_writable = on_writable
-        self._events: Deque[Event] = deque()
-        self._dispatching = False
-        self._delivery_paused = False
-        self._reading_paused = False
-        self._blocked = True
-        # One wake-up per acknowledge would make the owner read in tiny pieces.
-        self._wakes_at_bytes = min(WRITE_BUFFER_BYTES, channel.window_bytes // 2)
-        self._drain_waiters: List[asyncio.Future[None]] = []
-
-    @property
-    def writable(self) -> bool:
-        """``send_data`` may be called. Else ``on_writable`` will say when."""
-        return not self._blocked
-
-    def send_data(self, data: bytes, payload_type: int = int(PayloadType.OUTPUT)) -> None:
-        """Send bytes. All are taken; when ``writable`` is false then, stop until ``on_writable``."""
-        now = self._now()
-        self.channel.send_data(data, now, payload_type)
-        if not self.channel.writable:
-            self._blocked = True
-        self._settle(now)
-
-    def send_flag(self, flag: int) -> None:
-        """Send a Flag, in order with the data."""
-        now = self._now()
-        self.channel.send_flag(flag, now)
-        self._settle(now)
-
-    def send_size(self, cols: int, rows: int) -> None:
-        """Send the size of the terminal, in order with the data."""
-        now = self._now()
-        self.channel.send_size(cols, rows, now)
-        self._settle(now)
-
-    def pause_delivery(self) -> None:
-        """The sink is full: no StreamData from now on, and the peer is held. Loses nothing."""
-        self._delivery_paused = True
-        self.channel.pause_delivery()
-
-    def resume_delivery(self) -> None:
-        """The sink has room again. Events may come before this returns."""
-        if not self._delivery_paused:
-            return
-        now = self._now()
-        self._delivery_paused = False
-        self._guard(self._dispatch, [])
-        if not self._delivery_paused:
-            self._guard(self._dispatch, self.channel.resume_delivery(now))
-        self._settle(now)
-
-    async def drain(self, timeout: float) -> bool:
-        """Wait until all that was sent is acknowledged. False when it is not, after that many seconds."""
-        if not self.channel.drained and not self._is_over():
-            waiter = asyncio.get_running_loop().create_future()
-            self._drain_waiters.append(waiter)
-            try:
-                await _first_of(waiter, timeout=timeout)
-            finally:
-                self._drain_waiters.remove(waiter)
-        return self.channel.drained
-
-    # -- within --
-
-    def _now(self) -> float:
-        assert self._loop is not None, "the runner is not running"
-        return self._loop.time()
-
-    def _receive(self, messages: List[bytes], now: float) -> None:
-        self._dispatch(self.channel.receive_messages(messages, now))
-
-    def _tick(self, now: float) -> None:
-        self._dispatch(self.channel.handle_timer(now))
-
-    def _take(self, now: float, max_bytes: int) -> List[bytes]:
-        return self.channel.messages_to_send(now, max_bytes)
-
-    def _closing(self, now: float) -> None:
-        self.channel.close(now)
-
-    def _needs_connection(self) -> bool:
-        # The end was announced; what is left is held here, for our own sink.
-        return self.channel.state is not State.CLOSING
-
-    def _dispatch(self, events: List[Event]) -> None:
-        """Hand out events in order, also when the owner calls us from inside one."""
-        queue = self._events
-        queue.extend(events)
-        if self._dispatching:
-            return
-        self._dispatching = True
-        try:
-            while queue and not self._is_over():
-                if (
-                    self._delivery_paused
-                    and isinstance(queue[0], (StreamData, ChannelClosed))
-                    and not self._jump_queue()
-                ):
-                    return
-                event = queue.popleft()
-                self._on_event(event)
-                if isinstance(event, ChannelClosed):
-                    self._end(None)
-                elif isinstance(event, Failed):
-                    self._end(event.error)
-        finally:
-            self._dispatching = False
-
-    def _jump_queue(self) -> bool:
-        """An agent's session that is cancelled does not wait for a sink that may never move."""
-        last = self._events[-1]
-        if self.channel.side is Side.AGENT and isinstance(last, (ChannelClosed, Failed)):
-            self._events.clear()
-            self._events.append(last)
-            return True
-        return False
-
-    def _settled(self, now: float) -> None:
-        channel = self.channel
-        if self._blocked and channel.send_capacity_bytes >= self._wakes_at_bytes:
-            self._blocked = False
-            self._guard(self._on_writable)
-        if self._drain_waiters and channel.drained:
-            self._release_waiters()
-        overloaded = channel.overloaded
-        if overloaded is not self._reading_paused and self._protocol is not None:
-            self._reading_paused = overloaded
-            if overloaded:
-                self._protocol.pause_reading()
-            else:
-                self._protocol.resume_reading()
-
-    def _release_waiters(self) -> None:
-        for waiter in self._drain_waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _attach(self, protocol: WebSocketProtocol, token: str, resume: bool) -> None:
-        self._reading_paused = False
-        super()._attach(protocol, token, resume)
-
-    async def _shut(self) -> None:
-        self._release_waiters()
-        await super()._shut()
-
-
-class ControlChannelRunner(_Runner[ControlChannel]):
-    """
-    An agent's control channel, for as long as the agent lives: it never gives up by itself.
-
-    Args:
-        channel: a fresh machine.
-        grant: as for DataChannelRunner.
-        on_event: told everything the service offers.
-        on_link: told when the connection is up, and when it is lost and why.
-    """
-
-    what = "control channel"
-
-    def __init__(
-        self,
-        channel: ControlChannel,
-        grant: Callable[[bool], Awaitable[Grant]],
-        *,
-        on_event: Callable[[ControlEvent], None],
-        keepalive_interval: float = KEEPALIVE_INTERVAL,
-        connect_timeout: float = CONNECT_TIMEOUT,
-        ssl_context: Optional[ssl.SSLContext] = None,
-        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
-        on_link: Optional[Callable[[Link, str], None]] = None,
-        delays: Tuple[float, float] = CONTROL_DELAYS,
-    ) -> None:
-        super().__init__(
-            channel,
-            grant,
-            keepalive_interval=keepalive_interval,
-            open_timeout=None,
-            resume_timeout=None,
-            connect_timeout=connect_timeout,
-            ssl_context=ssl_context,
-            max_message_bytes=max_message_bytes,
-            on_link=on_link,
-            delays=delays,
-        )
-        self.channel = channel
-        self._on_event = on_event
-
-    def task_complete(self, result: AgentTaskComplete) -> str:
-        """Tell how a session ended. Returns the message id that TaskAcknowledged will name."""
-        now = self._now()
-        message_id = self.channel.task_complete(result, now)
-        self._settle(now)
-        return message_id
-
-    def job_ack(self, offered: JobOffered, status: Tuple[str, str] = JobAckStatus.SUCCESSFUL) -> None:
-        """Answer a command."""
-        self.channel.job_ack(offered, status)
-        self._settle(self._now())
-
-    def job_reply(self, reply: AgentJobReply) -> str:
-        """Tell how a command is getting on. Returns the message id that JobReplyAcknowledged will name."""
-        now = self._now()
-        message_id = self.channel.job_reply(reply, now)
-        self._settle(now)
-        return message_id
-
-    # -- within --
-
-    def _now(self) -> float:
-        assert self._loop is not None, "the runner is not running"
-        return self._loop.time()
-
-    def _receive(self, messages: List[bytes], now: float) -> None:
-        for message in messages:
-            for event in self.channel.receive_message(message, now):
-                self._on_event(event)
-
-    def _tick(self, now: float) -> None:
-        for event in self.channel.handle_timer(now):
-            self._on_event(event)
-
-    def _take(self, now: float, max_bytes: int) -> List[bytes]:
-        return self.channel.messages_to_send()

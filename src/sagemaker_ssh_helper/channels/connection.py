@@ -1,22 +1,16 @@
 """
-One WebSocket over one connection: certificates, proxies, the upgrade, and an asyncio protocol around the
-framing.
-
-``connect_websocket`` opens it; what it carries is ``channels``' business.
-
-Imports the standard library and the protocol only; Python 3.8.
+One WebSocket over one connection: the upgrade, and an asyncio protocol around the framing.
 """
 
 import asyncio
-import base64
 import logging
 import os
-import socket
 import ssl
-from typing import Any, Callable, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
-from urllib.parse import unquote, urlsplit
+from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple, Union
 
-from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup, SSHHelperError
+from sagemaker_ssh_helper.channels.certificates import default_ssl_context
+from sagemaker_ssh_helper.channels.proxy import Address, find_proxy, open_tunnel
+from sagemaker_ssh_helper.errors import ConnectionFailed, SSHHelperError
 from sagemaker_ssh_helper.protocol.websocket import (
     DEFAULT_MAX_MESSAGE_BYTES,
     Close,
@@ -35,200 +29,8 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 30.0  # seconds for TCP, TLS and the upgrade
 SHUT_TIMEOUT = 1.0  # seconds for the last bytes to leave
 WRITE_BUFFER_BYTES = 128 << 10  # what waits in front of a full socket before we are told to stop
-MAX_PROXY_HEAD_BYTES = 16384
 
 PING = b"keepalive"  # what official peers put into theirs
-
-
-# -- what may be trusted ----------------------------------------------------------------------------
-
-_BUNDLED_CA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "agent", "cacert.pem")
-
-
-def default_ssl_context() -> ssl.SSLContext:
-    """
-    Certificates from ``AWS_CA_BUNDLE``, else ``SSL_CERT_FILE``, else the system's, else the bundled ones.
-
-    Raises:
-        LocalSetup: a variable names a file that holds none.
-    """
-    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
-        path = os.environ.get(name)
-        if not path:
-            continue
-        try:
-            if os.path.isdir(path):
-                context = ssl.create_default_context(capath=path)
-            else:
-                context = ssl.create_default_context(cafile=path)
-        except OSError as error:  # includes ssl.SSLError
-            raise LocalSetup(
-                f"{name} names no usable file of certificates",
-                evidence=f"{path}: {error}",
-                fix=f"Point {name} to a PEM file, or unset it",
-            ) from error
-        break
-    else:
-        context = ssl.create_default_context()
-        if not _has_certificates(context) and os.path.exists(_BUNDLED_CA):
-            context.load_verify_locations(cafile=_BUNDLED_CA)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def _has_certificates(context: ssl.SSLContext) -> bool:
-    if context.cert_store_stats()["x509_ca"]:
-        return True
-    folder = ssl.get_default_verify_paths().capath  # read only when a certificate is checked
-    try:
-        return folder is not None and bool(os.listdir(folder))
-    except OSError:
-        return False
-
-
-# -- where to ---------------------------------------------------------------------------------------
-
-
-class _Address(NamedTuple):
-    """A ws: or wss: URL."""
-
-    tls: bool
-    host: str
-    port: int
-    host_header: str
-    path: str
-
-    def __str__(self) -> str:
-        # Without the query, which may hold a signature.
-        return f"{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, url: str) -> "_Address":
-        parts = urlsplit(url)
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in ("ws", "wss") or not parts.hostname or port == -1:
-            raise ConnectionFailed(
-                "the address of the session is no WebSocket URL", evidence=url.partition("?")[0]
-            )
-        tls = parts.scheme == "wss"
-        path = parts.path or "/"
-        if parts.query:
-            path += "?" + parts.query
-        return cls(tls, parts.hostname, port or (443 if tls else 80), parts.netloc.rpartition("@")[2], path)
-
-
-class _Proxy(NamedTuple):
-    """An HTTP proxy that understands CONNECT."""
-
-    host: str
-    port: int
-    authorization: Optional[str]
-    """The value of Proxy-Authorization."""
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-def _find_proxy(address: _Address, environ: Mapping[str, str]) -> Optional[_Proxy]:
-    """
-    The proxy that the environment wants for this address.
-
-    HTTPS_PROXY (or https_proxy) for wss:, http_proxy for ws:, else ALL_PROXY; never for loopback, nor for
-    what NO_PROXY lists: names, endings of names, addresses, each perhaps with a port, or ``*``.
-    """
-    # HTTP_PROXY in capitals is what a CGI client can set by a header, so it does not count.
-    names = ("HTTPS_PROXY", "https_proxy") if address.tls else ("http_proxy",)
-    url = next((environ[name] for name in (*names, "ALL_PROXY", "all_proxy") if environ.get(name)), None)
-    if url is None or _bypasses(address, environ.get("NO_PROXY") or environ.get("no_proxy") or ""):
-        return None
-    parts = urlsplit(url if "://" in url else "http://" + url)
-    try:
-        port = parts.port or 80
-    except ValueError:
-        port = 0
-    if parts.scheme != "http" or not parts.hostname or not port:
-        raise LocalSetup(
-            "the proxy of this environment cannot be used",
-            evidence=f"{parts.scheme}://{parts.hostname}",
-            fix="Set HTTPS_PROXY to http://host:port, or list the host in NO_PROXY",
-        )
-    authorization = None
-    if parts.username is not None:
-        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(credentials.encode("utf-8")).decode("ascii")
-    return _Proxy(parts.hostname, port, authorization)
-
-
-def _bypasses(address: _Address, no_proxy: str) -> bool:
-    host = address.host.lower()
-    if host in ("localhost", "::1") or host.startswith("127."):
-        return True
-    for entry in no_proxy.lower().replace(",", " ").split():
-        name, colon, port = entry.rpartition(":")
-        if colon and port.isdigit() and "]" not in port and name.count(":") == 0:
-            if int(port) != address.port:
-                continue
-            entry = name
-        entry = entry.strip("[]").lstrip("*").lstrip(".") if entry != "*" else entry
-        if entry == "*" or host == entry or (entry and host.endswith("." + entry)):
-            return True
-    return False
-
-
-async def _open_tunnel(proxy: _Proxy, address: _Address) -> socket.socket:
-    """A socket through the proxy to the address. The caller has the deadline, and closes the socket."""
-    loop = asyncio.get_running_loop()
-    sock = await _connect_tcp(proxy.host, proxy.port)
-    try:
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        lines = [f"CONNECT {host}:{address.port} HTTP/1.1", f"Host: {host}:{address.port}"]
-        if proxy.authorization is not None:
-            lines.append(f"Proxy-Authorization: {proxy.authorization}")
-        await loop.sock_sendall(sock, ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-        head = b""
-        # We speak first inside the tunnel, so nothing but the head can come.
-        while b"\r\n\r\n" not in head:
-            data = await loop.sock_recv(sock, 4096)
-            head += data
-            if not data or len(head) > MAX_PROXY_HEAD_BYTES:
-                raise ConnectionFailed(f"the proxy {proxy} did not answer CONNECT {address}")
-        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(None, 2)
-        status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-        if not 200 <= status < 300:
-            raise ConnectionFailed(
-                f"the proxy {proxy} refused to connect to {address}",
-                evidence=" ".join(words)[:200],
-                fix="Check the name and password in HTTPS_PROXY" if status == 407 else None,
-                status=status,
-            )
-        return sock
-    except BaseException:
-        sock.close()
-        raise
-
-
-async def _connect_tcp(host: str, port: int) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    last: Optional[OSError] = None
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, address)
-            return sock
-        except OSError as error:
-            sock.close()
-            last = error
-        except BaseException:
-            sock.close()
-            raise
-    raise last if last is not None else OSError(f"{host} has no address")
-
-
-# -- one WebSocket ----------------------------------------------------------------------------------
 
 
 class Listener:
@@ -468,7 +270,7 @@ async def connect_websocket(
         ConnectionFailed: not reached, not in time, or refused; then with ``status`` and ``body``.
         LocalSetup: the environment names a proxy or certificates that cannot be used.
     """
-    address = _Address.parse(url)
+    address = Address.parse(url)
     items = headers.items() if isinstance(headers, Mapping) else headers
     if address.tls and ssl_context is None:
         ssl_context = default_ssl_context()
@@ -490,7 +292,7 @@ async def connect_websocket(
 
 
 async def _connect(
-    address: _Address,
+    address: Address,
     headers: List[Tuple[str, str]],
     ssl_context: Optional[ssl.SSLContext],
     max_message_bytes: int,
@@ -500,7 +302,7 @@ async def _connect(
     options: Any = {}
     if ssl_context is not None:
         options = {"ssl": ssl_context, "server_hostname": address.host}
-    proxy = _find_proxy(address, os.environ)
+    proxy = find_proxy(address, os.environ)
     if proxy is None:
         _, protocol = await loop.create_connection(
             lambda: factory(max_message_bytes),
@@ -511,7 +313,7 @@ async def _connect(
         )
     else:
         logger.debug("= connecting to %s through %s", address, proxy)
-        sock = await _open_tunnel(proxy, address)
+        sock = await open_tunnel(proxy, address)
         try:
             _, protocol = await loop.create_connection(
                 lambda: factory(max_message_bytes), sock=sock, **options

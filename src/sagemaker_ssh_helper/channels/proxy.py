@@ -1,0 +1,152 @@
+"""
+Where a WebSocket goes, and the HTTP proxy it has to go through.
+"""
+
+import asyncio
+import base64
+import socket
+from typing import Mapping, NamedTuple, Optional
+from urllib.parse import unquote, urlsplit
+
+from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup
+
+MAX_HEAD_BYTES = 16384  # of the proxy's answer
+
+
+class Address(NamedTuple):
+    """A ws: or wss: URL."""
+
+    tls: bool
+    host: str
+    port: int
+    host_header: str
+    path: str
+
+    def __str__(self) -> str:
+        # Without the query, which may hold a signature.
+        return f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, url: str) -> "Address":
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or port == -1:
+            raise ConnectionFailed(
+                "the address of the session is no WebSocket URL", evidence=url.partition("?")[0]
+            )
+        tls = parts.scheme == "wss"
+        path = parts.path or "/"
+        if parts.query:
+            path += "?" + parts.query
+        return cls(tls, parts.hostname, port or (443 if tls else 80), parts.netloc.rpartition("@")[2], path)
+
+
+class Proxy(NamedTuple):
+    """An HTTP proxy that understands CONNECT."""
+
+    host: str
+    port: int
+    authorization: Optional[str]
+    """The value of Proxy-Authorization."""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def find_proxy(address: Address, environ: Mapping[str, str]) -> Optional[Proxy]:
+    """
+    The proxy that the environment wants for this address.
+
+    HTTPS_PROXY (or https_proxy) for wss:, http_proxy for ws:, else ALL_PROXY; never for loopback, nor for
+    what NO_PROXY lists: names, endings of names, addresses, each perhaps with a port, or ``*``.
+    """
+    # HTTP_PROXY in capitals is what a CGI client can set by a header, so it does not count.
+    names = ("HTTPS_PROXY", "https_proxy") if address.tls else ("http_proxy",)
+    url = next((environ[name] for name in (*names, "ALL_PROXY", "all_proxy") if environ.get(name)), None)
+    if url is None or _bypasses(address, environ.get("NO_PROXY") or environ.get("no_proxy") or ""):
+        return None
+    parts = urlsplit(url if "://" in url else "http://" + url)
+    try:
+        port = parts.port or 80
+    except ValueError:
+        port = 0
+    if parts.scheme != "http" or not parts.hostname or not port:
+        raise LocalSetup(
+            "the proxy of this environment cannot be used",
+            evidence=f"{parts.scheme}://{parts.hostname}",
+            fix="Set HTTPS_PROXY to http://host:port, or list the host in NO_PROXY",
+        )
+    authorization = None
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(credentials.encode("utf-8")).decode("ascii")
+    return Proxy(parts.hostname, port, authorization)
+
+
+def _bypasses(address: Address, no_proxy: str) -> bool:
+    host = address.host.lower()
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return True
+    for entry in no_proxy.lower().replace(",", " ").split():
+        name, colon, port = entry.rpartition(":")
+        if colon and port.isdigit() and "]" not in port and name.count(":") == 0:
+            if int(port) != address.port:
+                continue
+            entry = name
+        entry = entry.strip("[]").lstrip("*").lstrip(".") if entry != "*" else entry
+        if entry == "*" or host == entry or (entry and host.endswith("." + entry)):
+            return True
+    return False
+
+
+async def open_tunnel(proxy: Proxy, address: Address) -> socket.socket:
+    """A socket through the proxy to the address. The caller has the deadline, and closes the socket."""
+    loop = asyncio.get_running_loop()
+    sock = await _connect_tcp(proxy.host, proxy.port)
+    try:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        lines = [f"CONNECT {host}:{address.port} HTTP/1.1", f"Host: {host}:{address.port}"]
+        if proxy.authorization is not None:
+            lines.append(f"Proxy-Authorization: {proxy.authorization}")
+        await loop.sock_sendall(sock, ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        head = b""
+        # We speak first inside the tunnel, so nothing but the head can come.
+        while b"\r\n\r\n" not in head:
+            data = await loop.sock_recv(sock, 4096)
+            head += data
+            if not data or len(head) > MAX_HEAD_BYTES:
+                raise ConnectionFailed(f"the proxy {proxy} did not answer CONNECT {address}")
+        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(None, 2)
+        status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+        if not 200 <= status < 300:
+            raise ConnectionFailed(
+                f"the proxy {proxy} refused to connect to {address}",
+                evidence=" ".join(words)[:200],
+                fix="Check the name and password in HTTPS_PROXY" if status == 407 else None,
+                status=status,
+            )
+        return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _connect_tcp(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    last: Optional[OSError] = None
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, address)
+            return sock
+        except OSError as error:
+            sock.close()
+            last = error
+        except BaseException:
+            sock.close()
+            raise
+    raise last if last is not None else OSError(f"{host} has no address")

@@ -1,0 +1,242 @@
+"""
+Two data channels joined by a link that loses, doubles, reorders, delays and breaks; the clock is a number.
+
+``Link`` is deterministic: every fate is given. ``fates`` and ``plans`` are the Hypothesis strategies that give them.
+"""
+
+import heapq
+import itertools
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from hypothesis import strategies as st
+
+from sagemaker_ssh_helper.protocol.data_channel import (
+    DataChannel,
+    Event,
+    Ready,
+    Side,
+    State,
+    StreamData,
+)
+from sagemaker_ssh_helper.protocol.message import MessageType
+
+OTHER = {Side.CLIENT: Side.AGENT, Side.AGENT: Side.CLIENT}
+VERSION = "3.3.1000.0"
+_GATEWAYS_OWN = MessageType.AGENT_SESSION_STATE.encode().ljust(32)
+
+
+def counting_bytes() -> Callable[[int], bytes]:
+    """"Random" bytes that differ every time and are the same in every run."""
+    numbers = itertools.count(1)
+    return lambda size: b"".join(next(numbers).to_bytes(4, "big") for _ in range(size // 4))
+
+
+def make_channel(side: Side, **options: Any) -> DataChannel:
+    """A data channel with everything that a test does not care about."""
+    options.setdefault("random_bytes", counting_bytes())
+    options.setdefault("created_ms", lambda: 1700000000000)
+    options.setdefault("version", VERSION)
+    if side is Side.CLIENT:
+        options.setdefault("client_id", "00000000-0000-4000-8000-000000000001")
+    else:
+        options.setdefault("instance_id", "mi-0123456789abcdef0")
+        options.setdefault("properties", {"portNumber": "22"})
+    return DataChannel(side, "user-0123456789abcdef0", **options)
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of one message: how many copies arrive, and how much later than usual."""
+
+    copies: int = 1
+    delay: float = 0.0
+
+
+def fates(max_size: int = 60) -> st.SearchStrategy[List[Fate]]:
+    """Fates of the first messages each way; later ones arrive."""
+    return st.lists(
+        st.one_of(
+            st.just(Fate()),
+            st.builds(
+                Fate,
+                copies=st.sampled_from([0, 0, 1, 2]),
+                delay=st.sampled_from([0.0, 0.0, 0.003, 0.05, 0.5, 3.0]),
+            ),
+        ),
+        max_size=max_size,
+    )
+
+
+@dataclass
+class End:
+    """One side of the link and what happened there."""
+
+    channel: DataChannel
+    fates: Iterator[Fate]
+    epoch: int = 0
+    connected: bool = False
+    texts: List[bytes] = field(default_factory=list)
+    events: List[Event] = field(default_factory=list)
+    received: bytearray = field(default_factory=bytearray)
+    to_send: bytes = b""
+
+    @property
+    def ready(self) -> bool:
+        return any(isinstance(event, Ready) for event in self.events)
+
+
+class Link:
+    """
+    The link, its gateway and the two ends.
+
+    A message takes ``delay`` seconds. A cut loses what is on its way from and to that side; what is sent to a side
+    that is away is lost as well.
+    """
+
+    def __init__(
+        self,
+        client: Optional[DataChannel] = None,
+        agent: Optional[DataChannel] = None,
+        *,
+        delay: float = 0.01,
+        up: Sequence[Fate] = (),
+        down: Sequence[Fate] = (),
+    ) -> None:
+        self.now = 100.0
+        self.delay = delay
+        self.client = End(client or make_channel(Side.CLIENT), iter(up))
+        self.agent = End(agent or make_channel(Side.AGENT), iter(down))
+        self.ends: Dict[Side, End] = {Side.CLIENT: self.client, Side.AGENT: self.agent}
+        self.messages: List[Tuple[Side, bytes]] = []
+        """Everything that was sent, lost or not."""
+        self._order = itertools.count()
+        self._due: List[Tuple[float, int, Callable[[], None]]] = []
+
+    # -- what a test does --
+
+    def open(self, side: Side) -> None:
+        """Give a side a connection."""
+        end = self.ends[side]
+        assert not end.connected, "open already"
+        end.connected = True
+        end.channel.open("token", self.now)
+        self._pump()
+
+    def cut(self, side: Side, away: float = 0.2) -> None:
+        """Take it away, for that long."""
+        end = self.ends[side]
+        if not end.connected:
+            return
+        end.connected = False
+        end.epoch += 1
+        end.channel.connection_lost(self.now)
+        self.at(self.now + away, lambda: self.open(side))
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        """Do something at that time."""
+        heapq.heappush(self._due, (time, next(self._order), action))
+
+    def send(self, side: Side, data: bytes) -> None:
+        """Send bytes from a side, as fast as its window allows."""
+        self.ends[side].to_send += data
+        self._pump()
+
+    def gateway_says(self, side: Side, message: bytes) -> None:
+        """A message of the gateway's own."""
+        self._take(self.ends[side], self.ends[side].channel.receive_message(message, self.now))
+
+    def run(self, until: Callable[[], bool], limit: float = 120.0) -> None:
+        """Let time pass until something is true. After ``limit`` seconds that is a failure."""
+        end = self.now + limit
+        while not until():
+            times = [self._due[0][0]] if self._due else []
+            times += [
+                deadline
+                for deadline in (self._deadline(one) for one in self.ends.values())
+                if deadline is not None
+            ]
+            assert times, f"nothing will ever happen; {self._state()}"
+            moment = max(self.now, min(times))
+            assert moment <= end, f"not in {limit} s; {self._state()}"
+            self.now = moment
+            while self._due and self._due[0][0] <= moment:
+                heapq.heappop(self._due)[2]()
+            for one in self.ends.values():
+                deadline = self._deadline(one)
+                if deadline is not None and deadline <= moment:
+                    self._take(one, one.channel.handle_timer(moment))
+            self._pump()
+
+    def run_for(self, seconds: float) -> None:
+        """Let that much time pass."""
+        passed: List[bool] = []
+        self.at(self.now + seconds, lambda: passed.append(True))
+        self.run(lambda: bool(passed), seconds + 1.0)
+
+    def start(self) -> "Link":
+        """Open both sides and finish the handshake."""
+        self.open(Side.AGENT)
+        self.open(Side.CLIENT)
+        self.run(lambda: self.client.channel.state is State.OPEN and self.agent.channel.state is State.OPEN)
+        return self
+
+    def pause_delivery(self, side: Side) -> None:
+        self.ends[side].channel.pause_delivery()
+
+    def resume_delivery(self, side: Side) -> None:
+        end = self.ends[side]
+        self._take(end, end.channel.resume_delivery(self.now))
+        self._pump()
+
+    @property
+    def settled(self) -> bool:
+        """All was sent, received and acknowledged, both ways."""
+        return all(not end.to_send and end.channel.drained for end in self.ends.values())
+
+    # -- inside --
+
+    def _deadline(self, end: End) -> Optional[float]:
+        return end.channel.next_deadline()
+
+    def _take(self, end: End, events: List[Event]) -> None:
+        for event in events:
+            end.events.append(event)
+            if isinstance(event, StreamData):
+                end.received += event.data
+
+    def _pump(self) -> None:
+        for side, end in self.ends.items():
+            channel = end.channel
+            while end.to_send and channel.writable:
+                size = channel.send_capacity_bytes
+                data, end.to_send = end.to_send[:size], end.to_send[size:]
+                channel.send_data(data, self.now)
+            text = channel.text_to_send()
+            if text is not None:
+                end.texts.append(text)
+            for data in channel.messages_to_send(self.now):
+                self.messages.append((side, data))
+                if data[4:36] != _GATEWAYS_OWN:
+                    self._forward(side, data)
+
+    def _forward(self, side: Side, data: bytes) -> None:
+        sender, receiver = self.ends[side], self.ends[OTHER[side]]
+        epoch = sender.epoch
+        fate = next(sender.fates, Fate())
+
+        def arrive() -> None:
+            if sender.epoch == epoch and receiver.connected and receiver.epoch == receiver_epoch:
+                self._take(receiver, receiver.channel.receive_message(data, self.now))
+                self._pump()
+
+        receiver_epoch = receiver.epoch
+        for _ in range(fate.copies):
+            self.at(self.now + self.delay + fate.delay, arrive)
+
+    def _state(self) -> str:
+        return ", ".join(
+            f"{side.value} {end.channel.state.name} {len(end.received)} B in, {len(end.to_send)} B to send,"
+            f" {end.channel.unacknowledged} unacknowledged"
+            for side, end in self.ends.items()
+        )
