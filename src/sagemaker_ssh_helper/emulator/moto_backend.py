@@ -1,0 +1,271 @@
+"""
+moto behind our own server: its handlers are called with a request made for them, in a few threads.
+
+moto never sees a signature, a region or an account that a client could have chosen; those come from us. Its
+errors that are no AWS errors (operations it lacks, its own bugs) become clean ones here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import RLock
+from typing import Any
+from urllib.parse import unquote
+
+import moto.settings
+from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, environ_key_for_header
+from moto.core.request import Request as MotoRequest
+from moto.s3.responses import S3Response
+from werkzeug.exceptions import HTTPException
+
+from .http import Content, FileContent, Request, Response
+from .service import ApiError, Caller
+from .wire import Family, write_error
+
+logger = logging.getLogger(__name__)
+
+SERVICES = ("s3", "iam", "logs", "kms", "sns")
+"""What moto does for us, by botocore's names. STS is ours: it hands out keys that we must know."""
+
+THREADS = 4
+IN_MEMORY_BYTES = 4 * 1024 * 1024
+"""Objects up to this are read whole, larger ones are sent from their file."""
+
+_DROPPED_HEADERS = frozenset(
+    # The signature is checked, the body is decoded; the rest would let a client choose its account and
+    # region.
+    (
+        "authorization",
+        "content-encoding",
+        "content-length",
+        "expect",
+        "host",
+        "transfer-encoding",
+        "user-agent",
+        "x-amz-content-sha256",
+        "x-amz-decoded-content-length",
+        "x-amz-security-token",
+        "x-amz-trailer",
+    )
+)
+_CONTENT_TYPES = {
+    Family.JSON: "application/x-amz-json-1.1",
+    Family.QUERY: "text/xml",
+}
+
+Handler = Callable[[Any, str, Any], Any]
+
+
+class Moto:
+    """
+    moto's services for one account.
+
+    Args:
+        account_id: must be moto's own default account.
+        families: which protocol each service speaks.
+    """
+
+    def __init__(self, account_id: str, families: Mapping[str, Family]) -> None:
+        # Buckets in host names are handled by our server, which knows its own name.
+        moto.settings.S3_IGNORE_SUBDOMAIN_BUCKETNAME = True
+        self._account_id = account_id
+        self._families = families
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="moto")
+        self.locks = {service: RLock() for service in SERVICES}
+        self._handlers: dict[str, Handler] = {}
+
+    def load(self) -> None:
+        """Import the services now, so that the first call of each does not wait for it."""
+        for service in SERVICES:
+            self._handler(service, "/")
+
+    async def call(
+        self,
+        service: str,
+        request: Request,
+        *,
+        region: str,
+        caller: Caller,
+        path: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """
+        moto's answer to a request that is authenticated and authorised.
+
+        Args:
+            path: what to use for the request's path, percent-encoded: path style, for S3.
+            headers: further headers, for trailers of the body.
+        """
+        environ = self._environ(service, request, region, caller, path or request.path, headers or {})
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._call, service, environ)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def reset(self) -> None:
+        """Forget everything that any cloud in this process stored."""
+        from moto.backends import get_backend
+
+        for service in SERVICES:
+            with self.locks[service]:
+                get_backend(service).reset()  # type: ignore[call-overload]  # one overload per service
+
+    def _environ(
+        self,
+        service: str,
+        request: Request,
+        region: str,
+        caller: Caller,
+        path: str,
+        headers: Mapping[str, str],
+    ) -> dict[str, Any]:
+        body = request.body
+        environ: dict[str, Any] = {
+            "REQUEST_METHOD": request.method,
+            "SCRIPT_NAME": "",
+            # WSGI wants the decoded bytes as latin-1.
+            "PATH_INFO": unquote(path, "latin-1"),
+            "RAW_URI": path + (f"?{request.query}" if request.query else ""),
+            "QUERY_STRING": request.query,
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "REMOTE_ADDR": "127.0.0.1",
+            "HTTP_HOST": "localhost",
+            "CONTENT_LENGTH": str(body.size if body else 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": body.file() if body else _NOTHING,
+            "wsgi.version": (1, 0),
+        }
+        names: dict[str, str] = {}
+        for name, value in [*request.headers.items(), *headers.items()]:
+            if name in _DROPPED_HEADERS or name.startswith("x-moto-"):
+                continue
+            key = environ_key_for_header(name)
+            environ[key] = value
+            if "_" in name:
+                names[key] = name
+        encodings = [part.strip() for part in request.headers.get("content-encoding", "").split(",")]
+        kept = ",".join(part for part in encodings if part and part != "aws-chunked")
+        if kept:
+            environ["HTTP_CONTENT_ENCODING"] = kept
+        environ[PRESERVED_HEADER_NAMES_ENVIRON_KEY] = names
+        # moto reads the region and the caller's key from here.
+        scope = f"{caller.access_key_id or 'AKIAIOSFODNN7EXAMPLE'}/20000101/{region}/{service}/aws4_request"
+        environ["HTTP_AUTHORIZATION"] = (
+            f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"
+        )
+        return environ
+
+    def _call(self, service: str, environ: dict[str, Any]) -> Response:
+        family = self._families[service]
+        request = _Request(environ)
+        handler = self._handler(service, environ["RAW_URI"].partition("?")[0])
+        try:
+            with self.locks[service]:
+                answer = handler(request, request.raw_url, request.headers)
+                return _response(answer, family)
+        except HTTPException as error:
+            headers = [
+                (name, value) for name, value in error.get_headers() if name.lower() != "content-length"
+            ]
+            return Response(error.code or 400, headers, str(error.description or "").encode())
+        except NotImplementedError:
+            message = f"The local cloud does not implement this operation of {service}."
+            return write_error(ApiError("NotImplementedException", message), family)
+        except Exception:
+            logger.exception("! moto failed on a call of %s", service)
+            error_ = ApiError("InternalFailure", f"The local cloud failed on this call of {service}.", 500)
+            return write_error(error_, family)
+
+    def _handler(self, service: str, path: str) -> Handler:
+        if service == "s3":
+            bucket, _, key = path.lstrip("/").partition("/")
+            return _S3.key_dispatch if bucket and key else _S3.bucket_dispatch
+        if service not in self._handlers:
+            from importlib import import_module
+
+            paths: Mapping[str, Handler] = import_module(f"moto.{service}.urls").url_paths
+            self._handlers[service] = paths["{0}/$"]
+        return self._handlers[service]
+
+
+class _Request(MotoRequest):
+    from_wsgi_server = True
+
+
+class _Nothing:
+    def read(self, size: int = -1) -> bytes:
+        return b""
+
+    def readline(self, size: int = -1) -> bytes:
+        return b""
+
+
+_NOTHING = _Nothing()
+
+
+class _S3(S3Response):
+    """moto's S3, except that the contents of an object are not copied before anybody knows how much is
+    wanted."""
+
+    def _get_key(self, validate_storage_class: bool = True) -> tuple[Any, bool]:
+        key, not_modified = super()._get_key(validate_storage_class)
+        return _Key(key), not_modified
+
+
+class _Key:
+    """One of moto's objects, with its contents left where they are."""
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._key, name)
+
+    @property
+    def value(self) -> "StoredBytes | bytes":
+        if self._key.size <= IN_MEMORY_BYTES:
+            contents: bytes = self._key.value
+            return contents
+        return StoredBytes(self._key, 0, self._key.size)
+
+
+class StoredBytes:
+    """A part of an object's contents: knows its length and can be cut, like bytes, without being read."""
+
+    def __init__(self, key: Any, start: int, size: int) -> None:
+        self._key = key
+        self._start = start
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, cut: slice) -> "StoredBytes":
+        start, stop, _ = cut.indices(self._size)
+        return StoredBytes(self._key, self._start + start, max(stop - start, 0))
+
+    def content(self) -> "Content | bytes":
+        """For an answer. To be called while nobody changes the object; what it returns is safe afterwards."""
+        buffer = self._key._value_buffer
+        with self._key.lock:
+            if self._size > IN_MEMORY_BYTES and buffer._rolled:
+                buffer.flush()
+                return FileContent(buffer.fileno(), self._start, self._size)
+            buffer.seek(self._start)
+            part: bytes = buffer.read(self._size)
+            return part
+
+
+def _response(answer: Any, family: Family) -> Response:
+    status, headers, body = answer if len(answer) == 3 else (200, {}, answer)
+    written = [(str(name), str(value)) for name, value in headers.items() if name.lower() != "status"]
+    names = {name.lower() for name, _ in written}
+    if "content-type" not in names and family in _CONTENT_TYPES:
+        written.append(("Content-Type", _CONTENT_TYPES[family]))
+    if isinstance(body, StoredBytes):
+        return Response(int(status), written, body.content())
+    return Response(int(status), written, body.encode() if isinstance(body, str) else bytes(body or b""))

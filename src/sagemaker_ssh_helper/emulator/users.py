@@ -1,0 +1,249 @@
+"""
+Who is there when a local cloud starts: two ordinary users, an administrator, and the role of the jobs.
+
+Their policies are ordinary IAM documents, stored in moto's IAM like any other. They are also what the docs
+tell administrators to grant on AWS: the least that makes the product work for one user without opening the
+containers of another.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .identities import random_id, random_secret
+from .service import User
+
+ORDINARY_USERS = ("alice", "bob")
+ADMINISTRATOR = "admin"
+ROLE_NAME = "SageMakerRole"
+BUCKETS = "sagemaker-*"
+"""The buckets that users and jobs share; the SageMaker SDK's default bucket is one of them."""
+
+Document = Mapping[str, Any]
+
+
+def user_policy(account_id: str) -> Document:
+    """What a user needs: run jobs with the role, and reach the containers whose owner tag is the user's
+    id."""
+    role = f"arn:aws:iam::{account_id}:role/{ROLE_NAME}"
+    return _document(
+        {
+            "Sid": "RunJobs",
+            "Effect": "Allow",
+            "Action": [
+                "sagemaker:AddTags",
+                "sagemaker:Create*Job",
+                "sagemaker:Describe*",
+                "sagemaker:List*",
+                "sagemaker:Search",
+                "sagemaker:Stop*Job",
+            ],
+            "Resource": "*",
+        },
+        {
+            "Sid": "HandTheRoleToJobs",
+            "Effect": "Allow",
+            "Action": "iam:PassRole",
+            "Resource": role,
+            "Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
+        },
+        {"Sid": "SeeTheRole", "Effect": "Allow", "Action": "iam:GetRole", "Resource": role},
+        {
+            "Sid": "CodeAndData",
+            "Effect": "Allow",
+            "Action": [
+                "s3:AbortMultipartUpload",
+                "s3:CreateBucket",
+                "s3:DeleteObject",
+                "s3:GetBucketLocation",
+                "s3:GetObject",
+                "s3:ListBucket",
+                "s3:ListMultipartUploadParts",
+                "s3:PutObject",
+            ],
+            "Resource": [f"arn:aws:s3:::{BUCKETS}", f"arn:aws:s3:::{BUCKETS}/*"],
+        },
+        {"Sid": "SeeBuckets", "Effect": "Allow", "Action": "s3:ListAllMyBuckets", "Resource": "*"},
+        {
+            "Sid": "ReadLogs",
+            "Effect": "Allow",
+            "Action": ["logs:DescribeLogStreams", "logs:FilterLogEvents", "logs:GetLogEvents"],
+            "Resource": "arn:aws:logs:*:*:log-group:/aws/sagemaker/*",
+        },
+        {"Sid": "FindLogs", "Effect": "Allow", "Action": "logs:DescribeLogGroups", "Resource": "*"},
+        {
+            "Sid": "FindContainers",
+            "Effect": "Allow",
+            "Action": [
+                "ssm:DescribeInstanceInformation",
+                "ssm:DescribeSessions",
+                "ssm:GetCommandInvocation",
+                "ssm:GetConnectionStatus",
+                "ssm:GetServiceSetting",
+                "ssm:ListCommandInvocations",
+                "ssm:ListTagsForResource",
+            ],
+            "Resource": "*",
+        },
+        {
+            "Sid": "ReachMyContainers",
+            "Effect": "Allow",
+            "Action": ["ssm:SendCommand", "ssm:StartSession"],
+            "Resource": "arn:aws:ssm:*:*:managed-instance/*",
+            "Condition": {"StringLike": {"ssm:resourceTag/SSHOwner": "${aws:userid}"}},
+        },
+        {
+            "Sid": "ByTheseDocumentsOnly",
+            "Effect": "Allow",
+            "Action": ["ssm:SendCommand", "ssm:StartSession"],
+            "Resource": [
+                "arn:aws:ssm:*:*:document/AWS-RunShellScript",
+                "arn:aws:ssm:*:*:document/AWS-StartPortForwardingSession",
+                "arn:aws:ssm:*:*:document/AWS-StartSSHSession",
+            ],
+        },
+        {
+            "Sid": "EndMySessions",
+            "Effect": "Allow",
+            "Action": ["ssm:ResumeSession", "ssm:TerminateSession"],
+            "Resource": [
+                "arn:aws:ssm:*:*:session/${aws:userid}-*",
+                "arn:aws:ssm:*:*:session/${aws:username}-*",
+            ],
+        },
+    )
+
+
+def administrator_policy() -> Document:
+    """Everything."""
+    return _document({"Effect": "Allow", "Action": "*", "Resource": "*"})
+
+
+def role_policy(account_id: str) -> Document:
+    """What a job needs: register its container once, speak with Systems Manager, its data and its logs."""
+    role = f"arn:aws:iam::{account_id}:role/{ROLE_NAME}"
+    return _document(
+        {"Sid": "RegisterContainer", "Effect": "Allow", "Action": "ssm:CreateActivation", "Resource": "*"},
+        {
+            # A job tags what it registers, and cannot take over a container that has an owner.
+            "Sid": "TagContainer",
+            "Effect": "Allow",
+            "Action": "ssm:AddTagsToResource",
+            "Resource": "*",
+            "Condition": {
+                "ForAllValues:StringLike": {"aws:TagKeys": "SSH*"},
+                "Null": {"ssm:resourceTag/SSHOwner": "true"},
+            },
+        },
+        {
+            "Sid": "HandTheRoleToSystemsManager",
+            "Effect": "Allow",
+            "Action": "iam:PassRole",
+            "Resource": role,
+            "Condition": {"StringEquals": {"iam:PassedToService": "ssm.amazonaws.com"}},
+        },
+        {
+            "Sid": "BeAManagedInstance",
+            "Effect": "Allow",
+            "Action": [
+                "ssm:DescribeAssociation",
+                "ssm:DescribeDocument",
+                "ssm:GetDeployablePatchSnapshotForInstance",
+                "ssm:GetDocument",
+                "ssm:GetManifest",
+                "ssm:ListAssociations",
+                "ssm:ListInstanceAssociations",
+                "ssm:PutComplianceItems",
+                "ssm:PutConfigurePackageResult",
+                "ssm:PutInventory",
+                "ssm:UpdateAssociationStatus",
+                "ssm:UpdateInstanceAssociationStatus",
+                "ssm:UpdateInstanceInformation",
+                "ssmmessages:CreateControlChannel",
+                "ssmmessages:CreateDataChannel",
+                "ssmmessages:OpenControlChannel",
+                "ssmmessages:OpenDataChannel",
+                "ec2messages:AcknowledgeMessage",
+                "ec2messages:DeleteMessage",
+                "ec2messages:FailMessage",
+                "ec2messages:GetEndpoint",
+                "ec2messages:GetMessages",
+                "ec2messages:SendReply",
+            ],
+            "Resource": "*",
+        },
+        {
+            "Sid": "CodeAndData",
+            "Effect": "Allow",
+            "Action": [
+                "s3:AbortMultipartUpload",
+                "s3:GetBucketLocation",
+                "s3:GetObject",
+                "s3:ListBucket",
+                "s3:ListMultipartUploadParts",
+                "s3:PutObject",
+            ],
+            "Resource": [f"arn:aws:s3:::{BUCKETS}", f"arn:aws:s3:::{BUCKETS}/*"],
+        },
+        {
+            "Sid": "WriteLogs",
+            "Effect": "Allow",
+            "Action": [
+                "logs:CreateLogGroup",
+                "logs:CreateLogStream",
+                "logs:DescribeLogStreams",
+                "logs:PutLogEvents",
+            ],
+            "Resource": "arn:aws:logs:*:*:log-group:/aws/sagemaker/*",
+        },
+    )
+
+
+def role_trust() -> Document:
+    """SageMaker runs jobs as the role, Systems Manager gives it to their managed instances."""
+    return _document(
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": ["sagemaker.amazonaws.com", "ssm.amazonaws.com"]},
+            "Action": "sts:AssumeRole",
+        }
+    )
+
+
+def create_users(account_id: str) -> tuple[list[User], str]:
+    """
+    Make them in moto's IAM, with new random keys: the users, administrator last, and the role's ARN.
+
+    The SageMaker SDK and users may change or delete any of this through IAM afterwards.
+    """
+    from moto.iam.models import iam_backends
+
+    backend = iam_backends[account_id]["aws"]
+    role = backend.create_role(
+        role_name=ROLE_NAME,
+        assume_role_policy_document=json.dumps(role_trust()),
+        path="/",
+        permissions_boundary=None,
+        description="Runs the jobs of the local cloud and registers their containers",
+        tags=[],
+        max_session_duration="3600",
+    )
+    backend.put_role_policy(ROLE_NAME, "sagemaker-ssh-helper", json.dumps(role_policy(account_id)))
+    users = []
+    for name in (*ORDINARY_USERS, ADMINISTRATOR):
+        administrator = name == ADMINISTRATOR
+        document = administrator_policy() if administrator else user_policy(account_id)
+        user = backend.create_user("us-east-1", name)
+        backend.put_user_policy(name, "sagemaker-ssh-helper", json.dumps(document))
+        # moto's own keys and ids come from a generator that is not meant for secrets.
+        user.id = random_id("AIDA", 21)
+        key = backend.create_access_key(name)
+        del backend.access_keys[key.physical_resource_id]
+        key.access_key_id, key.secret_access_key = random_id("AKIA"), random_secret()
+        backend.access_keys[key.access_key_id] = key
+        users.append(User(name, user.id, user.arn, key.access_key_id, key.secret_access_key, administrator))
+    return users, role.arn
+
+
+def _document(*statements: Document) -> Document:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
