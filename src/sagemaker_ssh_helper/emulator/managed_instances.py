@@ -2,14 +2,13 @@
 Managed instances: who is registered, what they last said, and the filters that find them.
 """
 
-import base64
-import binascii
 import bisect
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .paging import decode_token, encode_token
 from .service import ApiError
 
 # Numbers of the service.
@@ -238,22 +237,12 @@ def page(
     Raises:
         ApiError: ``InvalidNextToken``.
     """
-    after = _parse_token(next_token) if next_token else 0
+    after = decode_token(next_token) if next_token else 0
     start = bisect.bisect_right(instances, after, key=_serial)
     selected = instances[start : start + size]
     if start + size >= len(instances):
         return selected, None
-    return selected, base64.urlsafe_b64encode(f"after:{selected[-1].serial}".encode()).decode()
-
-
-def _parse_token(token: str) -> int:
-    try:
-        prefix, _, number = base64.urlsafe_b64decode(token.encode()).decode().partition(":")
-        if prefix == "after":
-            return int(number)
-    except (binascii.Error, ValueError):
-        pass
-    raise ApiError("InvalidNextToken", "The specified token isn't valid.")
+    return selected, encode_token(selected[-1].serial)
 
 
 def _serial(instance: ManagedInstance) -> int:

@@ -8,8 +8,6 @@ it; both are sent again in between.
 
 from dataclasses import dataclass
 
-from sagemaker_ssh_helper.protocol.message import AgentMessage
-
 # Number we chose. The official agent asks for a data channel 60 to 100 ms after an offer, and drops
 # duplicates.
 RETRY_INTERVAL = 3.0  # seconds
@@ -20,7 +18,7 @@ class Delivery:
     """One message on its way. ``due_at`` is when it should be sent (again), monotonic seconds."""
 
     key: str
-    message: AgentMessage
+    data: bytes
     due_at: float
     attempts: int = 0
 
@@ -37,9 +35,9 @@ class Outbox:
     def __contains__(self, key: str) -> bool:
         return key in self._deliveries
 
-    def put(self, key: str, message: AgentMessage, now: float) -> None:
-        """Keep a message until it is settled; it is due at once."""
-        self._deliveries[key] = Delivery(key, message, now)
+    def put(self, key: str, data: bytes, now: float) -> None:
+        """Keep a serialised message until it is settled; it is due at once."""
+        self._deliveries[key] = Delivery(key, data, now)
 
     def settle(self, key: str) -> None:
         """It arrived, or is not wanted any more. Unknown keys are fine: evidence may come twice."""
@@ -56,9 +54,18 @@ class Outbox:
         for delivery in self._deliveries.values():
             delivery.due_at = now
 
-    def take_due(self, now: float, retry_interval: float = RETRY_INTERVAL) -> list[Delivery]:
-        """What to send now. Each comes back after ``retry_interval`` unless it is settled."""
-        due = [delivery for delivery in self._deliveries.values() if delivery.due_at <= now]
+    def take_due(
+        self, now: float, retry_interval: float = RETRY_INTERVAL, prefix: str = ""
+    ) -> list[Delivery]:
+        """
+        What to send now, of those whose key begins with ``prefix``. Each comes back after
+        ``retry_interval`` unless it is settled.
+        """
+        due = [
+            delivery
+            for key, delivery in self._deliveries.items()
+            if delivery.due_at <= now and key.startswith(prefix)
+        ]
         for delivery in due:
             delivery.attempts += 1
             delivery.due_at = now + retry_interval

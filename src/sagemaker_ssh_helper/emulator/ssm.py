@@ -1,0 +1,118 @@
+"""
+Systems Manager of the local cloud: its services, its message gateway, and their switches.
+
+=====================  ==================================================================
+module                 what it holds
+=====================  ==================================================================
+``ssm_registration``   activations, registration, credentials of instances
+``ssm_instances``      instances, tags, health, settings
+``ssm_sessions``       sessions and documents
+``ssm_commands``       Run Command
+``ec2messages``        Run Command for agents without a control channel
+``gateway``            control channels and data channels
+``ssm_state``          what all of them share
+=====================  ==================================================================
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .ec2messages import MessageDelivery
+from .managed_instances import PingTiming
+from .service import ApiError, Cloud, Operation
+from .ssm_commands import CommandOperations
+from .ssm_instances import Instances
+from .ssm_registration import Registration
+from .ssm_sessions import SessionOperations
+from .ssm_state import State
+
+
+class SystemsManager:
+    """``ssm``, for one local cloud. ``gateway`` and ``message_delivery`` belong to it."""
+
+    name = "ssm"
+    anonymous = Registration.ANONYMOUS
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.state = State(cloud)
+        self.gateway = self.state.gateway
+        commands = CommandOperations(self.state)
+        self.message_delivery = MessageDelivery(self.state, commands)
+        self.operations: Mapping[str, Operation] = {
+            **Registration(self.state).operations,
+            **Instances(self.state).operations,
+            **SessionOperations(self.state).operations,
+            **commands.operations,
+        }
+
+    # -- switches --
+
+    async def switch_tier(self, body: Mapping[str, Any]) -> None:
+        """``{"kind": "tier", "tier": "standard"}`` or ``"advanced"``."""
+        if body.get("tier") not in ("standard", "advanced"):
+            raise ApiError("ValidationException", "tier must be standard or advanced.")
+        self.state.tier = body["tier"]
+
+    async def reset_tier(self) -> None:
+        self.state.tier = "advanced"
+
+    async def switch_ping_status(self, body: Mapping[str, Any]) -> None:
+        """``{"kind": "ping-status", "grace": 1, "window": 900}``, seconds; see PingTiming."""
+        _set_numbers(self.state.ping_timing, body)
+
+    async def reset_ping_status(self) -> None:
+        self.state.ping_timing = PingTiming()
+
+    async def switch_session_timing(self, body: Mapping[str, Any]) -> None:
+        """``{"kind": "session-timing", "client_resume": 60}``, seconds; see SessionTiming."""
+        _set_numbers(self.gateway.timing, body)
+
+    async def switch_registration_limit(self, body: Mapping[str, Any]) -> None:
+        """``{"kind": "registration-limit", "limit": 3}``: instances that the account may have."""
+        limit = body.get("limit")
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+            raise ApiError("ValidationException", "limit must be a whole number.")
+        self.state.registration_limit = limit
+
+    async def reset_registration_limit(self) -> None:
+        self.state.registration_limit = None
+
+    async def switch_token_lifetime(self, body: Mapping[str, Any]) -> None:
+        """``{"kind": "token-lifetime", "seconds": 120}``: of the credentials that instances get."""
+        seconds = body.get("seconds")
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or seconds < 1:
+            raise ApiError("ValidationException", "seconds must be a number from 1.")
+        self.state.token_lifetime = float(seconds)
+
+    async def reset_token_lifetime(self) -> None:
+        self.state.token_lifetime = 3600.0
+
+
+def install(cloud: Cloud) -> SystemsManager:
+    """Put Systems Manager and the message gateway into a cloud whose addresses are known."""
+    manager = SystemsManager(cloud)
+    cloud.services[manager.name] = manager
+    cloud.services[manager.message_delivery.name] = manager.message_delivery
+    cloud.gateway = manager.gateway
+    cloud.on_close(manager.gateway.close)
+    register = cloud.faults.register
+    register("gateway", manager.gateway.switch_gateway, manager.gateway.run_again)
+    register("cut", manager.gateway.switch_cut)
+    register("session-timing", manager.switch_session_timing, manager.gateway.run_again)
+    register("tier", manager.switch_tier, manager.reset_tier)
+    register("ping-status", manager.switch_ping_status, manager.reset_ping_status)
+    register("registration-limit", manager.switch_registration_limit, manager.reset_registration_limit)
+    register("token-lifetime", manager.switch_token_lifetime, manager.reset_token_lifetime)
+    return manager
+
+
+def _set_numbers(target: object, body: Mapping[str, Any]) -> None:
+    """Set the attributes that a switch names, all of them or none. Raises ApiError."""
+    values = {key: value for key, value in body.items() if key != "kind"}
+    for key, value in values.items():
+        if not isinstance(getattr(target, key, None), float):
+            raise ApiError("ValidationException", f"{key} is not part of this switch.")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1_000_000:
+            raise ApiError("ValidationException", f"{key} must be a number of seconds.")
+    for key, value in values.items():
+        setattr(target, key, float(value))

@@ -1,0 +1,180 @@
+"""
+Systems Manager operations: sessions, and the documents that they are made from.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .documents import DEFAULT_SESSION_DOCUMENT, Document, find_document
+from .paging import position_page
+from .service import ApiError, Call, Operation
+from .sessions import Session, new_session_id
+from .ssm_state import State, moment
+
+TIER_ERROR = "Enable advanced-instances tier to use Session Manager with your on-premises instances"
+
+_DEFAULT_PAGE = 50
+
+
+class SessionOperations:
+    """The operations, for one local cloud."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._created_at = time.time()
+        self.operations: Mapping[str, Operation] = {
+            "StartSession": self.start_session,
+            "ResumeSession": self.resume_session,
+            "TerminateSession": self.terminate_session,
+            "DescribeSessions": self.describe_sessions,
+            "GetDocument": self.get_document,
+            "DescribeDocument": self.describe_document,
+        }
+
+    async def start_session(self, call: Call) -> Mapping[str, Any]:
+        """Needs the right for the target and, when it is named, for the document."""
+        state, params = self._state, call.params
+        target = params["Target"]
+        named = params.get("DocumentName")
+        instance = state.authorize_instance(call, target)
+        if named is not None:
+            self._authorize_document(call, named)
+        document = find_document(named or DEFAULT_SESSION_DOCUMENT, "Session")
+        arguments = document.arguments(params.get("Parameters", {}))
+        if instance is None:
+            raise ApiError("TargetNotConnected", f"{target} is not connected.")
+        if state.tier != "advanced":
+            raise ApiError("BadRequest", TIER_ERROR)
+        if not state.gateway.is_connected(instance.id):
+            raise ApiError("TargetNotConnected", f"{target} is not connected.")
+        session = Session(
+            id=new_session_id(call.principal),
+            target=instance.id,
+            owner_arn=call.principal.arn,
+            owner_id=call.principal.user_id,
+            document=document,
+            arguments=arguments,
+            reason=params.get("Reason", ""),
+            started_at=time.time(),
+        )
+        state.sessions.add(session)
+        return self._grant(call, session, state.gateway.start_session(session))
+
+    async def resume_session(self, call: Call) -> Mapping[str, Any]:
+        """An ended session is answered without a token, which the official client takes for "too late"."""
+        session = self._own_session(call)
+        return self._grant(call, session, self._state.gateway.resume_session(session))
+
+    async def terminate_session(self, call: Call) -> Mapping[str, Any]:
+        session = self._own_session(call)
+        self._state.gateway.terminate_session(session)
+        return {"SessionId": session.id}
+
+    async def describe_sessions(self, call: Call) -> Mapping[str, Any]:
+        self._state.authorize(call.principal, call.operation, "*")
+        params = call.params
+        found = self._state.sessions.select(params["State"], params.get("Filters", ()))
+        selected, token = position_page(
+            found, params.get("MaxResults", _DEFAULT_PAGE), params.get("NextToken")
+        )
+        return {"Sessions": [_describe(session) for session in selected], "NextToken": token}
+
+    async def get_document(self, call: Call) -> Mapping[str, Any]:
+        document = self._document(call)
+        return {
+            "Name": document.name,
+            "CreatedDate": moment(self._created_at),
+            "DocumentVersion": "1",
+            "Status": "Active",
+            "Content": document.text,
+            "DocumentType": document.kind,
+            "DocumentFormat": "JSON",
+        }
+
+    async def describe_document(self, call: Call) -> Mapping[str, Any]:
+        document = self._document(call)
+        return {
+            "Document": {
+                "Name": document.name,
+                "Hash": document.digest,
+                "HashType": "Sha256",
+                "Owner": document.owner if document.owner == "Amazon" else self._state.cloud.account_id,
+                "CreatedDate": moment(self._created_at),
+                "Status": "Active",
+                "DocumentVersion": "1",
+                "LatestVersion": "1",
+                "DefaultVersion": "1",
+                "Description": document.content.get("description", ""),
+                "Parameters": [
+                    {
+                        "Name": name,
+                        "Type": definition["type"],
+                        "Description": definition.get("description", ""),
+                        **({"DefaultValue": definition["default"]} if "default" in definition else {}),
+                    }
+                    for name, definition in document.parameters.items()
+                ],
+                "PlatformTypes": list(document.platforms),
+                "DocumentType": document.kind,
+                "SchemaVersion": document.content["schemaVersion"],
+                "DocumentFormat": "JSON",
+                "Tags": [],
+            }
+        }
+
+    # -- within --
+
+    def _document(self, call: Call) -> Document:
+        self._authorize_document(call, call.params["Name"])
+        return find_document(call.params["Name"])
+
+    def _authorize_document(self, call: Call, name: str) -> None:
+        """Asks by the document's own ARN where there is one, so that refusals do not tell what exists."""
+        cloud = self._state.cloud
+        try:
+            arn = find_document(name).arn(cloud.region, cloud.account_id)
+        except ApiError:
+            arn = name if name.startswith("arn:") else self._state.arn(f"document/{name}")
+        cloud.iam.authorize(call.principal, f"ssm:{call.operation}", arn, {})
+
+    def _own_session(self, call: Call) -> Session:
+        """The session of a call. Its id and its tags are what policies tell sessions apart by."""
+        session_id = call.params["SessionId"]
+        session = self._state.sessions.get(session_id)
+        tags = {}
+        if session is not None:
+            tags["ssm:resourceTag/aws:ssmmessages:session-id"] = session.owner_id
+            tags["ssm:resourceTag/aws:ssmmessages:target-id"] = session.target
+        self._state.authorize(call.principal, call.operation, f"session/{session_id}", tags)
+        if session is None:
+            raise ApiError("DoesNotExistException", f"Session {session_id} does not exist.")
+        return session
+
+    def _grant(self, call: Call, session: Session, token: str | None) -> Mapping[str, Any]:
+        # The scheme and host the caller reached us by, "http" being "ws": it can reach the gateway there too.
+        address = call.endpoint.replace("http", "ws", 1)
+        grant = {
+            "SessionId": session.id,
+            "StreamUrl": f"{address}/v1/data-channel/{session.id}?role=publish_subscribe",
+        }
+        if token is not None:
+            grant["TokenValue"] = token
+        return grant
+
+
+def _describe(session: Session) -> Mapping[str, Any]:
+    described: dict[str, Any] = {
+        "SessionId": session.id,
+        "Target": session.target,
+        "Status": session.status,
+        "StartDate": moment(session.started_at),
+        "DocumentName": session.document.name,
+        "Owner": session.owner_arn,
+        "Reason": session.reason or None,
+        "Details": session.details or None,
+        "AccessType": "Standard",
+    }
+    if session.ended_at is not None:
+        described["EndDate"] = moment(session.ended_at)
+    return {key: value for key, value in described.items() if value is not None}
