@@ -7,7 +7,8 @@ Everything that can go wrong, as one tree.
     ├── ProtocolError            the peer broke the wire protocol
     │   ├── MalformedMessage       bytes that are no message (also ValueError)
     │   ├── HandshakeFailed        the two ends could not agree
-    │   └── ConnectionFailed       the WebSocket could not be opened, or is lost (also ConnectionError)
+    │   ├── ConnectionFailed       the WebSocket could not be opened, or is lost (also ConnectionError)
+    │   └── SessionLost            the service ended it, and we did not ask (also ConnectionError)
     ├── AwsError                 AWS said no, or did not answer
     │   ├── CredentialsMissing
     │   ├── CredentialsExpired
@@ -117,6 +118,10 @@ class ConnectionFailed(ProtocolError, ConnectionError):
         self.status = status
         self.body = body
         self.events = events
+
+
+class SessionLost(ProtocolError, ConnectionError):
+    id = "session-lost"
 
 
 class AwsError(SSHHelperError):

@@ -5,7 +5,6 @@ From a target to the managed instance of one live container, and the listing of 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -263,6 +262,8 @@ def _by_other_case(client: Client, target: Target) -> Instance:
     same = {name for name in known if name.lower() == target.name.lower() and name != target.name}
     if len(same) == 1:
         return resolve(client, dataclasses.replace(target, name=same.pop()))
+    import difflib  # needed for this message alone
+
     near = [name for name in known if name.lower().startswith(target.name.lower())]
     by_folded = {name.lower(): name for name in known}
     near += [

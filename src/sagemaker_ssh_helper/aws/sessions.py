@@ -45,7 +45,7 @@ def start(
             Reason=_reason(),
         )
     except AccessDenied as error:
-        raise _refused(client, instance_id, owner, error) from error
+        raise refused(client, "ssm:StartSession", instance_id, owner, error) from error
     grant = _grant(answer)
     if not (grant.id and grant.url and grant.token):
         raise ServiceError(f"StartSession on {instance_id} gave no session", code="EmptyAnswer")
@@ -83,18 +83,25 @@ def _reason() -> str:
     return f"sm-ssh {__version__}, {user}@{socket.gethostname()}"[:256]
 
 
-def _refused(client: Client, instance_id: InstanceId, owner: str | None, error: AccessDenied) -> AccessDenied:
+def refused(
+    client: Client, action: str, instance_id: InstanceId, owner: str | None, error: AccessDenied
+) -> AccessDenied:
+    """
+    What to say when ``action`` on an instance was denied: NotOwner when its SSHOwner is somebody else.
+
+    Takes a call to learn who we are, when ``owner`` is known.
+    """
     me = client.caller_id() if owner else None
     if owner and me and owner != me:
         return NotOwner(
-            f"AWS refused ssm:StartSession on {instance_id}: the node belongs to another user",
+            f"AWS refused {action} on {instance_id}: the node belongs to another user",
             evidence=f"its SSHOwner is {owner}, you are {me}",
             fix="Start your own job, or have the node launched with your user id as its owner",
         )
     return AccessDenied(
-        f"AWS refused ssm:StartSession on {instance_id}",
+        f"AWS refused {action} on {instance_id}",
         evidence=error.evidence,
         fix="Access is usually limited to nodes whose tag SSHOwner is your user id"
         + (f"; here it is {owner}" if owner else "")
-        + ". Ask an administrator to allow ssm:StartSession on it",
+        + f". Ask an administrator to allow {action} on it",
     )

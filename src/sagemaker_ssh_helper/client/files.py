@@ -72,11 +72,14 @@ def read_text(path: Path) -> str | None:
         raise LocalSetup(f"{path} cannot be read", evidence=error.strerror or str(error)) from error
 
 
-def write_atomic(path: Path, data: bytes | str, mode: int = 0o600) -> None:
+def write_atomic(
+    path: Path, data: bytes | str, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
     """
     Replace the file: a reader sees the old bytes or the new ones, whole.
 
-    The folder must exist. Raises LocalSetup when the file cannot be written; the old one is then untouched.
+    The folder must exist. ``owner`` is a user and a group to give the file to, where that is allowed. Raises
+    LocalSetup when the file cannot be written; the old one is then untouched.
     """
     content = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
     temporary: str | None = None
@@ -85,6 +88,9 @@ def write_atomic(path: Path, data: bytes | str, mode: int = 0o600) -> None:
         with os.fdopen(descriptor, "wb") as file:
             if hasattr(os, "fchmod"):
                 os.fchmod(file.fileno(), mode)
+            if owner is not None and hasattr(os, "fchown"):
+                with contextlib.suppress(PermissionError):
+                    os.fchown(file.fileno(), *owner)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

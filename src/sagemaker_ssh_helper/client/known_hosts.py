@@ -1,8 +1,8 @@
 """
 Our known_hosts file: for each host name the key of the container that it means now.
 
-A line is ``<host> ssh-ed25519 <base64> <instance id>``; the id stands where ssh expects a comment. ssh looks a
-host up in lower case. ``~/.ssh/known_hosts`` is never touched.
+A line is ``<host> ssh-ed25519 <base64> <instance id>``; the id stands where ssh expects a comment. ssh looks
+a host up in lower case. ``~/.ssh/known_hosts`` is never touched.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """
 Whether a container is the one the user means, decided before the first byte flows.
 
-The host key is made in the container and told in the tag SSHHostKey of its activation. The first time an instance
-is met, its SSHLaunchId must be the launch id of the resource: the one this machine recorded when it launched it,
-or else the one in the environment that AWS describes. Then the key is pinned for that instance id, and from then on
-ssh checks it strictly. A tag that says another key later is refused.
+The host key is made in the container and told in the tag SSHHostKey of its activation. The first time an
+instance is met, its SSHLaunchId must be the launch id of the resource: the one this machine recorded when it
+launched it, or else the one in the environment that AWS describes. Then the key is pinned for that instance
+id, and from then on ssh checks it strictly. A tag that says another key later is refused.
 
-The pins stand in ``pins.json``; beside the key each keeps the few other tags that a connection needs, so that the
-next one need not read them.
+The pins stand in ``pins.json``; beside the key each keeps the few other tags that a connection needs, so that
+the next one need not read them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Pin:
     """
     What is known of one instance.
 
-    ``host_key`` is None for a node without the tag that the user chose to trust on first use: ssh learns its key,
-    under the names in ``hosts``. ``checked_at`` and ``used_at`` are seconds since the epoch.
+    ``host_key`` is None for a node without the tag that the user chose to trust on first use: ssh learns its
+    key, under the names in ``hosts``. ``checked_at`` and ``used_at`` are seconds since the epoch.
     """
 
     instance_id: InstanceId
@@ -91,9 +91,9 @@ def establish(
     """
     The pin of an instance whose tags were just read; made now when it is the first time.
 
-    ``launch_ids`` gives the launch ids that the resource is known by, and may stop at the one it is given; it is
-    asked at the first time only, so it may make a call. Raises HostKeyChanged when the tag is not what was pinned, HostNotTrusted when
-    nothing shows that the instance is what it claims to be.
+    ``launch_ids`` gives the launch ids that the resource is known by, and may stop at the one it is given; it
+    is asked at the first time only, so it may make a call. Raises HostKeyChanged when the tag is not what was
+    pinned, HostNotTrusted when nothing shows that the instance is what it claims to be.
     """
     known = _load_all().get(instance.id)
     host_key = _host_key(instance, tags)
@@ -134,8 +134,9 @@ def announce(pin: Pin, host: str) -> None:
     """
     Tell ssh: write the pinned key under ``host`` into our known_hosts, and the login name into hosts.conf.
 
-    ssh reads known_hosts after it got the server's key, so this must return before the first byte flows. Where the
-    key is to be learnt by ssh itself, only a line of another instance is removed. Raises LocalSetup.
+    ssh reads known_hosts after it got the server's key, so this must return before the first byte flows.
+    Where the key is to be learnt by ssh itself, only a line of another instance is removed. Raises
+    LocalSetup.
     """
     private_dir(config_dir())
     with locked(known_hosts.path()):
@@ -208,12 +209,12 @@ def _admit(
         raise HostNotTrusted(
             f"{what}, but its {Tag.LAUNCH_ID} is not the one of that launch",
             evidence=f"its tag says {claimed[:8]}…, the launch was {expected[0][:8]}…",
-            fix="Do not log in: another activation uses this name. See who made it: tag SSHCreator, and CloudTrail",
+            fix="Do not log in: another activation uses this name; its tag SSHCreator says whose it is",
         )
     if not trust_first_use:
         raise HostNotTrusted(
             f"{what}, and nothing here proves it",
-            evidence="it was not launched from this machine, and AWS's description of the resource shows no launch id",
+            evidence="it was not launched from this machine, and AWS's description of it shows no launch id",
             fix=f"If you know that it is yours: sm-ssh connect {_OPTION_TRUST} {instance.fqdn}",
         )
 

@@ -1,0 +1,3 @@
+"""
+The command ``sm-ssh``: arguments in, one call, output. One module per command.
+"""

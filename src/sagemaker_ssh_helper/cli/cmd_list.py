@@ -1,0 +1,125 @@
+"""
+``sm-ssh list``: the containers that run now, and whether they can be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from sagemaker_ssh_helper import __version__
+from sagemaker_ssh_helper.cli.main import say
+from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.errors import UsageError
+from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
+from sagemaker_ssh_helper.targets import Target
+
+if TYPE_CHECKING:
+    from sagemaker_ssh_helper.aws.inventory import Row
+
+_COLUMNS = ("STATUS", "INSTANCE", "NODE", "AGE", "RESOURCE", "HOST")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "list",
+        help="show the containers that can be reached",
+        description="Show the containers of running jobs, endpoints, notebook instances and apps: Online, "
+        "ConnectionLost, or ssh:NotFound for one that never registered.",
+    )
+    parser.add_argument(
+        "name",
+        nargs="?",
+        default=DOMAIN,
+        metavar="NAME|TYPE",
+        help="my-job.training.sagemaker for one resource, training.sagemaker for one type; all if left out",
+    )
+    parser.add_argument("--all", action="store_true", help="also instances whose resource has ended")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    add_aws_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from sagemaker_ssh_helper.aws import inventory
+    from sagemaker_ssh_helper.aws.json_rpc import Client
+    from sagemaker_ssh_helper.aws.session import Session
+
+    kinds, name = _asked(args.name)
+    session = Session.open(args.profile, args.region)
+    for line in session.warnings:
+        say(line)
+    say(f"{__version__}, region {session.region} (from {session.region_origin})")
+    client = Client(session)
+    if name:
+        rows = inventory.of_resource(client, kinds[0], name)
+    else:
+        rows = inventory.of_live_resources(client, kinds, say)
+        if args.all:
+            rows += inventory.of_ended_resources(client, kinds, rows)
+    if args.json:
+        print(json.dumps({"schema": 1, "region": session.region, "instances": [_entry(row) for row in rows]}))
+    else:
+        _print_table(rows)
+        if not rows:
+            say("nothing runs here that could be reached; see also --all and --region")
+    return 0
+
+
+def _asked(text: str) -> tuple[list[ResourceKind], str]:
+    """The kinds, and the one resource if a whole name was given."""
+    word = text.lower().strip(".")
+    if word == DOMAIN:
+        return list(ResourceKind), ""
+    for kind in ResourceKind:
+        if word in (kind.domain, f"{kind.domain}.{DOMAIN}"):
+            return [kind], ""
+    target = Target.parse(text)
+    if target.kind is None:
+        raise UsageError(f"{text!r} names an instance, not a resource", fix="See: sm-ssh list --all")
+    return [target.kind], target.name
+
+
+def _entry(row: Row) -> dict[str, object]:
+    return {
+        "status": row.status,
+        "instance_id": row.instance_id,
+        "node": row.node,
+        "type": row.kind.domain,
+        "name": row.name,
+        "resource_status": row.resource_status,
+        "since": row.since,
+        "last_ping_at": row.last_ping_at,
+        "host": row.host,
+    }
+
+
+def _print_table(rows: list[Row]) -> None:
+    table = [
+        (
+            row.status,
+            row.instance_id or "-",
+            row.node or "-",
+            _age(row.since),
+            row.resource_status or "-",
+            row.host,
+        )
+        for row in rows
+    ]
+    if sys.stdout.isatty() and table:
+        table.insert(0, _COLUMNS)
+    widths = [max((len(line[column]) for line in table), default=0) for column in range(len(_COLUMNS))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _age(since: float | None) -> str:
+    if since is None:
+        return "-"
+    seconds = max(0, int(time.time() - since))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,69 @@
+"""
+``sm-ssh start-proxy HOST``: what ssh runs as its ProxyCommand.
+"""
+
+from __future__ import annotations
+
+from sagemaker_ssh_helper.cli.main import say
+from sagemaker_ssh_helper.errors import UsageError
+from sagemaker_ssh_helper.names import InstanceId
+from sagemaker_ssh_helper.targets import Target
+
+_HELP = """\
+usage: sm-ssh start-proxy [--profile NAME] [--region REGION] [--user USER] HOST
+
+For ssh's ProxyCommand; "sm-ssh config-ssh" writes it. Standard input and output carry ssh's bytes and nothing
+else; what goes wrong is told in one line on standard error, and the status is then 255.
+
+  HOST                 the host name as it was typed: ssh gives it as %n
+  --user USER          the login name: ssh gives it as %r; one that the container does not admit is told
+  --profile, --region  which AWS account and region
+  --trust-first-use    accept a container whose host key nothing vouches for
+"""
+
+_VALUES = ("--profile", "--region", "--user", "--instance-id")
+
+
+def run_words(words: list[str]) -> int:
+    """Read the words by hand: this command starts for each connection, and argparse takes 14 ms."""
+    from sagemaker_ssh_helper.client import proxy_command
+
+    given: dict[str, str] = {}
+    hosts: list[str] = []
+    trust_first_use = False
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if word in ("-h", "--help"):
+            print(_HELP, end="")
+            return 0
+        if word == "--trust-first-use":
+            trust_first_use = True
+        elif name in _VALUES:
+            if not equals:
+                if not rest:
+                    raise UsageError(f"option {name} needs a value")
+                value = rest.pop(0)
+            given[name] = value
+        elif word.startswith("-"):
+            raise UsageError(f"unknown option {name}", fix="See: sm-ssh start-proxy --help")
+        else:
+            hosts.append(word)
+    if len(hosts) != 1:
+        raise UsageError(
+            "start-proxy takes one host name",
+            fix="In ssh's configuration: ProxyCommand sm-ssh start-proxy %n",
+        )
+    instance_id = given.get("--instance-id")
+    if instance_id is not None and Target.parse(instance_id).instance_id is None:
+        raise UsageError(f"{instance_id!r} is no managed instance")
+    options = proxy_command.ProxyOptions(
+        host=hosts[0],
+        profile=given.get("--profile"),
+        region=given.get("--region"),
+        user=given.get("--user"),
+        instance_id=InstanceId(instance_id) if instance_id else None,
+        trust_first_use=trust_first_use,
+    )
+    return proxy_command.run(options, say)

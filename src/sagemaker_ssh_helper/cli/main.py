@@ -1,0 +1,178 @@
+"""
+Which command is meant; what its errors look like and what they return.
+
+Nothing is imported that the command at hand does not need: ``--version`` loads no parser, ``start-proxy`` no
+boto3. A command's module has ``run_words(words) -> int`` when it reads its own words, else
+``add_parser(subparsers)`` and ``run(args) -> int``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from sagemaker_ssh_helper import __version__
+from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
+from sagemaker_ssh_helper.names import Env
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+COMMANDS = {
+    "connect": "open a shell in a container, or run a command there",
+    "list": "show the containers that can be reached",
+    "config-ssh": "teach plain ssh the names of containers",
+    "start-proxy": "carry ssh's bytes to a container (for ProxyCommand)",
+    "emulator": "run AWS's part on this machine, to try things without an account",
+    "demo": "run a training job in the local cloud and log in to it",
+}
+
+_ALIASES = {"ssh": "connect", "ls": "list"}
+_GLOBAL_OPTIONS = ("--profile", "--region")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``sm-ssh`` with these words (those of the process if None); the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = ""
+    try:
+        command, words = _dispatch(words)
+        status = _run(command, words)
+        sys.stdout.flush()
+        return status
+    except SSHHelperError as error:
+        say(f"error[{error.id}]: {error}")
+        # ssh's own status for "no connection": what runs ssh or is run by it cannot tell more.
+        return 255 if command == "start-proxy" else error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever reads our output has seen enough. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except Exception as error:
+        if os.environ.get(Env.DEBUG, "").lower() == "true":
+            import traceback
+
+            traceback.print_exc()
+        say(f"error[internal]: {type(error).__name__}: {_one_line(str(error))}{_keep_traceback(error)}")
+        return 255 if command == "start-proxy" else 1
+
+
+def say(line: str) -> None:
+    """One line for the user, on standard error."""
+    print(f"sm-ssh: {line}", file=sys.stderr, flush=True)
+
+
+def _dispatch(words: list[str]) -> tuple[str, list[str]]:
+    """The command and its words. Options that every command takes may stand before it."""
+    leading: list[str] = []
+    while words and words[0].partition("=")[0] in _GLOBAL_OPTIONS:
+        name, equals, _ = words[0].partition("=")
+        size = 1 if equals else 2
+        if len(words) < size:
+            raise UsageError(f"option {name} needs a value")
+        leading += words[:size]
+        words = words[size:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        if len(words) > 1 and words[0] == "help":
+            return _dispatch([*words[1:2], "--help"])
+        return "--help", []
+    first, rest = words[0], words[1:]
+    if first in ("-v", "--version"):
+        return "--version", []
+    command = _ALIASES.get(first, first)
+    if command in COMMANDS:
+        return command, leading + rest
+    if _looks_like_target(first):
+        return "connect", leading + words
+    import difflib
+
+    near = difflib.get_close_matches(first, [*COMMANDS, *_ALIASES], n=1)
+    raise UsageError(
+        f'no command "{_one_line(first)}"' + (f'; did you mean "{near[0]}"?' if near else ""),
+        fix=None if near else "See: sm-ssh --help",
+    )
+
+
+def _looks_like_target(word: str) -> bool:
+    host = word.rpartition("@")[2].lower()
+    return host.endswith(".sagemaker") or host.startswith("mi-")
+
+
+def _run(command: str, words: list[str]) -> int:
+    if command == "--version":
+        print(__version__)
+        return 0
+    if command == "--help":
+        print(help_text(), end="")
+        return 0
+    _set_up_logging(command)
+    module = _load(command)
+    run_words = getattr(module, "run_words", None)
+    if run_words is not None:
+        return int(run_words(words))
+    from sagemaker_ssh_helper.cli.parser import Parser
+
+    parser = Parser(prog="sm-ssh", allow_abbrev=False)
+    module.add_parser(parser.add_subparsers(required=True))
+    return int(module.run(parser.parse_args([command, *words])))
+
+
+def _load(command: str) -> ModuleType:
+    import importlib
+
+    return importlib.import_module(f"sagemaker_ssh_helper.cli.cmd_{command.replace('-', '_')}")
+
+
+def help_text() -> str:
+    """What ``sm-ssh --help`` prints."""
+    lines = [
+        "sm-ssh: a shell in any running Amazon SageMaker container, by name",
+        "",
+        "  sm-ssh my-job.training.sagemaker             log in",
+        "  sm-ssh connect my-job.training.sagemaker nvidia-smi",
+        "  sm-ssh config-ssh && ssh my-job.training.sagemaker",
+        "",
+        "Commands (sm-ssh COMMAND --help tells more):",
+        *(f"  {name:<12} {text}" for name, text in COMMANDS.items()),
+        "",
+        "Options of every command that calls AWS:",
+        "  --profile NAME   credentials and region of this profile",
+        "  --region REGION  instead of AWS_REGION, AWS_DEFAULT_REGION and the profile's",
+        "",
+        "  -v, --version    print the version",
+        "  -h, --help       print this",
+        "",
+        f"Set {Env.DEBUG}=true for a log of each run. Nothing is sent anywhere but to your AWS account.",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _set_up_logging(command: str) -> None:
+    """With SM_SSH_DEBUG=true a private log file; else silence: users get errors, not logs."""
+    import logging
+
+    logger = logging.getLogger("sagemaker_ssh_helper")
+    if os.environ.get(Env.DEBUG, "").lower() != "true":
+        logger.addHandler(logging.NullHandler())
+        return
+    from sagemaker_ssh_helper.cli import logs
+
+    path = logs.start(command)
+    say(f"log of this run: {path}")
+
+
+def _keep_traceback(error: BaseException) -> str:
+    """Write where an unexpected error came from to a private file; the words that name it."""
+    from sagemaker_ssh_helper.cli import logs
+
+    try:
+        return f". The details are in {logs.keep(error)}"
+    except (OSError, SSHHelperError):
+        return f". Set {Env.DEBUG}=true to see the details"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

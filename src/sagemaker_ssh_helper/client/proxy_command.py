@@ -1,0 +1,155 @@
+"""
+What ssh runs as its ProxyCommand: finds the container, starts a session, and carries the bytes.
+
+Only the session's bytes reach standard output. The calls to AWS are made in a thread while the event loop and
+the protocol are still being loaded: each takes about as long as the other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from sagemaker_ssh_helper.aws import sessions
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.aws.session import Session
+from sagemaker_ssh_helper.aws.sessions import SessionGrant
+from sagemaker_ssh_helper.client import connect
+from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.names import InstanceId
+from sagemaker_ssh_helper.targets import Target
+
+
+@dataclass(frozen=True)
+class ProxyOptions:
+    """What start-proxy was asked."""
+
+    host: str
+    """As the user typed it, if ssh gave it with ``%n``."""
+    profile: str | None = None
+    region: str | None = None
+    user: str | None = None
+    """The login name that ssh will use, if it gave it with ``%r``."""
+    instance_id: InstanceId | None = None
+    trust_first_use: bool = False
+
+
+@dataclass(frozen=True)
+class Started:
+    """A session to a container that was found and is trusted."""
+
+    grant: SessionGrant
+    fqdn: str
+    port: int
+
+
+class Interrupts:
+    """
+    The signals that end us, kept from the first moment on until somebody listens.
+
+    ``received`` is the first one. One that was ignored when we started (nohup) stays so.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._listener: Callable[[], None] = lambda: None
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` at the first signal, also when that came before."""
+        self._listener = listener
+        if self.received is not None:
+            listener()
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.received is None:
+            self.received = number
+            self._listener()
+
+
+class Starting:
+    """
+    The start of a session in a thread, which may be called off.
+
+    ``future`` gives what was started, or None when it was called off in time; else what ``connect.prepare``
+    and ``sessions.start`` raise. The thread never keeps the process from ending.
+    """
+
+    def __init__(self, client: Client, options: ProxyOptions, tell: Callable[[str], None]) -> None:
+        self.future: Future[Started | None] = Future()
+        self._client = client
+        self._options = options
+        self._tell = tell
+        self._called_off = threading.Event()
+        threading.Thread(target=self._work, name="start", daemon=True).start()
+
+    def call_off(self) -> None:
+        """Start no session if none was asked for yet."""
+        self._called_off.set()
+
+    def _work(self) -> None:
+        try:
+            self.future.set_result(self._start())
+        except BaseException as error:
+            self.future.set_exception(error)
+
+    def _start(self) -> Started | None:
+        options = self._options
+        prepared = connect.prepare(
+            self._client,
+            Target.parse(options.host),
+            options.host,
+            user=options.user,
+            instance_id=options.instance_id,
+            trust_first_use=options.trust_first_use,
+            tell=self._tell,
+        )
+        if self._called_off.is_set():
+            return None
+        pin = prepared.pin
+        grant = sessions.start(self._client, prepared.instance.id, pin.port, pin.owner)
+        return Started(grant, prepared.instance.fqdn, pin.port)
+
+
+def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
+    """
+    Carry ssh's bytes until either side ends; the exit status: 0, or 128 and a signal's number.
+
+    ``tell`` gets lines for the user. Raises SSHHelperError when there is no session, or it is lost for good.
+    """
+    output = claim_stdout()
+    interrupts = Interrupts()
+    # A name that makes no sense is refused before anything else is looked at.
+    Target.parse(options.host)
+    session = Session.open(options.profile, options.region)
+    for line in session.warnings:
+        tell(line)
+    client = Client(session)
+    starting = Starting(client, options, tell)
+    from sagemaker_ssh_helper.client import tunnel
+
+    return tunnel.run(client, starting, interrupts, output)
+
+
+def claim_stdout() -> int:
+    """
+    A descriptor for the session's bytes.
+
+    Whatever else this process writes to standard output goes to standard error from now on.
+    """
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        output = os.dup(1)
+        os.dup2(2, 1)
+    except OSError as error:
+        raise LocalSetup("standard output or standard error is closed", evidence=str(error)) from error
+    return output

@@ -1,0 +1,197 @@
+"""
+Our block in the user's ssh configuration: written, replaced and taken out without touching a byte around it.
+
+The block stands at the top of the file, because ssh takes the first value it finds, and ends with ``Host *``,
+so that what follows means what it meant before. Its marker lines never change: they are how we find it again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sagemaker_ssh_helper.client import known_hosts
+from sagemaker_ssh_helper.client.connect import CONNECT_TIMEOUT, default_user, proxy_command, quote_value
+from sagemaker_ssh_helper.client.files import config_dir, private_dir, write_atomic
+from sagemaker_ssh_helper.client.trust import hosts_path
+from sagemaker_ssh_helper.errors import LocalSetup, UsageError
+from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
+
+BEGIN = "# >>> sm-ssh >>>"
+END = "# <<< sm-ssh <<<"
+_HEADER = f'{BEGIN}  managed by "sm-ssh config-ssh"; "sm-ssh config-ssh --remove" deletes it; edits are lost'
+_CREATED = "created-by-us"
+_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9]*[ =].*")
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """What the user chose; kept in the block, so that writing it again keeps it."""
+
+    profile: str | None = None
+    region: str | None = None
+    options: tuple[str, ...] = ()
+    """Settings of ssh, ``Name value`` or ``Name=value``, which come before ours."""
+
+    def __bool__(self) -> bool:
+        return bool(self.profile or self.region or self.options)
+
+
+def block_text(program: Sequence[str], chosen: BlockOptions, *, created: bool = False) -> str:
+    """
+    The block, from marker to marker, lines ended by a newline.
+
+    Args:
+        program: the words that start sm-ssh, the first an absolute path.
+        created: whether there was no file before us.
+
+    Raises UsageError for an option that is none, LocalSetup for a path that ssh cannot hold.
+    """
+    for text in (chosen.profile or "", chosen.region or "", *chosen.options):
+        if re.search(r"[\n\r\0]", text):
+            raise UsageError(f"{text!r} holds the end of a line")
+    for option in chosen.options:
+        if not _OPTION.fullmatch(option):
+            raise UsageError(f"{option!r} is no setting of ssh", fix='Write it like -o "ForwardAgent yes"')
+    proxy = [*program, "start-proxy"]
+    remembered = []
+    if created:
+        remembered.append(f"# :{_CREATED}=yes")
+    if chosen.profile:
+        proxy += ["--profile", chosen.profile]
+        remembered.append(f"# :profile={chosen.profile}")
+    if chosen.region:
+        proxy += ["--region", chosen.region]
+        remembered.append(f"# :region={chosen.region}")
+    remembered += [f"# :option={option}" for option in chosen.options]
+    patterns = " ".join(f"*.{kind.domain}.{DOMAIN}" for kind in ResourceKind)
+    lines = [
+        _HEADER,
+        *remembered,
+        # The login names of containers that do not run as root.
+        "Host *",
+        f"  Include {quote_value(hosts_path())}",
+        f"Host *.{ResourceKind.STUDIO.domain}.{DOMAIN}",
+        f"  User {default_user(ResourceKind.STUDIO)}",
+        f"Host {patterns}",
+        *(f"  {option}" for option in chosen.options),
+        f"  User {default_user(None)}",
+        f"  ProxyCommand {proxy_command([*proxy, '--user', '%r', '%n'])}",
+        f"  IdentityFile {quote_value(config_dir() / 'key')}",
+        "  IdentitiesOnly yes",
+        f"  UserKnownHostsFile {quote_value(known_hosts.path())}",
+        "  StrictHostKeyChecking yes",
+        "  UpdateHostKeys no",
+        "  HostKeyAlgorithms ssh-ed25519",
+        "  ServerAliveInterval 15",
+        f"  ConnectTimeout {CONNECT_TIMEOUT}",
+        "# What follows is for all hosts, as before.",
+        "Host *",
+        END,
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def lock_path() -> Path:
+    """What our processes lock while one changes a configuration; it is not beside the user's file."""
+    return config_dir() / "ssh_config"
+
+
+def default_path() -> Path:
+    """The user's own ssh configuration, as ssh finds it."""
+    return Path(os.path.expanduser("~")) / ".ssh" / "config"
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """
+    The file as it is: the bytes before our block, the block, the bytes after.
+
+    ``block`` is None when there is none; then the bytes are all in ``after``, for the block goes on top.
+    ``existed`` is false when there is no file.
+    """
+
+    path: Path
+    before: bytes
+    block: bytes | None
+    after: bytes
+    existed: bool = True
+
+    @classmethod
+    def read(cls, path: Path) -> ConfigFile:
+        """
+        The file at ``path``, through symbolic links.
+
+        Raises LocalSetup when it cannot be read, or when its markers are not one beginning and one end.
+        """
+        real = Path(os.path.realpath(path))
+        try:
+            content = real.read_bytes()
+        except FileNotFoundError:
+            return cls(real, b"", None, b"", existed=False)
+        except OSError as error:
+            raise LocalSetup(f"{path} cannot be read", evidence=error.strerror or str(error)) from error
+        return cls.parse(real, content)
+
+    @classmethod
+    def parse(cls, path: Path, content: bytes) -> ConfigFile:
+        """The parts of ``content``. Raises LocalSetup as ``read`` does."""
+        begins, ends = [], []
+        offset = 0
+        for line in content.splitlines(keepends=True):
+            if line.lstrip().startswith(BEGIN.encode()):
+                begins.append(offset)
+            elif line.lstrip().startswith(END.encode()):
+                ends.append(offset + len(line))
+            offset += len(line)
+        if not begins and not ends:
+            return cls(path, b"", None, content)
+        if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
+            raise LocalSetup(
+                f"the sm-ssh block in {path} is broken",
+                evidence=f"{len(begins)} beginning and {len(ends)} end marker(s), or in the wrong order",
+                fix=f"Take out by hand what stands from {BEGIN!r} to {END!r}, then try again",
+            )
+        return cls(path, content[: begins[0]], content[begins[0] : ends[0]], content[ends[0] :])
+
+    @property
+    def chosen(self) -> BlockOptions:
+        """What the block that is there was written with."""
+        found = re.findall(rb"^# :([a-z-]+)=([^\r\n]*)", self.block or b"", re.MULTILINE)
+        values: dict[str, list[str]] = {}
+        for key, value in found:
+            values.setdefault(key.decode(), []).append(value.decode("utf-8", "replace"))
+        return BlockOptions(
+            profile=values.get("profile", [None])[0],
+            region=values.get("region", [None])[0],
+            options=tuple(values.get("option", [])),
+        )
+
+    @property
+    def created_by_us(self) -> bool:
+        """Whether there was no file before the block was written."""
+        return not self.existed or f"# :{_CREATED}=yes".encode() in (self.block or b"")
+
+    def with_block(self, text: str) -> bytes:
+        """The whole file with this block, in the file's own line ends."""
+        block = text.encode()
+        rest = self.before + self.after
+        if b"\r\n" in rest and rest.count(b"\r\n") == rest.count(b"\n"):
+            block = block.replace(b"\n", b"\r\n")
+        return self.before + block + self.after
+
+    def without_block(self) -> bytes:
+        """The whole file without our block: the bytes that were there before it."""
+        return self.before + self.after
+
+    def write(self, content: bytes) -> None:
+        """Replace the file; its mode stays, a new one is 0600 in a folder of 0700. Raises LocalSetup."""
+        private_dir(self.path.parent)
+        mode, owner = 0o600, None
+        if self.existed:
+            status = self.path.stat()
+            mode, owner = status.st_mode & 0o7777, (status.st_uid, status.st_gid)
+        write_atomic(self.path, content, mode, owner)

@@ -1,0 +1,293 @@
+"""
+Standard input and output on one side, a session's data channel on the other.
+
+However it ends, the session is ended at the service, once: ssh is done or dead (its pipes close), a signal,
+an error. Input that ends first has its last bytes acknowledged; output that ends first ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from sagemaker_ssh_helper.aws import sessions
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.aws.sessions import SessionGrant
+from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
+from sagemaker_ssh_helper.client.pipes import Input, Output
+from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting
+from sagemaker_ssh_helper.errors import ConnectionFailed, SessionLost, SSHHelperError, SshServerDown
+from sagemaker_ssh_helper.names import CLIENT_VERSION
+from sagemaker_ssh_helper.protocol.data_channel import (
+    ChannelClosed,
+    DataChannel,
+    Event,
+    Ready,
+    Side,
+    StreamData,
+)
+
+logger = logging.getLogger(__name__)
+
+DRAIN_TIMEOUT = 2.0
+"""Seconds for ssh's last bytes to be acknowledged."""
+
+LINGER_TIMEOUT = 1.0
+"""Seconds without output after which a session whose input has ended is over, if its output is still read."""
+
+FLUSH_TIMEOUT = 5.0
+"""Seconds without progress after which output that ssh does not take is given up."""
+
+TERMINATE_TIMEOUT = 2.0
+"""Seconds to wait for the service to end the session."""
+
+START_TIMEOUT = 5.0
+"""Seconds that the end waits for a StartSession under way, so as to end what it starts."""
+
+# How the agent's last words begin when nothing answers on the port.
+_UNREACHED = "unable to connect to specified port"
+
+T = TypeVar("T")
+
+
+def run(client: Client, starting: Starting, interrupts: Interrupts, output: int) -> int:
+    """The exit status of a tunnel from standard input to the descriptor ``output``. Raises SSHHelperError."""
+    return asyncio.run(_run(client, starting, interrupts, output))
+
+
+async def _run(client: Client, starting: Starting, interrupts: Interrupts, output: int) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def interrupted() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    interrupts.listen(interrupted)
+    stdout = Output(output, on_broken=stop.set)
+    try:
+        started = await _wait_started(starting, stop)
+        if started is None:
+            pass
+        elif stop.is_set():
+            await _terminate(client, started.grant)
+        else:
+            tunnel = Tunnel(client, started, stdout, stop)
+            try:
+                await tunnel.run()
+            finally:
+                if not tunnel.closed_by_service:
+                    await _terminate(client, started.grant)
+    finally:
+        stdout.close()
+        interrupts.listen(lambda: None)
+    return 0 if interrupts.received is None else 128 + interrupts.received
+
+
+async def _wait_started(starting: Starting, stop: asyncio.Event) -> Started | None:
+    """What was started. After ``stop`` nothing new is, and None means that nothing had been."""
+    future: asyncio.Future[Started | None] = asyncio.wrap_future(starting.future)
+    stopped = asyncio.ensure_future(stop.wait())
+    either: list[asyncio.Future[Any]] = [future, stopped]
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            starting.call_off()
+            await asyncio.wait([future], timeout=START_TIMEOUT)
+            if not future.done() or future.exception() is not None:
+                return None
+        return future.result()
+    finally:
+        stopped.cancel()
+
+
+async def _terminate(client: Client, grant: SessionGrant) -> None:
+    """End the session at the service, as well as that can be done now."""
+    ending = _in_thread(lambda: sessions.terminate(client, grant.id))
+    await asyncio.wait([ending], timeout=TERMINATE_TIMEOUT)
+    if not ending.done():
+        logger.info("! the service did not say in time that the session has ended")
+    elif (error := ending.exception()) is not None:
+        logger.info("! the session was not ended at the service: %s", error)
+
+
+def _in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
+    """Call in a thread of its own, which never keeps the process from ending."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="aws", daemon=True).start()
+    return asyncio.wrap_future(future)
+
+
+class Tunnel:
+    """
+    One session from its grant to its end.
+
+    ``closed_by_service`` says whether the service itself ended it. Set ``stop`` to end it from here.
+    """
+
+    def __init__(self, client: Client, started: Started, stdout: Output, stop: asyncio.Event) -> None:
+        self.closed_by_service = False
+        self._client = client
+        self._started = started
+        self._grant = started.grant
+        self._stdout = stdout
+        self._stop = stop
+        self._signed = True
+        self._ready = False
+        self._last_words = ""
+        self._output_at = 0.0
+        self._input_ended = False
+        self._stdin = Input(0, self._on_input, self._on_input_end)
+        self._runner = self._new_runner()
+        stdout.on_full = lambda: self._runner.pause_delivery()
+        stdout.on_room = lambda: self._runner.resume_delivery()
+
+    async def run(self) -> None:
+        """Until the end. Raises SSHHelperError when it is not an ordinary one."""
+        try:
+            error = await self._run_signed_or_not()
+        finally:
+            self._stdin.close()
+        await self._stdout.flush(FLUSH_TIMEOUT)
+        self._judge(error)
+
+    async def _run_signed_or_not(self) -> SSHHelperError | None:
+        error = await self._run_once()
+        refused = isinstance(error, ConnectionFailed) and error.status in (401, 403)
+        if refused and self._signed and not self._ready:
+            # The caller may not have the permission that signing asks for; the token alone is proof as well.
+            logger.info("! the signed upgrade was refused (%s); trying without", error)
+            self._signed = False
+            self._runner = self._new_runner()
+            error = await self._run_once()
+        return error
+
+    def _judge(self, error: SSHHelperError | None) -> None:
+        """Raise what the end means, if it was not an ordinary one."""
+        if error is not None:
+            raise error
+        if self._last_words.lower().startswith(_UNREACHED):
+            raise SshServerDown(
+                f"no ssh server answers in {self._started.fqdn}",
+                evidence=f"port {self._started.port}: {self._last_words}",
+                fix="Its log tells why; in the container: sm-wait status",
+            )
+        if self._last_words or (self.closed_by_service and not self._output_at):
+            raise SessionLost(
+                f"the session to {self._started.fqdn} was ended by the service",
+                evidence=self._last_words or "before the ssh server said anything",
+                fix="See whether the container still runs: sm-ssh list",
+            )
+
+    async def _run_once(self) -> SSHHelperError | None:
+        runner = self._runner
+        running = asyncio.ensure_future(runner.run())
+        stopped = asyncio.ensure_future(self._stop.wait())
+        either: list[asyncio.Future[Any]] = [running, stopped]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                await self._finish(running)
+            return await running
+        finally:
+            stopped.cancel()
+            self._stdin.pause()
+            runner.close()
+            await asyncio.wait([running])
+
+    async def _finish(self, running: asyncio.Future[SSHHelperError | None]) -> None:
+        """Let the last bytes go both ways, as far as somebody is there to take them."""
+        runner = self._runner
+        if self._ready and not runner.channel.drained:
+            await runner.drain(DRAIN_TIMEOUT)
+        loop = asyncio.get_running_loop()
+        ended_at = loop.time()
+        while self._input_ended and not self._stdout.broken and not running.done():
+            left = max(ended_at, self._output_at) + LINGER_TIMEOUT - loop.time()
+            if left <= 0:
+                break
+            await asyncio.wait([running], timeout=min(left, 0.05))
+        runner.close()
+
+    def _new_runner(self) -> DataChannelRunner:
+        channel = DataChannel(
+            Side.CLIENT,
+            self._grant.id,
+            random_bytes=os.urandom,
+            created_ms=lambda: int(time.time() * 1000),
+            client_id=str(uuid.uuid4()),
+            version=CLIENT_VERSION,
+        )
+        return DataChannelRunner(
+            channel,
+            self._get_grant,
+            on_event=self._on_event,
+            on_writable=self._on_writable,
+            on_link=self._on_link,
+            ssl_context=self._ssl_context(),
+        )
+
+    def _ssl_context(self) -> ssl.SSLContext | None:
+        """Certificates that AWS's config file names; the environment's are the channel's own affair."""
+        bundle = self._client.session.ca_bundle()
+        if not isinstance(bundle, str) or os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE"):
+            return None
+        return ssl.create_default_context(cafile=bundle)
+
+    async def _get_grant(self, resume: bool) -> Grant:
+        if resume:
+            renewed = await _in_thread(lambda: sessions.resume(self._client, self._grant))
+            if renewed is None:
+                raise SessionLost(
+                    "the link was lost and the session cannot be resumed",
+                    evidence="the service has ended it",
+                    fix="Connect again",
+                )
+            self._grant = renewed
+        headers: dict[str, str] = {}
+        if self._signed:
+            headers = await _in_thread(lambda: self._client.session.upgrade_headers(self._grant.url))
+        return Grant(self._grant.url, self._grant.token, headers)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, StreamData):
+            self._output_at = asyncio.get_running_loop().time()
+            self._stdout.write(event.data)
+        elif isinstance(event, Ready):
+            self._ready = True
+            logger.info("= the session is open, agent %s", event.peer_version)
+            if self._runner.writable:
+                self._on_writable()
+        elif isinstance(event, ChannelClosed):
+            self.closed_by_service = True
+            self._last_words = event.output.strip()
+
+    def _on_writable(self) -> None:
+        if self._ready and not self._stop.is_set():
+            self._stdin.resume()
+
+    def _on_input(self, data: bytes) -> None:
+        self._runner.send_data(data)
+        if not self._runner.writable:
+            self._stdin.pause()
+
+    def _on_input_end(self) -> None:
+        self._input_ended = True
+        self._stop.set()
+
+    def _on_link(self, link: Link, why: str) -> None:
+        logger.info("= link %s %s", link.value, why)
