@@ -230,10 +230,9 @@ class MessageGateway:
             if body.get("session", live.session.id) == live.session.id:
                 live.cut(side)
 
-    async def run_again(self) -> None:
-        """All switches are off."""
+    async def start(self) -> None:
+        """It is not stopped any more."""
         self._is_stopped = False
-        self.timing = SessionTiming()
 
     async def close(self) -> None:
         """The cloud ends: drop every connection."""
@@ -324,6 +323,13 @@ class MessageGateway:
     def _forget(self, live: LiveSession) -> None:
         self._live.pop(live.session.id, None)
         self._tokens.revoke(live.session.id)
+
+
+def Gateway(cloud: Cloud) -> MessageGateway:
+    """The gateway of a cloud's Systems Manager, which has to be there already; the server asks for it."""
+    gateway = getattr(cloud.services["ssm"], "gateway", None)
+    assert isinstance(gateway, MessageGateway), "Systems Manager comes with its gateway"
+    return gateway
 
 
 def _nobody(*_: object) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .ec2messages import MessageDelivery
+from .live_session import SessionTiming
 from .managed_instances import PingTiming
 from .service import ApiError, Cloud, Operation
 from .ssm_commands import CommandOperations
@@ -27,8 +28,11 @@ from .ssm_sessions import SessionOperations
 from .ssm_state import State
 
 
-class SystemsManager:
-    """``ssm``, for one local cloud. ``gateway`` and ``message_delivery`` belong to it."""
+class SsmService:
+    """
+    ``ssm``, for one local cloud. Making it also puts ``ec2messages`` and its switches there; the message
+    gateway is its ``gateway``.
+    """
 
     name = "ssm"
     anonymous = Registration.ANONYMOUS
@@ -44,6 +48,16 @@ class SystemsManager:
             **SessionOperations(self.state).operations,
             **commands.operations,
         }
+        cloud.services[self.message_delivery.name] = self.message_delivery
+        cloud.on_close(self.gateway.close)
+        register = cloud.faults.register
+        register("gateway", self.gateway.switch_gateway, self.gateway.start)
+        register("cut", self.gateway.switch_cut)
+        register("session-timing", self.switch_session_timing, self.reset_session_timing)
+        register("tier", self.switch_tier, self.reset_tier)
+        register("ping-status", self.switch_ping_status, self.reset_ping_status)
+        register("registration-limit", self.switch_registration_limit, self.reset_registration_limit)
+        register("token-lifetime", self.switch_token_lifetime, self.reset_token_lifetime)
 
     # -- switches --
 
@@ -67,6 +81,9 @@ class SystemsManager:
         """``{"kind": "session-timing", "client_resume": 60}``, seconds; see SessionTiming."""
         _set_numbers(self.gateway.timing, body)
 
+    async def reset_session_timing(self) -> None:
+        self.gateway.timing = SessionTiming()
+
     async def switch_registration_limit(self, body: Mapping[str, Any]) -> None:
         """``{"kind": "registration-limit", "limit": 3}``: instances that the account may have."""
         limit = body.get("limit")
@@ -86,24 +103,6 @@ class SystemsManager:
 
     async def reset_token_lifetime(self) -> None:
         self.state.token_lifetime = 3600.0
-
-
-def install(cloud: Cloud) -> SystemsManager:
-    """Put Systems Manager and the message gateway into a cloud whose addresses are known."""
-    manager = SystemsManager(cloud)
-    cloud.services[manager.name] = manager
-    cloud.services[manager.message_delivery.name] = manager.message_delivery
-    cloud.gateway = manager.gateway
-    cloud.on_close(manager.gateway.close)
-    register = cloud.faults.register
-    register("gateway", manager.gateway.switch_gateway, manager.gateway.run_again)
-    register("cut", manager.gateway.switch_cut)
-    register("session-timing", manager.switch_session_timing, manager.gateway.run_again)
-    register("tier", manager.switch_tier, manager.reset_tier)
-    register("ping-status", manager.switch_ping_status, manager.reset_ping_status)
-    register("registration-limit", manager.switch_registration_limit, manager.reset_registration_limit)
-    register("token-lifetime", manager.switch_token_lifetime, manager.reset_token_lifetime)
-    return manager
 
 
 def _set_numbers(target: object, body: Mapping[str, Any]) -> None:
