@@ -127,9 +127,7 @@ def _start_logging(path: str, job_handler: logging.Handler) -> None:
         root.addHandler(handler)
 
 
-def _prepare(
-    state: StateDir, environ: Mapping[str, str], log_path: str, log_to_stdout: bool
-) -> AgentConfig:
+def _prepare(state: StateDir, environ: Mapping[str, str], log_path: str, log_to_stdout: bool) -> AgentConfig:
     """A running sshd and an activation."""
     here = resource.identify(environ, resource.base_dir(environ))
     region = resource.region(environ, here)

@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass
 from typing import Dict, List, Optional
 
+from sagemaker_ssh_helper.agent import environment, terminals
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import LocalSetup, UsageError
 from sagemaker_ssh_helper.names import Env
@@ -149,7 +150,6 @@ class SshServer:
         self._program = program
         self._account = account
         self._refused: List[str] = []
-        self._process: Optional[subprocess.Popen[bytes]] = None
         self._restart_at = 0.0
         self._restart_delay = _FIRST_RESTART_DELAY
         self.port = port
@@ -204,24 +204,23 @@ class SshServer:
     def alive(self) -> bool:
         """Whether the listening process runs. Connections it accepted earlier do not count."""
         pid = self.pid
-        if pid is None:
-            return False
-        try:
-            if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                return False
-        except ChildProcessError:
-            # Started by another process of ours.
-            pass
-        try:
-            os.kill(pid, 0)
-        except OSError:
+        return pid is not None and self._runs(pid)
+
+    def _runs(self, pid: int) -> bool:
+        if _has_ended(pid):
             return False
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                # The number may be another process's by now. One that nobody waited for has no words.
-                return os.fsencode(self._state.sshd_config) in file.read()
+                words = file.read()
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                is_waited_for = file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
         except OSError:
             return not os.path.isdir("/proc/self")
+        if is_waited_for:
+            _has_ended(pid)
+            return False
+        # The number may be another process's by now. One about to end has no words, but its port still.
+        return not words or os.fsencode(self._state.sshd_config) in words
 
     def start(self) -> None:
         """
@@ -246,10 +245,11 @@ class SshServer:
     def stop(self) -> None:
         """End the listening process; connections stay."""
         pid = self.pid
-        if pid is not None and self.alive():
+        if pid is not None and self._runs(pid):
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + _START_TIMEOUT
-            while self.alive() and time.monotonic() < deadline:
+            # It removes the file with its number before it closes its port.
+            while self._runs(pid) and time.monotonic() < deadline:
                 time.sleep(_POLL_INTERVAL)
 
     def keep_alive(self, now: float) -> Optional[str]:
@@ -287,8 +287,8 @@ class SshServer:
         with open(state.sshd_log, "ab") as log:
             os.fchmod(log.fileno(), 0o600)
             said_before_bytes = log.tell()
-            self._process = subprocess.Popen(
-                [self._program, "-D", "-f", state.sshd_config, "-E", state.sshd_log],
+            process = subprocess.Popen(
+                self._command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -297,19 +297,29 @@ class SshServer:
                 start_new_session=True,
             )
         deadline = time.monotonic() + _START_TIMEOUT
-        while self._process.poll() is None:
+        while process.poll() is None:
             # Written when it listens.
-            if self.pid == self._process.pid:
+            if self.pid == process.pid:
+                # It outlives this object, and is waited for by its number: see `alive`.
+                process.returncode = 0
                 return ""
             if time.monotonic() > deadline:
-                self._process.kill()
-                self._process.wait()
+                process.kill()
+                process.wait()
                 return f"sshd was not ready after {_START_TIMEOUT:.0f} s"
             time.sleep(_POLL_INTERVAL)
         with open(state.sshd_log, "rb") as said:
             said.seek(said_before_bytes)
             text = said.read(1 << 16).decode("utf-8", "replace").strip()
-        return text or f"it ended with status {self._process.returncode} and said nothing"
+        return text or f"it ended with status {process.returncode} and said nothing"
+
+    def _command(self) -> List[str]:
+        state = self._state
+        words = [self._program, "-D", "-f", state.sshd_config, "-E", state.sshd_log]
+        if terminals.are_denied():
+            state.write(state.groups, terminals.groups_without_tty())
+            words = [environment.interpreter(), "-IS", terminals.__file__, state.groups, *words]
+        return words
 
     def _amend(self, complaint: str, *, port_is_fixed: bool) -> bool:
         """Change what sshd complained about; whether that may help."""
@@ -392,6 +402,21 @@ class SshServer:
             "MaxAuthTries 30",
             "LogLevel INFO",
         ]
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether there is no such process of ours; one that ended and is our child goes for good."""
+    try:
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return True
+    except ChildProcessError:
+        # Started by another process of ours.
+        pass
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return True
+    return False
 
 
 def _make_host_key(state: StateDir) -> None:

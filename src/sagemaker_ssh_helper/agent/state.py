@@ -101,6 +101,7 @@ class StateDir:
         self.host_key = os.path.join(path, "ssh_host_ed25519_key")
         self.sshd_config = os.path.join(path, "sshd_config")
         self.sshd_pid = os.path.join(path, "sshd.pid")
+        self.groups = os.path.join(path, "group")
         self.sshd_log = os.path.join(path, "sshd.log")
         self.agent_key = os.path.join(path, "agent_key.pem")
         self.waiting = os.path.join(path, "waiting")
@@ -235,7 +236,6 @@ class StateDir:
         Raises BlockingIOError when another one holds it and ``wait`` is false.
         """
         return Lock(os.path.join(self.path, f"{name}.lock"), wait=wait)
-
 
     def try_agent_lock(self) -> Optional["Lock"]:
         """
