@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from .policies import Context
-from .s3_operations import S3Call
-from .service import Caller
+from sagemaker_ssh_helper.emulator.policies import Context
+from sagemaker_ssh_helper.emulator.s3_operations import S3Call
+from sagemaker_ssh_helper.emulator.service import Caller
 
 
 @dataclass(frozen=True)

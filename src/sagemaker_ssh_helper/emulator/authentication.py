@@ -22,10 +22,10 @@ from botocore.awsrequest import AWSRequest
 from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials as BotocoreCredentials
 
-from .http import Request
-from .identities import Identities, Identity
-from .service import ApiError
-from .wire import Family
+from sagemaker_ssh_helper.emulator.http import Request
+from sagemaker_ssh_helper.emulator.identities import Identities, Identity
+from sagemaker_ssh_helper.emulator.service import ApiError
+from sagemaker_ssh_helper.emulator.wire import Family
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"

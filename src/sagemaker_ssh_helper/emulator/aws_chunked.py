@@ -14,9 +14,9 @@ import hmac
 import zlib
 from collections.abc import Callable, Iterator
 
-from .authentication import EMPTY_SHA256, ChunkKey, Reason, refusal
-from .service import ApiError
-from .wire import Family
+from sagemaker_ssh_helper.emulator.authentication import EMPTY_SHA256, ChunkKey, Reason, refusal
+from sagemaker_ssh_helper.emulator.service import ApiError
+from sagemaker_ssh_helper.emulator.wire import Family
 
 SIGNED = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 SIGNED_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"

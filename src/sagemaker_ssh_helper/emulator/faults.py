@@ -23,8 +23,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .iam import AccessDenied
-from .service import ApiError, Caller
+from sagemaker_ssh_helper.emulator.iam import AccessDenied
+from sagemaker_ssh_helper.emulator.service import ApiError, Caller
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[None]]
 """Carries out a switch of a registered kind; gets the whole body. Raises ApiError for one it cannot carry

@@ -14,10 +14,10 @@ from datetime import datetime, timezone
 from threading import RLock
 from typing import Any
 
-from . import policies
-from .identities import Credentials, Identity
-from .policies import Context, Document, Verdict
-from .service import ApiError, Caller
+from sagemaker_ssh_helper.emulator import policies
+from sagemaker_ssh_helper.emulator.identities import Credentials, Identity
+from sagemaker_ssh_helper.emulator.policies import Context, Document, Verdict
+from sagemaker_ssh_helper.emulator.service import ApiError, Caller
 
 _request_context: ContextVar[Mapping[str, str] | None] = ContextVar("request_context", default=None)
 

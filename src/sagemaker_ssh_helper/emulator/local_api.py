@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .http import HttpError, Request, Response
-from .service import ApiError, Caller, Cloud
+from sagemaker_ssh_helper.emulator.http import HttpError, Request, Response
+from sagemaker_ssh_helper.emulator.service import ApiError, Caller, Cloud
 
 PREFIX = "/_local/"
 SERVICE = "local"

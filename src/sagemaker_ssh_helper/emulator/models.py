@@ -9,7 +9,7 @@ from typing import Any
 import botocore.session
 from botocore.model import ServiceModel
 
-from .wire import Family
+from sagemaker_ssh_helper.emulator.wire import Family
 
 FAMILIES: Mapping[str, Family] = {
     "ssm": Family.JSON,

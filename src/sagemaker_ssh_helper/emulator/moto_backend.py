@@ -19,9 +19,9 @@ from moto.core.request import Request as MotoRequest
 from moto.s3.responses import S3Response
 from werkzeug.exceptions import HTTPException
 
-from .http import Content, FileContent, Request, Response
-from .service import ApiError, Caller
-from .wire import Family, write_error
+from sagemaker_ssh_helper.emulator.http import Content, FileContent, Request, Response
+from sagemaker_ssh_helper.emulator.service import ApiError, Caller
+from sagemaker_ssh_helper.emulator.wire import Family, write_error
 
 logger = logging.getLogger(__name__)
 

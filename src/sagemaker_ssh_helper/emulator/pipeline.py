@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from sagemaker_ssh_helper.protocol import websocket
-
-from . import actions, local_api
-from .authentication import (
+from sagemaker_ssh_helper.emulator import actions, local_api
+from sagemaker_ssh_helper.emulator.authentication import (
     EMPTY_SHA256,
     UNSIGNED_PAYLOAD,
     Reason,
@@ -25,18 +23,18 @@ from .authentication import (
     refusal,
     scope_service,
 )
-from .aws_chunked import MODES, ChunkDecoder, check_checksum, checksum
-from .faults import Unreachable, user_of
-from .http import Body, Disconnect, HttpError, Request, Response, Upgrade
-from .iam import request_context
-from .identities import Identity
-from .models import FAMILIES, TARGETS, Models
-from .moto_backend import SERVICES as MOTO_SERVICES
-from .moto_backend import Moto
-from .s3_operations import S3Operations
-from .service import ApiError, Call, Caller, ChannelRequest, Cloud, Service
-from .validation import validate
-from .wire import (
+from sagemaker_ssh_helper.emulator.aws_chunked import MODES, ChunkDecoder, check_checksum, checksum
+from sagemaker_ssh_helper.emulator.faults import Unreachable, user_of
+from sagemaker_ssh_helper.emulator.http import Body, Disconnect, HttpError, Request, Response, Upgrade
+from sagemaker_ssh_helper.emulator.iam import request_context
+from sagemaker_ssh_helper.emulator.identities import Identity
+from sagemaker_ssh_helper.emulator.models import FAMILIES, TARGETS, Models
+from sagemaker_ssh_helper.emulator.moto_backend import SERVICES as MOTO_SERVICES
+from sagemaker_ssh_helper.emulator.moto_backend import Moto
+from sagemaker_ssh_helper.emulator.s3_operations import S3Operations
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Caller, ChannelRequest, Cloud, Service
+from sagemaker_ssh_helper.emulator.validation import validate
+from sagemaker_ssh_helper.emulator.wire import (
     Family,
     error_code,
     parse_form,
@@ -46,6 +44,7 @@ from .wire import (
     write_json,
     write_query,
 )
+from sagemaker_ssh_helper.protocol import websocket
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from .identities import Credentials
-from .service import ApiError, Call, Cloud, Operation
+from sagemaker_ssh_helper.emulator.identities import Credentials
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud, Operation
 
 DEFAULT_ROLE_SECONDS = 3600
 DEFAULT_SESSION_SECONDS = 12 * 3600

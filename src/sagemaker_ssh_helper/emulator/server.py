@@ -4,38 +4,35 @@ One local cloud: its sockets, its services, its life.
 
 import asyncio
 import errno
-import json
 import logging
 import shutil
 import socket
 import ssl
 import tempfile
 from collections.abc import Awaitable, Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sagemaker_ssh_helper.emulator.faults import Faults
+from sagemaker_ssh_helper.emulator.http import HttpConnection
+from sagemaker_ssh_helper.emulator.iam import Iam
+from sagemaker_ssh_helper.emulator.identities import Identities
+from sagemaker_ssh_helper.emulator.models import FAMILIES, Models
+from sagemaker_ssh_helper.emulator.moto_backend import Moto
+from sagemaker_ssh_helper.emulator.pipeline import Pipeline
+from sagemaker_ssh_helper.emulator.sagemaker import SageMakerService
+from sagemaker_ssh_helper.emulator.security_tokens import StsService
+from sagemaker_ssh_helper.emulator.service import Caller, Cloud
+from sagemaker_ssh_helper.emulator.ssm import SsmService
+from sagemaker_ssh_helper.emulator.tls import make_certificates
+from sagemaker_ssh_helper.emulator.users import create_users
 from sagemaker_ssh_helper.errors import LocalSetup
-
-from .faults import Faults
-from .http import HttpConnection
-from .iam import Iam
-from .identities import Identities
-from .models import FAMILIES, Models
-from .moto_backend import Moto
-from .pipeline import Pipeline
-from .security_tokens import StsService
-from .service import Caller, Cloud
-from .tls import make_certificates
-from .users import create_users
 
 logger = logging.getLogger(__name__)
 
 ACCOUNT_ID = "123456789012"
 """moto's account; its backends keep everything below it."""
 REGION = "us-east-1"
-
-_OWN_SERVICES = (("ssm", "SsmService"), ("sagemaker", "SageMakerService"))
 
 
 class LocalCloud:
@@ -108,13 +105,12 @@ class LocalCloud:
         )
         cloud.users, cloud.role_arn = create_users(ACCOUNT_ID)
         cloud.services["sts"] = StsService(cloud)
-        for module, name in _OWN_SERVICES:
-            make = _optional(module, name)
-            if make is not None:
-                service = make(cloud)
-                cloud.services[service.name] = service
-        make = _optional("gateway", "Gateway")
-        cloud.gateway = make(cloud) if make is not None else None
+        systems_manager = SsmService(cloud)
+        cloud.services[systems_manager.name] = systems_manager
+        cloud.gateway = systems_manager.gateway
+        # Closed first, as the last one made: jobs end while their containers can still say goodbye.
+        sagemaker = SageMakerService(cloud)
+        cloud.services[sagemaker.name] = sagemaker
 
     async def _listen(
         self, pipeline: Pipeline, sockets: list[socket.socket], context: ssl.SSLContext | None
@@ -193,19 +189,6 @@ async def serve(
         return await started(local)
     finally:
         await local.close()
-
-
-def json_line(local: LocalCloud) -> str:
-    return json.dumps(local.describe())
-
-
-def _optional(module: str, name: str) -> Any:
-    try:
-        return getattr(import_module(f"{__package__}.{module}"), name, None)
-    except ModuleNotFoundError as error:
-        if error.name != f"{__package__}.{module}":
-            raise
-        return None
 
 
 def _port(sockets: list[socket.socket]) -> int:

@@ -28,9 +28,9 @@ from typing import (
 )
 
 if TYPE_CHECKING:
-    from .faults import Faults
-    from .iam import Iam
-    from .identities import ContainerCredentials, Identities
+    from sagemaker_ssh_helper.emulator.faults import Faults
+    from sagemaker_ssh_helper.emulator.iam import Iam
+    from sagemaker_ssh_helper.emulator.identities import ContainerCredentials, Identities
 
 
 class ApiError(Exception):

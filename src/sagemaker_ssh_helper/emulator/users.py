@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .identities import random_id, random_secret
-from .service import User
+from sagemaker_ssh_helper.emulator.identities import random_id, random_secret
+from sagemaker_ssh_helper.emulator.service import User
 
 ORDINARY_USERS = ("alice", "bob")
 ADMINISTRATOR = "admin"

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
 
-from .service import ApiError
+from sagemaker_ssh_helper.emulator.service import ApiError
 
 MAX_PATTERN_BYTES = 16 * 1024
 """Longer texts are not matched with the model's patterns, which were not written with our engine in mind."""

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
-from .http import Response
-from .service import ApiError
+from sagemaker_ssh_helper.emulator.http import Response
+from sagemaker_ssh_helper.emulator.service import ApiError
 
 
 class Family(enum.Enum):
