@@ -41,7 +41,7 @@ _MANAGERS: Dict[str, List[Tuple[str, ...]]] = {
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run the command. Returns its exit status: 0, 1 for what could not be done, 2 for wrong words."""
+    """Run the command. Returns its exit status: 0, 1 (not online), 2 (wrong words), 9 (cannot be done)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words in (["-h"], ["--help"], ["help"]):
         sys.stdout.write(USAGE)

@@ -47,7 +47,7 @@ def _run(words: List[str]) -> int:
 
     state = StateDir.choose(os.environ)
     if seconds is not None:
-        with waiting.Waiter(state, "sm-wait") as waiter:
+        with waiting.Waiter(state, "sm-wait", seconds) as waiter:
             sys.stderr.write(f"sm-wait: waiting {seconds} s; end it with: sm-wait stop\n")
             ran_out = waiter.wait(seconds)
         sys.stderr.write("sm-wait: the time is over\n" if ran_out else "sm-wait: stopped\n")

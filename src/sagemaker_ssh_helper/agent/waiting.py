@@ -37,13 +37,15 @@ class Waiter:
 
     Args:
         what: what waits, for `sm-wait list`.
+        seconds: how long it will wait, when that is known already.
     """
 
-    def __init__(self, state: StateDir, what: str) -> None:
+    def __init__(self, state: StateDir, what: str, seconds: Optional[float] = None) -> None:
         self._state = state
         os.makedirs(state.waiting, mode=0o700, exist_ok=True)
         self._path = os.path.join(state.waiting, f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json")
-        self._entry = Waiting(os.getpid(), what, time.time(), 0.0)
+        now = time.time()
+        self._entry = Waiting(os.getpid(), what, now, 0.0 if seconds is None else now + seconds)
         self._write()
 
     def wait(self, seconds: float, *, unless: Callable[[], bool] = lambda: False) -> bool:

@@ -1,0 +1,194 @@
+"""The job's environment, kept; and programs that run whatever the job's folder holds."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from sagemaker_ssh_helper.agent import environment, login
+from sagemaker_ssh_helper.agent.state import StateDir
+from sagemaker_ssh_helper.errors import LocalSetup
+
+pytestmark = pytest.mark.container
+
+
+@pytest.fixture
+def state(tmp_path):
+    return StateDir.open(str(tmp_path / "node"), create=True)
+
+
+def run(words, **options):
+    return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, **options)
+
+
+# --- saving ---
+
+
+def test_the_environment_comes_back_but_for_what_belongs_to_one_shell(state):
+    job = {b"A": b"1\n2", b"EMPTY": b"", b"EQUALS": b"a=b", b"NOT_UTF8": b"\xff", b"PATH": b"/bin"}
+    left_out = {b"SHLVL": b"3", b"_": b"/bin/x", b"SSH_TTY": b"/dev/pts/0", b"OLDPWD": b"/o"}
+
+    environment.save(state, {**job, **left_out, b"PWD": b"/wrong"}, b"/job")
+
+    path = os.fsencode(state.bin) + b":/bin"
+    assert environment.load(state.environment) == {**job, b"PATH": path, b"PWD": b"/job"}
+
+
+def test_the_file_is_for_us_alone(state):
+    environment.save(state, {b"SECRET": b"x"}, b"/")
+
+    assert stat.S_IMODE(os.stat(state.environment).st_mode) == 0o600
+
+
+def test_a_job_without_a_path_gets_the_systems(state):
+    environment.save(state, {}, b"/")
+
+    assert environment.load(state.environment)[b"PATH"].split(b":")[1:] == [
+        os.fsencode(part) for part in os.defpath.split(":")
+    ]
+
+
+# --- programs ---
+
+
+def test_modules_of_the_job_do_not_take_the_place_of_ours(state, tmp_path):
+    environment.link_package(state)
+    for name in ("json", "base64", "sagemaker_ssh_helper", "importlib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the job')")
+    words = environment.python_command(state, "sagemaker_ssh_helper.agent.setup", ["--help"])
+
+    done = run(words, cwd=str(tmp_path), env={"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": "x"})
+
+    assert done.stdout.startswith(b"usage: sm-setup-ssh")
+
+
+def test_the_package_is_found_where_this_one_is(state):
+    environment.link_package(state)
+    environment.link_package(state)
+
+    link = os.path.join(state.lib, "sagemaker_ssh_helper")
+    assert os.readlink(link) == os.path.dirname(os.path.dirname(os.path.realpath(environment.__file__)))
+    assert os.listdir(state.lib) == ["sagemaker_ssh_helper"]
+
+
+@pytest.mark.parametrize("program", ["sm-wait", "sm-setup-ssh"])
+def test_the_programs_find_their_node_by_themselves(state, program):
+    environment.write_programs(state)
+
+    done = run([os.path.join(state.bin, program), "status"], cwd="/", env={"SSH_STATE_DIR": "/elsewhere"})
+
+    assert f"folder:    {state.path}".encode() in done.stdout
+    assert done.returncode == 1
+
+
+def test_the_interpreters_libraries_are_found_again(state, monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/it's here")
+
+    environment.write_programs(state)
+
+    line = b"export LD_LIBRARY_PATH='/opt/it'\"'\"'s here'\n"
+    assert line in state.read(state.login)
+    assert line in state.read(os.path.join(state.bin, "sm-wait"))
+
+
+@pytest.mark.parametrize("embedding", ["/usr/bin/uwsgi", "", None])
+def test_python_inside_another_program_is_replaced_by_one_from_the_path(monkeypatch, tmp_path, embedding):
+    (tmp_path / "python3").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", embedding)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert environment.interpreter() == str(tmp_path / "python3")
+
+
+def test_no_python_program_at_all_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(LocalSetup, match="no python3 program"):
+        environment.interpreter()
+
+
+# --- the launcher of logins ---
+
+
+def login_with(state, tmp_path, session, sftp_server=""):
+    """Run the launcher as sshd does, with the environment sshd makes."""
+    environment.write_programs(state, sftp_server)
+    return run(["/bin/sh", state.login], env={"SHELL": "/bin/sh", **session}, cwd="/")
+
+
+def test_a_launcher_without_its_python_gives_a_plain_login(state, tmp_path, monkeypatch):
+    gone = tmp_path / "python3.gone"
+    gone.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(gone))
+    environment.save(state, {b"A": b"1"}, b"/")
+    environment.write_programs(state)
+    gone.unlink()
+
+    done = run(
+        ["/bin/sh", state.login], env={"SHELL": "/bin/sh", "SSH_ORIGINAL_COMMAND": "echo plain $A; exit 3"}
+    )
+
+    assert (done.stdout, done.returncode) == (b"plain\n", 3)
+
+
+def test_sftp_without_a_server_program_says_what_to_do(state, tmp_path):
+    done = login_with(state, tmp_path, {"SSH_ORIGINAL_COMMAND": "internal-sftp"})
+
+    assert b"scp -O" in done.stdout
+    assert b"openssh-sftp-server" in done.stdout
+    assert done.returncode == 1
+
+
+def test_sftp_runs_the_images_server_in_the_jobs_environment(state, tmp_path):
+    server = tmp_path / "sftp-server"
+    server.write_text('#!/bin/sh\necho "served in $PWD with $A"\n')
+    server.chmod(0o700)
+    environment.save(state, {b"A": b"it"}, os.fsencode(tmp_path))
+
+    done = login_with(state, tmp_path, {"SSH_ORIGINAL_COMMAND": "internal-sftp"}, str(server))
+
+    assert done.stdout == f"served in {tmp_path} with it\n".encode()
+
+
+def test_a_shell_that_cannot_run_is_told(state, tmp_path):
+    done = login_with(state, tmp_path, {"SHELL": "/no/shell", "SSH_ORIGINAL_COMMAND": "true"})
+
+    assert done.stdout == b"cannot run /no/shell: No such file or directory\n"
+    assert done.returncode == 126
+
+
+SESSION = {b"HOME": b"/", b"USER": b"me", b"SHELL": b"/bin/sh", b"TERM": b"xterm", b"PATH": b"/sshd"}
+
+
+def test_what_belongs_to_the_connection_is_sshds_and_the_rest_is_the_jobs(tmp_path):
+    home = os.fsencode(tmp_path)
+    saved = b"TERM=dumb\0USER=job\0PATH=/job\0SSH_AUTH_SOCK=/old\0HOME=" + home + b"\0PWD=" + home + b"\0"
+
+    found, folder = login.login_environment(saved, {**SESSION, b"SSH_AUTH_SOCK": b"/new"})
+
+    assert found == {
+        b"TERM": b"xterm",
+        b"USER": b"me",
+        b"SHELL": b"/bin/sh",
+        b"PATH": b"/job",
+        b"SSH_AUTH_SOCK": b"/new",
+        b"HOME": home,
+        b"PWD": home,
+    }
+    assert folder == home
+
+
+def test_a_home_and_a_folder_that_are_gone_are_replaced(tmp_path):
+    found, folder = login.login_environment(b"HOME=/gone\0PWD=/gone/too\0A=1\0", SESSION)
+
+    assert (found[b"HOME"], folder, found[b"PWD"], found[b"A"]) == (b"/", b"/", b"/", b"1")
+
+
+def test_without_a_saved_environment_sshds_is_used():
+    found, folder = login.login_environment(b"", {**SESSION, b"SSH_ORIGINAL_COMMAND": b"x"})
+
+    assert found == {**SESSION, b"PWD": b"/"}
+    assert folder == b"/"
