@@ -184,7 +184,11 @@ class Client:
             request = awsrequest.AWSRequest(method="POST", url=url, headers=signed, data=body).prepare()
             response = self._http_for(url).send(request)
             content: bytes = response.content
-        except (exceptions.HTTPClientError, exceptions.InvalidProxiesConfigError) as cause:
+        except (
+            exceptions.HTTPClientError,
+            exceptions.ConnectionError,
+            exceptions.InvalidProxiesConfigError,
+        ) as cause:
             unreachable = self._unreachable(service_name, url, cause)
             logger.debug("! %s %s: %s", service_name, operation, unreachable)
             if isinstance(cause, (exceptions.SSLError, exceptions.InvalidProxiesConfigError)):

@@ -1,0 +1,271 @@
+"""Who calls AWS, where: the order of flags, environment and files, and the endpoints of every partition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import botocore.session
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials as BotocoreCredentials
+
+from sagemaker_ssh_helper.aws.session import SERVICES, Session, partition_of
+from sagemaker_ssh_helper.errors import CredentialsExpired, CredentialsMissing, RegionMissing
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "secret"}
+
+
+@pytest.fixture(autouse=True)
+def aws_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for AWS's files, and no variable of AWS's but those that name them."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name == "REQUESTS_CA_BUNDLE":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return tmp_path
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def write_profiles(folder: Path) -> None:
+    (folder / "config").write_text(
+        "[default]\nregion = us-west-2\n[profile work]\nregion = eu-central-1\n[profile bare]\n"
+    )
+    (folder / "credentials").write_text(
+        "[default]\naws_access_key_id = AKIDDEFAULT\naws_secret_access_key = s\n"
+        "[work]\naws_access_key_id = AKIDWORK\naws_secret_access_key = s\naws_session_token = t\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "environment", "region", "origin", "warned"),
+    [
+        (None, {"AWS_REGION": "eu-west-1"}, "eu-west-1", "AWS_REGION", False),
+        (None, {"AWS_DEFAULT_REGION": "eu-west-1"}, "eu-west-1", "AWS_DEFAULT_REGION", False),
+        (
+            None,
+            {"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-1"},
+            "eu-west-1",
+            "AWS_REGION",
+            False,
+        ),
+        (
+            None,
+            {"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "us-east-1"},
+            "eu-west-1",
+            "AWS_REGION",
+            True,
+        ),
+        ("sa-east-1", {"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "x"}, "sa-east-1", "--region", False),
+        (None, {}, "us-west-2", "profile default", False),
+        (None, {"AWS_PROFILE": "work"}, "eu-central-1", "profile work", False),
+    ],
+)
+def test_the_region_comes_from_the_first_that_names_one(
+    aws_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flag: str | None,
+    environment: dict[str, str],
+    region: str,
+    origin: str,
+    warned: bool,
+) -> None:
+    write_profiles(aws_files)
+    set_environment(monkeypatch, **KEYS, **environment)
+    session = Session.open(region=flag)
+
+    assert (session.region, session.region_origin, bool(session.warnings)) == (region, origin, warned)
+
+
+def test_a_warning_about_two_regions_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, **KEYS, AWS_REGION="eu-west-1", AWS_DEFAULT_REGION="us-east-1")
+    (line,) = Session.open().warnings
+
+    assert "AWS_REGION=eu-west-1" in line
+    assert "AWS_DEFAULT_REGION=us-east-1" in line
+
+
+def test_without_a_region_anywhere_the_error_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, **KEYS)
+    with pytest.raises(RegionMissing, match="export AWS_REGION"):
+        Session.open()
+
+
+@pytest.mark.parametrize("text", ["eu west 1", "https://x", "eu-west-1/../", "-"])
+def test_what_is_no_region_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    set_environment(monkeypatch, **KEYS, AWS_REGION=text)
+    with pytest.raises(RegionMissing, match="is no AWS region"):
+        Session.open()
+
+
+@pytest.mark.parametrize(
+    ("profile", "environment", "access_key", "token"),
+    [
+        (None, KEYS, "AKIDENV", None),
+        (None, {**KEYS, "AWS_SESSION_TOKEN": "t"}, "AKIDENV", "t"),
+        (None, {}, "AKIDDEFAULT", None),
+        (None, {"AWS_PROFILE": "work"}, "AKIDWORK", "t"),
+        ("work", KEYS, "AKIDWORK", "t"),
+        # botocore's own rule: keys in the environment win over a profile named there.
+        (None, {**KEYS, "AWS_PROFILE": "work"}, "AKIDENV", None),
+    ],
+)
+def test_credentials_come_in_botocores_order(
+    aws_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str | None,
+    environment: dict[str, str],
+    access_key: str,
+    token: str | None,
+) -> None:
+    write_profiles(aws_files)
+    set_environment(monkeypatch, **environment)
+    found = Session.open(profile, "eu-west-1").credentials()
+
+    assert (found.access_key, found.token) == (access_key, token)
+
+
+def test_keys_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, **KEYS)
+    assert "secret" not in repr(Session.open(region="eu-west-1").credentials())
+
+
+def test_a_profile_that_is_not_there_is_named_with_those_that_are(aws_files: Path) -> None:
+    write_profiles(aws_files)
+    with pytest.raises(CredentialsMissing, match=r"nobody.*profiles there are: bare, default, work"):
+        Session.open("nobody", "eu-west-1")
+
+
+def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CredentialsMissing, match="no AWS credentials were found"):
+        Session.open(region="eu-west-1").credentials()
+
+
+def test_a_stale_sso_sign_in_names_the_command_that_renews_it(aws_files: Path) -> None:
+    (aws_files / "config").write_text(
+        "[profile sso]\nregion=eu-west-1\nsso_session=s\nsso_account_id=1\nsso_role_name=r\n"
+        "[sso-session s]\nsso_region=eu-west-1\nsso_start_url=https://example.com\n"
+    )
+    with pytest.raises(CredentialsExpired, match="aws sso login --profile sso"):
+        Session.open("sso").credentials()
+
+
+def test_a_broken_config_file_is_told(aws_files: Path) -> None:
+    (aws_files / "config").write_text("no section here\n")
+    with pytest.raises(CredentialsMissing, match="cannot be read"):
+        Session.open(region="eu-west-1")
+
+
+def test_the_regions_of_every_partition_have_botocores_endpoints() -> None:
+    plain = botocore.session.Session()
+    checked = 0
+    for partition in plain.get_available_partitions():
+        regions = plain.get_available_regions("ssm", partition)
+        for region in regions[:2]:
+            ours = Session(region=region)
+            for name in SERVICES:
+                theirs = plain.create_client(
+                    name, region_name=region, aws_access_key_id="a", aws_secret_access_key="b"
+                ).meta
+                # Where botocore itself says that the service is not there, there is nothing to compare.
+                if region not in plain.get_available_regions(name, partition):
+                    continue
+                assert ours.endpoint_url(name) == theirs.endpoint_url
+                checked += 1
+        assert not regions or partition_of(regions[0]).name == partition
+    assert checked > 20
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://localhost:1/"}, "http://localhost:1"),
+        (
+            {"AWS_ENDPOINT_URL": "http://localhost:1", "AWS_ENDPOINT_URL_SSM": "http://localhost:2"},
+            "http://localhost:2",
+        ),
+        ({"AWS_ENDPOINT_URL_SAGEMAKER": "http://localhost:3"}, "https://ssm.eu-west-1.amazonaws.com"),
+        (
+            {"AWS_ENDPOINT_URL": "http://localhost:1", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+            "https://ssm.eu-west-1.amazonaws.com",
+        ),
+        (
+            {"AWS_USE_FIPS_ENDPOINT": "true", "AWS_REGION": "us-east-1"},
+            "https://ssm-fips.us-east-1.amazonaws.com",
+        ),
+    ],
+)
+def test_endpoints_of_the_environment_win(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str
+) -> None:
+    set_environment(monkeypatch, **{**KEYS, "AWS_REGION": "eu-west-1", **environment})
+    assert Session.open().endpoint_url("ssm") == url
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("[default]\nendpoint_url = http://localhost:4\n", "http://localhost:4"),
+        (
+            "[default]\nservices = s\n[services s]\nssm =\n  endpoint_url = http://localhost:5\n",
+            "http://localhost:5",
+        ),
+        ("[default]\nuse_dualstack_endpoint = true\n", "https://ssm.eu-west-1.api.aws"),
+    ],
+)
+def test_endpoints_of_awss_config_file_are_botocores(
+    aws_files: Path, monkeypatch: pytest.MonkeyPatch, text: str, url: str
+) -> None:
+    (aws_files / "config").write_text(text)
+    set_environment(monkeypatch, **KEYS)
+    assert Session.open(region="eu-west-1").endpoint_url("ssm") == url
+
+
+def test_certificates_come_from_the_environment_or_the_config_file(
+    aws_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, **KEYS)
+    assert Session.open(region="eu-west-1").ca_bundle() is True
+    (aws_files / "config").write_text("[default]\nca_bundle = /some/file.pem\n")
+    assert Session.open(region="eu-west-1").ca_bundle() == "/some/file.pem"
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/other.pem")
+    assert Session.open(region="eu-west-1").ca_bundle() == "/other.pem"
+
+
+def test_an_upgrade_is_signed_for_the_message_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, **KEYS, AWS_SESSION_TOKEN="t")
+    url = "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/s-1?role=publish_subscribe&cell-number=AA%2B1"
+    headers = Session.open(region="eu-west-1").upgrade_headers(url)
+    request = AWSRequest(method="GET", url=url.replace("wss:", "https:"))
+    signer = SigV4Auth(BotocoreCredentials("AKIDENV", "secret", "t"), "ssmmessages", "eu-west-1")
+    request.context["timestamp"] = headers["X-Amz-Date"]
+    request.headers["X-Amz-Date"] = headers["X-Amz-Date"]
+    request.headers["X-Amz-Security-Token"] = "t"
+    signature = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
+
+    assert headers["Authorization"].endswith(f"Signature={signature}")
+    assert "SignedHeaders=host;x-amz-date;x-amz-security-token" in headers["Authorization"]
+
+
+def test_a_presigned_upgrade_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, **KEYS)
+    assert Session.open(region="eu-west-1").upgrade_headers("wss://h/p?X-Amz-Signature=ab") == {}
+
+
+def test_a_boto3_session_is_a_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+
+    given = boto3.Session(aws_access_key_id="AKIDBOTO", aws_secret_access_key="s", region_name="eu-west-3")
+    session = Session.from_boto3(given)
+
+    assert (session.region, session.credentials().access_key) == ("eu-west-3", "AKIDBOTO")
+    with pytest.raises(RegionMissing, match="boto3 session has no region"):
+        Session.from_boto3(boto3.Session())
