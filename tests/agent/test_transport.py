@@ -5,12 +5,11 @@ import gc
 import socket
 import ssl
 import threading
-from typing import Dict, Optional
 
 import pytest
 
 from agent.http_server import Reply, ScriptedServer, unused_port
-from sagemaker_ssh_helper.agent.transport import Transport, proxy_for
+from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.errors import EndpointUnreachable
 
 pytestmark = pytest.mark.container
@@ -137,37 +136,6 @@ def test_https_asks_the_proxy_to_connect_and_tells_its_refusal_without_the_passw
     # The http.client of Python 3.8 leaves a refused CONNECT to the garbage collector, which would warn later.
     del caught
     gc.collect()
-
-
-@pytest.mark.parametrize(
-    ("url", "environ", "proxy"),
-    [
-        ("https://a.example/", {}, None),
-        ("https://a.example/", {"https_proxy": "http://p:1"}, "p"),
-        ("https://a.example/", {"HTTPS_PROXY": "p:1"}, "p"),
-        ("wss://a.example/", {"HTTPS_PROXY": "http://p:1"}, "p"),
-        ("http://a.example/", {"HTTPS_PROXY": "http://p:1"}, None),
-        ("ws://a.example/", {"HTTP_PROXY": "http://p:1"}, "p"),
-        ("https://localhost:1/", {"https_proxy": "http://p:1"}, None),
-        ("https://127.0.0.9/", {"https_proxy": "http://p:1"}, None),
-        ("https://127.example/", {"https_proxy": "http://p:1"}, "p"),
-        ("https://[::1]/", {"https_proxy": "http://p:1"}, None),
-        ("https://a.example/", {"https_proxy": "http://p:1", "NO_PROXY": "b, .example"}, None),
-        ("https://a.example/", {"https_proxy": "http://p:1", "no_proxy": "A.example:443"}, None),
-        ("https://a.example/", {"https_proxy": "http://p:1", "no_proxy": "*.example"}, None),
-        ("https://a.example/", {"https_proxy": "http://p:1", "no_proxy": "*"}, None),
-        ("https://a.example/", {"https_proxy": "http://p:1", "no_proxy": "xa.example,ample,,"}, "p"),
-        ("https://10.1.2.3/", {"https_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, None),
-        ("https://11.1.2.3/", {"https_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "p"),
-        ("https://a.example/", {"https_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "p"),
-    ],
-)
-def test_proxy_is_chosen_as_the_environment_says(
-    url: str, environ: Dict[str, str], proxy: Optional[str]
-) -> None:
-    chosen = proxy_for(url, environ)
-
-    assert (chosen.hostname if chosen else None) == proxy
 
 
 def test_threads_share_a_transport() -> None:

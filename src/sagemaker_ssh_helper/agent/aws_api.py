@@ -70,6 +70,10 @@ _SKEWED = {
 _logger = logging.getLogger(__name__)
 
 
+class ServerFault(ServiceError):
+    """AWS had trouble of its own (an answer of 500 and above), and still has after the retries."""
+
+
 @dataclass(frozen=True)
 class Retry:
     """
@@ -484,4 +488,4 @@ def _error(what: str, code: str, status: int, message: str) -> AwsError:
         kind = AdvancedTierOff
     if kind is not None:
         return kind(what, evidence=evidence)
-    return ServiceError(what, code=code, evidence=evidence)
+    return (ServerFault if status >= 500 else ServiceError)(what, code=code, evidence=evidence)

@@ -129,12 +129,15 @@ def sign_pss(key: PrivateKey, message: bytes, roads: Optional[Sequence[str]] = N
     raise LocalSetup("no RSA signature could be made", evidence=f"tried: {', '.join(roads)}")
 
 
-def ensure_key_file(path: str) -> PrivateKey:
+def ensure_key_file(path: str, roads: Optional[Sequence[str]] = None) -> PrivateKey:
     """
     The key in this file; made and written (0600) when there is none.
 
     Processes that call this at the same time get the same key: one makes it, the others wait. A file that
     holds no key is replaced. Raises LocalSetup when the folder is not writable.
+
+    Args:
+        roads: as for ``generate``.
     """
     try:
         with _locked(path + ".lock"):
@@ -142,7 +145,7 @@ def ensure_key_file(path: str) -> PrivateKey:
                 return read_key_file(path)
             except (FileNotFoundError, ValueError):
                 pass
-            key = generate()
+            key = generate(roads)
             descriptor = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "wb") as file:
                 file.write(base64.b64encode(key.serialize()))

@@ -5,7 +5,6 @@ Connections to a host are kept open for some seconds, because the calls of a sta
 Safe to use from several threads.
 """
 
-import base64
 import http.client
 import os
 import socket
@@ -13,9 +12,11 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, Mapping, Optional, Tuple
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import Callable, Dict, Mapping, Optional, Set, Tuple
+from urllib.parse import SplitResult, urlsplit
 
+from sagemaker_ssh_helper.channels.certificates import default_ssl_context
+from sagemaker_ssh_helper.channels.proxy import Address, Proxy, find_proxy
 from sagemaker_ssh_helper.errors import EndpointUnreachable
 
 DEFAULT_TIMEOUT = 15.0
@@ -58,9 +59,11 @@ class Transport:
         ssl_context: Optional[Callable[[], ssl.SSLContext]] = None,
     ) -> None:
         self._environ = os.environ if environ is None else environ
-        self._make_ssl_context = ssl_context or _default_ssl_context
+        self._make_ssl_context = ssl_context or default_ssl_context
         self._ssl_context: Optional[ssl.SSLContext] = None
         self._idle: Dict[Tuple[str, str], Tuple[http.client.HTTPConnection, float]] = {}
+        self._busy: Set[http.client.HTTPConnection] = set()
+        self._aborted = False
         self._lock = threading.Lock()
 
     def request(
@@ -83,12 +86,13 @@ class Transport:
             chunked: send the body with ``Transfer-Encoding: chunked`` instead of a length.
             direct: use no proxy, and a connection of its own.
 
-        Raises EndpointUnreachable when there is no answer.
+        Raises EndpointUnreachable when there is no answer, LocalSetup when the environment names a proxy or
+        certificates that cannot be used.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise EndpointUnreachable(f"{url!r} is no http or https URL")
-        proxy = None if direct else proxy_for(url, self._environ)
+        proxy = None if direct else find_proxy(Address.parse("ws" + url[len("http") :]), self._environ)
         path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         headers = dict(headers)
         if proxy and parts.scheme == "http":
@@ -120,6 +124,28 @@ class Transport:
         for connection in connections:
             connection.close()
 
+    def abort(self) -> None:
+        """Break off what is under way in other threads, and refuse what comes: the process ends."""
+        self._aborted = True
+        with self._lock:
+            busy = list(self._busy)
+        for connection in busy:
+            sock = connection.sock
+            try:
+                if sock is not None:
+                    sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                # It ended by itself.
+                pass
+        self.close()
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """The context for https, made once: to read the system's certificates takes a while."""
+        with self._lock:
+            if self._ssl_context is None:
+                self._ssl_context = self._make_ssl_context()
+            return self._ssl_context
+
     def _take_idle(self, url: SplitResult) -> Optional[http.client.HTTPConnection]:
         with self._lock:
             connection, since = self._idle.pop((url.scheme, url.netloc), (None, 0.0))
@@ -136,27 +162,27 @@ class Transport:
             previous.close()
 
     def _connect(
-        self, url: SplitResult, proxy: Optional[SplitResult], timeout: float
+        self, url: SplitResult, proxy: Optional[Proxy], timeout: float
     ) -> http.client.HTTPConnection:
         """A connection that opens with its first request."""
         host, port = url.hostname or "", url.port
         if url.scheme == "http":
             if proxy:
-                host, port = proxy.hostname or "", proxy.port
+                host, port = proxy.host, proxy.port
             return http.client.HTTPConnection(host, port, timeout=timeout)
-        with self._lock:
-            if self._ssl_context is None:
-                self._ssl_context = self._make_ssl_context()
+        context = self.ssl_context()
         if not proxy:
-            return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._ssl_context)
-        connection = http.client.HTTPSConnection(
-            proxy.hostname or "", proxy.port or 80, timeout=timeout, context=self._ssl_context
-        )
+            return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+        connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=timeout, context=context)
         connection.set_tunnel(host, port or 443, headers=_proxy_headers(proxy))
         return connection
 
     def _exchange(self, connection: http.client.HTTPConnection, request: _Request, keep: bool) -> Answer:
+        with self._lock:
+            self._busy.add(connection)
         try:
+            if self._aborted:
+                raise ConnectionAbortedError("the agent ends")
             if connection.sock is not None:
                 connection.sock.settimeout(request.timeout)
             # A list is sent as chunks, bytes with their length.
@@ -172,6 +198,9 @@ class Transport:
         except BaseException:
             connection.close()
             raise
+        finally:
+            with self._lock:
+                self._busy.discard(connection)
         if keep and not response.will_close:
             self._put_idle(request.url, connection)
         else:
@@ -179,57 +208,15 @@ class Transport:
         return Answer(response.status, headers, content)
 
 
-def proxy_for(url: str, environ: Mapping[str, str]) -> Optional[SplitResult]:
-    """
-    The proxy that the environment names for this URL (HTTPS_PROXY, HTTP_PROXY, NO_PROXY, either case).
-
-    None for a host that is to be reached directly; loopback always is.
-    """
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
-    name = "https_proxy" if parts.scheme in ("https", "wss") else "http_proxy"
-    value = environ.get(name) or environ.get(name.upper())
-    if not value or _is_loopback(host):
-        return None
-    for pattern in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(","):
-        if _matches(host, pattern.strip().lower()):
-            return None
-    return urlsplit(value if "://" in value else f"http://{value}")
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
-
-
-def _matches(host: str, pattern: str) -> bool:
-    """Whether the host falls under an entry of NO_PROXY: ``*``, a name, a domain, an address or a network."""
-    if not pattern:
-        return False
-    if "/" in pattern:
-        import ipaddress
-
-        try:
-            return ipaddress.ip_address(host) in ipaddress.ip_network(pattern, strict=False)
-        except ValueError:
-            return False
-    if pattern.count(":") == 1:
-        pattern = pattern.partition(":")[0]
-    pattern = pattern.lstrip("*").lstrip(".")
-    return not pattern or host == pattern or host.endswith("." + pattern)
-
-
-def _proxy_headers(proxy: SplitResult) -> Dict[str, str]:
-    if proxy.username is None:
-        return {}
-    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")}
+def _proxy_headers(proxy: Proxy) -> Dict[str, str]:
+    return {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
 
 
 def _unreachable(
-    url: SplitResult, proxy: Optional[SplitResult], error: Exception, timeout: float
+    url: SplitResult, proxy: Optional[Proxy], error: Exception, timeout: float
 ) -> EndpointUnreachable:
     """The error to show; the proxy's password is not in it."""
-    through = f" through the proxy {proxy.hostname}:{proxy.port or 80}" if proxy else ""
+    through = f" through the proxy {proxy}" if proxy else ""
     fix: Optional[str] = None
     if isinstance(error, ssl.SSLCertVerificationError):
         evidence = f"its certificate is not trusted: {error.verify_message}"
@@ -241,9 +228,3 @@ def _unreachable(
     else:
         evidence = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return EndpointUnreachable(f"{url.netloc} cannot be reached{through}", evidence=evidence, fix=fix)
-
-
-def _default_ssl_context() -> ssl.SSLContext:
-    from sagemaker_ssh_helper.channels import default_ssl_context
-
-    return default_ssl_context()

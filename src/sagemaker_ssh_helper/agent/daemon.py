@@ -1,0 +1,187 @@
+"""
+The agent: registers this node, and keeps it online until it is told to end.
+
+    python -m sagemaker_ssh_helper.agent.daemon --state FOLDER
+
+The set-up (:mod:`sagemaker_ssh_helper.agent.node`) calls :func:`main` in its own process when it has written
+``agent.json``; by itself the module serves a restart.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import List, Optional, Sequence
+
+from sagemaker_ssh_helper.agent import registration
+from sagemaker_ssh_helper.agent.aws_api import AwsApi
+from sagemaker_ssh_helper.agent.control import Control
+from sagemaker_ssh_helper.agent.registration import InstanceRole
+from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
+from sagemaker_ssh_helper.agent.transport import Transport
+from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
+from sagemaker_ssh_helper.names import Env
+
+EXIT_RUNNING = 3
+"""Another agent of this node runs."""
+
+# Calls that may be under way at once. Each is short; sessions wait for one while they open.
+_MAX_CALLS = 8
+
+_logger = logging.getLogger(__name__)
+
+
+class _Stopping(Exception):
+    """The agent ends, so a pause between two attempts does not go on."""
+
+
+class Agent:
+    """
+    One run of the agent.
+
+    :meth:`stop` may be called from a signal handler or another thread.
+    """
+
+    def __init__(self, state: StateDir, config: AgentConfig) -> None:
+        self._state = state
+        self._config = config
+        self._transport = Transport()
+        self._stopped = threading.Event()
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._task: Optional[asyncio.Task[None]] = None
+
+    def stop(self) -> None:
+        """End soon and orderly."""
+        self._stopped.set()
+        if self._loop is not None and self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    async def run(self) -> None:
+        """Until :meth:`stop`. Raises SSHHelperError when this node cannot come online as it is set up."""
+        loop = self._loop = asyncio.get_running_loop()
+        self._task = asyncio.ensure_future(self._run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        if self._stopped.is_set():
+            self._task.cancel()
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            if not self._stopped.is_set():
+                raise
+            _logger.info("= the agent was told to end")
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        executor = ThreadPoolExecutor(_MAX_CALLS, thread_name_prefix="aws")
+        try:
+            api = AwsApi(self._config.region, transport=self._transport, sleep=self._pause)
+            registered = await loop.run_in_executor(executor, self._register, api)
+            self._state.update_status(State.REGISTERED, instance_id=registered.instance_id)
+            role = InstanceRole(self._state, registered, api)
+            pause = await loop.run_in_executor(executor, role.refresh)
+            while not role.is_valid:
+                self._state.update_status(State.REGISTERED, why=role.problem)
+                await asyncio.sleep(pause)
+                pause = await loop.run_in_executor(executor, role.refresh)
+            api = AwsApi(self._config.region, role.get, transport=self._transport, sleep=self._pause)
+            control = Control(
+                registered.instance_id, self._config, self._state, api, self._transport, executor
+            )
+            await self._side_by_side(control, role, pause, executor)
+        finally:
+            # What is still under way in threads is of no use any more.
+            self._stopped.set()
+            self._transport.abort()
+            executor.shutdown(wait=False)
+
+    async def _side_by_side(
+        self, control: Control, role: InstanceRole, pause: float, executor: ThreadPoolExecutor
+    ) -> None:
+        tasks = [
+            asyncio.ensure_future(control.run()),
+            asyncio.ensure_future(_keep_credentials(role, pause, executor)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def _register(self, api: AwsApi) -> registration.Registration:
+        return registration.register(self._state, self._config, api, sleep=self._pause)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopped.wait(seconds):
+            raise _Stopping
+
+
+async def _keep_credentials(role: InstanceRole, pause: float, executor: ThreadPoolExecutor) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(pause)
+        pause = await loop.run_in_executor(executor, role.refresh)
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """
+    The agent until it ends; returns its exit status.
+
+    Logs to the file that ``agent.json`` names, unless the caller has set logging up. What keeps the node from
+    coming online is told in ``status.json``.
+    """
+    words: List[str] = list(sys.argv[1:] if arguments is None else arguments)
+    if len(words) != 2 or words[0] != "--state":
+        raise UsageError("usage: python -m sagemaker_ssh_helper.agent.daemon --state FOLDER")
+    state = StateDir.open(words[1])
+    try:
+        lock = state.lock("daemon", wait=False)
+    except BlockingIOError:
+        print("another agent of this node is running", file=sys.stderr)
+        return EXIT_RUNNING
+    with lock:
+        config = state.read_config()
+        if config is None:
+            raise LocalSetup(f"{state.agent_json} is not there", fix="Call setup_and_start_ssh() first")
+        _set_logging_up(config)
+        return _run(state, config)
+
+
+def _run(state: StateDir, config: AgentConfig) -> int:
+    _logger.info("= agent of %s starts, process %d", config.instance_name, os.getpid())
+    try:
+        asyncio.run(Agent(state, config).run())
+        why, status = "the agent was told to end", 0
+    except SSHHelperError as error:
+        why, status = str(error), 1
+        _logger.error("the agent ends: %s", why)
+    except Exception as error:
+        why, status = f"the agent failed: {type(error).__name__}: {error}", 1
+        _logger.exception("the agent failed")
+    try:
+        state.update_status(State.FAILED, why=why)
+    except OSError as error:
+        _logger.error("the state cannot be written: %s", error)
+    logging.shutdown()
+    return status
+
+
+def _set_logging_up(config: AgentConfig) -> None:
+    root = logging.getLogger()
+    if not root.handlers:
+        handler = logging.FileHandler(config.log_path)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+    if os.environ.get(Env.DEBUG):
+        root.setLevel(logging.DEBUG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

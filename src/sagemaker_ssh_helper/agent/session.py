@@ -1,0 +1,466 @@
+"""
+Sessions: the service offers one, its data channel is joined to a TCP port, and its result goes back.
+
+Only port sessions so far (AWS-StartSSHSession and documents like it). What cannot be done as the document
+asks is refused with a reason that reaches the user, and never done in part.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any, Awaitable, Callable, Dict, List, Mapping, Optional, Set, Tuple
+
+from sagemaker_ssh_helper.agent.aws_api import SESSION_TERMINATED
+from sagemaker_ssh_helper.agent.documents import (
+    DocumentRefused,
+    parameter_values,
+    refuse_references,
+    substitute,
+)
+from sagemaker_ssh_helper.channels import DataChannelRunner, Grant
+from sagemaker_ssh_helper.errors import ConnectionFailed, ServiceError
+from sagemaker_ssh_helper.names import AGENT_VERSION
+from sagemaker_ssh_helper.protocol.data_channel import (
+    ChannelClosed,
+    DataChannel,
+    Event,
+    FlagReceived,
+    Ready,
+    Side,
+    StreamData,
+)
+from sagemaker_ssh_helper.protocol.message import Flag, PayloadType
+from sagemaker_ssh_helper.protocol.payloads import InteractiveShell, SessionType, TaskStatus
+
+SCHEMA_VERSION = "1.0"
+"""Of session documents. Official agents accept no other."""
+
+MAX_SESSIONS = 1000
+"""At a time; same in the official agent."""
+
+CONNECT_FAILED = "Unable to connect to specified port: "
+"""Begins the output of a session whose target does not answer, as users of official agents know it."""
+
+# Metadata, DNS, time and licence services of the host, which official agents refuse to forward to, and the
+# addresses that give containers their credentials.
+DENIED_HOSTS = frozenset(
+    (
+        "169.254.169.254",
+        "fd00:ec2::254",
+        "169.254.169.253",
+        "fd00:ec2::253",
+        "169.254.169.123",
+        "fd00:ec2::123",
+        "169.254.169.250",
+        "169.254.169.251",
+        "fd00:ec2::240",
+        "169.254.170.2",
+        "169.254.170.23",
+        "fd00:ec2::23",
+    )
+)
+
+_SSH_PORT = 22
+_CONNECT_TIMEOUT = 30.0
+# Without any progress. While acknowledges come, the rest of the data is waited for.
+_DRAIN_TIMEOUT = 2.0
+_CLOSE_TIMEOUT = 2.0
+_WRITE_BUFFER_BYTES = 512 << 10
+_MAX_REMEMBERED = 1000
+_MAX_REFUSALS = 6
+_ENDING_FLAGS = (Flag.TERMINATE_SESSION, Flag.DISCONNECT_TO_PORT)
+_LOGGING_INPUTS = ("s3BucketName", "cloudWatchLogGroupName")
+
+_logger = logging.getLogger(__name__)
+
+Address = Tuple[str, int]
+
+
+@dataclass(frozen=True)
+class PortTarget:
+    """Where a port session goes, and the properties to tell the client."""
+
+    host: str
+    """Nothing: this machine."""
+    port: int
+    properties: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a session ended; ``output`` is for the user."""
+
+    status: str
+    output: str = ""
+
+
+def port_target(shell: InteractiveShell) -> PortTarget:
+    """What the offer asks for. Raises DocumentRefused."""
+    document = shell.document_content
+    version = document.get("schemaVersion")
+    if version != SCHEMA_VERSION:
+        raise DocumentRefused(f"the session document's schema version {version!r} is not supported")
+    session_type = document.get("sessionType")
+    if session_type != SessionType.PORT:
+        raise DocumentRefused(f"sessions of type {session_type!r} are not supported by this agent")
+    refuse_references(document, shell.parameters)
+    parameters = parameter_values(document.get("parameters"), shell.parameters)
+    inputs = substitute(document.get("inputs") or {}, parameters)
+    for name in _LOGGING_INPUTS:
+        if isinstance(inputs, dict) and inputs.get(name):
+            raise DocumentRefused(
+                f"the session document wants the session logged ({name}), which this agent does not do"
+            )
+    found = substitute(document.get("properties") or {}, parameters)
+    if not isinstance(found, dict):
+        raise DocumentRefused("the session document's properties are no object")
+    # Official clients read texts only.
+    properties = {str(key): _property(str(key), value) for key, value in found.items()}
+    if properties.get("type") == "LocalPortForwarding":
+        raise DocumentRefused("port forwarding sessions are not supported by this agent; forward over ssh")
+    text = properties.get("portNumber", "")
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise DocumentRefused(f"the port number {text!r} is none")
+    return PortTarget(properties.get("host", ""), int(text), properties)
+
+
+def _property(name: str, value: Any) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DocumentRefused(f"the session document's property {name} is no text")
+    return value
+
+
+def refuse_denied(host: str, addresses: List[str]) -> None:
+    """Raise DocumentRefused when one of these, the addresses of ``host``, must not be forwarded to."""
+    for address in addresses:
+        plain = address.partition("%")[0].lower()
+        if plain.startswith("::ffff:") and "." in plain:
+            plain = plain[len("::ffff:") :]
+        if plain in DENIED_HOSTS:
+            raise DocumentRefused(f"forwarding to {host} ({plain}) is not allowed")
+
+
+class Sessions:
+    """
+    All sessions of this agent, each in a task of its own: what one does, or what goes wrong in it, is nothing
+    to the others.
+
+    Args:
+        grant: gives the permission to open a session's data channel now.
+        complete: told each session's result, once.
+        sshd_port: where our sshd listens, for port 22 when nothing listens there; 0: nowhere.
+        ssl_context: for the data channels; shared, because to make one takes longer than a connection.
+    """
+
+    def __init__(
+        self,
+        instance_id: str,
+        *,
+        grant: Callable[[str], Awaitable[Grant]],
+        complete: Callable[[str, Result], None],
+        sshd_port: Callable[[], int] = lambda: 0,
+        ssl_context: Optional[ssl.SSLContext] = None,
+    ) -> None:
+        self.instance_id = instance_id
+        self.grant = grant
+        self.sshd_port = sshd_port
+        self.ssl_context = ssl_context
+        self._complete = complete
+        self._live: Dict[str, _Session] = {}
+        self._tasks: Set[asyncio.Task[None]] = set()
+        # The ids of sessions that ended, oldest first.
+        self._ended: Dict[str, None] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def offer(self, shell: InteractiveShell) -> None:
+        """Begin a session, unless it is known."""
+        session_id = shell.session_id
+        if session_id in self._live or session_id in self._ended:
+            _logger.info("! session %s was offered before", session_id)
+            return
+        if self._closed or len(self._live) >= MAX_SESSIONS:
+            _logger.warning("! session %s is refused: %d are open", session_id, len(self._live))
+            why = "the agent is about to end" if self._closed else f"{MAX_SESSIONS} sessions are open here"
+            self._complete(session_id, Result(TaskStatus.FAILED, why))
+            return
+        session = self._live[session_id] = _Session(self, shell)
+        task = asyncio.ensure_future(self._run(session))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def end(self, session_id: str) -> None:
+        """End a session because the service says so. Nothing when it is not known."""
+        session = self._live.get(session_id)
+        if session is not None:
+            session.finish(Result(TaskStatus.SUCCESS))
+
+    async def close(self) -> None:
+        """End all sessions, because the agent ends."""
+        self._closed = True
+        for session in list(self._live.values()):
+            session.finish(Result(TaskStatus.CANCELLED, "the agent in the container was stopped"))
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    async def _run(self, session: "_Session") -> None:
+        session_id = session.session_id
+        try:
+            result = await session.run()
+        except DocumentRefused as refusal:
+            result = Result(TaskStatus.FAILED, str(refusal))
+        except Exception as error:
+            _logger.exception("! session %s failed within the agent", session_id)
+            result = Result(TaskStatus.FAILED, f"the agent failed: {type(error).__name__}; see its log")
+        finally:
+            del self._live[session_id]
+            self._ended[session_id] = None
+            if len(self._ended) > _MAX_REMEMBERED:
+                del self._ended[next(iter(self._ended))]
+        _logger.info("> session %s: %s %s", session_id, result.status, session.summary(result))
+        self._complete(session_id, result)
+
+
+class _Session:
+    """One session. It ends with the first result that anybody finds."""
+
+    def __init__(self, owner: Sessions, shell: InteractiveShell) -> None:
+        self.session_id = shell.session_id
+        self._owner = owner
+        self._shell = shell
+        self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
+        self._result: asyncio.Future[Result] = self._loop.create_future()
+        self._drain = False
+        self._runner: Optional[DataChannelRunner] = None
+        self._target: Optional[asyncio.Transport] = None
+        self._refusals = 0
+        self._received_bytes = 0
+        self._sent_bytes = 0
+
+    def summary(self, result: Result) -> str:
+        """For the log."""
+        seconds = self._loop.time() - self._began_at
+        text = f"after {seconds:.1f} s, {self._received_bytes} B to the port, {self._sent_bytes} B from it"
+        return f"{text}: {result.output}" if result.output else text
+
+    def finish(self, result: Result, *, drain: bool = False) -> None:
+        """
+        End the session. Nothing when it has a result.
+
+        Args:
+            drain: the client is to get what was sent to it first.
+        """
+        if not self._result.done():
+            self._drain = drain
+            self._result.set_result(result)
+
+    async def run(self) -> Result:
+        """The whole session. Raises DocumentRefused."""
+        target = port_target(self._shell)
+        _logger.info("< session %s to %s", self.session_id, _name(target))
+        runner = self._runner = DataChannelRunner(
+            DataChannel(
+                Side.AGENT,
+                self.session_id,
+                random_bytes=os.urandom,
+                created_ms=lambda: int(time.time() * 1000),
+                instance_id=self._owner.instance_id,
+                version=AGENT_VERSION,
+                session_type=SessionType.PORT,
+                properties=target.properties,
+            ),
+            self._grant,
+            on_event=self._on_event,
+            on_writable=self._pump,
+            ssl_context=self._owner.ssl_context,
+        )
+        # Nothing is taken from the client before there is somewhere to put it.
+        runner.pause_delivery()
+        tasks = [
+            asyncio.ensure_future(self._run_channel(runner)),
+            # Meanwhile: a port where nothing listens is told before a client has to shake hands.
+            asyncio.ensure_future(self._connect(target)),
+        ]
+        try:
+            for task in tasks:
+                task.add_done_callback(self._pass_on_exception)
+            result = await self._result
+            if self._drain:
+                await self._wait_for_acknowledges(runner)
+            return result
+        finally:
+            self._close_target()
+            runner.close()
+            tasks[1].cancel()
+            await asyncio.wait(tasks)
+
+    def _pass_on_exception(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._result.done():
+            self._result.set_exception(error)
+
+    # --- the data channel ---
+
+    async def _grant(self, resume: bool) -> Grant:
+        try:
+            grant = await self._owner.grant(self.session_id)
+        except ServiceError as error:
+            # A refusal may pass, as when the service is still making the session; but not for ever.
+            self._refusals += 1
+            if SESSION_TERMINATED in str(error) or self._refusals >= _MAX_REFUSALS:
+                raise
+            raise ConnectionFailed(error.what, evidence=error.evidence) from error
+        self._refusals = 0
+        return grant
+
+    async def _run_channel(self, runner: DataChannelRunner) -> None:
+        error = await runner.run()
+        if error is None or SESSION_TERMINATED in str(error):
+            self.finish(Result(TaskStatus.SUCCESS))
+        else:
+            self.finish(Result(TaskStatus.FAILED, str(error)))
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, StreamData):
+            if self._target is not None and event.payload_type == PayloadType.OUTPUT:
+                self._received_bytes += len(event.data)
+                self._target.write(event.data)
+        elif isinstance(event, FlagReceived):
+            if event.flag in _ENDING_FLAGS:
+                self.finish(Result(TaskStatus.SUCCESS))
+        elif isinstance(event, ChannelClosed):
+            self.finish(Result(TaskStatus.SUCCESS))
+        elif isinstance(event, Ready):
+            _logger.debug("= session %s is ready, client version %s", self.session_id, event.peer_version)
+
+    async def _wait_for_acknowledges(self, runner: DataChannelRunner) -> None:
+        """Until the client has everything, or there is no progress for two seconds."""
+        left = runner.channel.unacknowledged
+        while not await runner.drain(_DRAIN_TIMEOUT):
+            if runner.channel.unacknowledged >= left:
+                _logger.info("! session %s: %d messages were not acknowledged", self.session_id, left)
+                return
+            left = runner.channel.unacknowledged
+
+    # --- the port ---
+
+    async def _connect(self, target: PortTarget) -> None:
+        try:
+            addresses = await self._addresses(target)
+        except DocumentRefused as refusal:
+            self.finish(Result(TaskStatus.FAILED, str(refusal)))
+            return
+        problem = f"{target.host} has no address"
+        for host, port in addresses:
+            opening = self._loop.create_connection(lambda: _Target(self), host, port)
+            try:
+                await asyncio.wait_for(opening, _CONNECT_TIMEOUT)
+                return
+            except asyncio.TimeoutError:
+                problem = f"{host}:{port} did not answer in {_CONNECT_TIMEOUT:g} s"
+            except OSError as error:
+                problem = f"{host}:{port}: {os.strerror(error.errno) if error.errno else error}"
+        self.finish(Result(TaskStatus.FAILED, CONNECT_FAILED + problem))
+
+    async def _addresses(self, target: PortTarget) -> List[Address]:
+        """Where to connect, in order. Raises DocumentRefused."""
+        if not target.host or target.host == "localhost":
+            local = [("127.0.0.1", target.port), ("::1", target.port)]
+            sshd_port = self._owner.sshd_port() if target.port == _SSH_PORT else 0
+            return [*local, ("127.0.0.1", sshd_port)] if sshd_port not in (0, _SSH_PORT) else local
+        try:
+            found = await self._loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        except OSError:
+            return []
+        hosts = [str(address[0]) for *_, address in found]
+        refuse_denied(target.host, hosts)
+        return [(host, target.port) for host in hosts]
+
+    def target_connected(self, transport: asyncio.Transport) -> None:
+        if self._result.done():
+            transport.abort()
+            return
+        self._target = transport
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        # Not now: Python 3.8 begins to read after this call, whatever was said in it.
+        self._loop.call_soon(self._pump)
+        assert self._runner is not None, "a target without a session"
+        self._runner.resume_delivery()
+
+    def target_sent(self, data: bytes) -> None:
+        if self._result.done():
+            return
+        assert self._runner is not None, "a target without a session"
+        self._sent_bytes += len(data)
+        self._runner.send_data(data)
+        self._pump()
+
+    def target_full(self, full: bool) -> None:
+        assert self._runner is not None, "a target without a session"
+        if full:
+            self._runner.pause_delivery()
+        elif not self._result.done():
+            self._runner.resume_delivery()
+
+    def target_lost(self, error: Optional[Exception]) -> None:
+        self._target = None
+        if error is None:
+            self.finish(Result(TaskStatus.SUCCESS), drain=True)
+        else:
+            self.finish(Result(TaskStatus.FAILED, f"the connection to the port broke: {error}"), drain=True)
+
+    def _pump(self) -> None:
+        """Read from the port while the channel takes it."""
+        if self._target is None or self._runner is None:
+            return
+        if self._runner.writable:
+            self._target.resume_reading()
+        else:
+            self._target.pause_reading()
+
+    def _close_target(self) -> None:
+        target, self._target = self._target, None
+        if target is not None:
+            # What the client sent still goes out, unless that would take for ever.
+            target.close()
+            self._loop.call_later(_CLOSE_TIMEOUT, target.abort)
+
+
+class _Target(asyncio.Protocol):
+    """The connection to the port."""
+
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport), "a port is a stream"
+        self._session.target_connected(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._session.target_sent(data)
+
+    def pause_writing(self) -> None:
+        self._session.target_full(True)
+
+    def resume_writing(self) -> None:
+        self._session.target_full(False)
+
+    def connection_lost(self, error: Optional[Exception]) -> None:
+        self._session.target_lost(error)
+
+
+def _name(target: PortTarget) -> str:
+    return f"{target.host}:{target.port}" if target.host else f"port {target.port}"
