@@ -23,6 +23,7 @@ from sagemaker_ssh_helper.emulator.pipeline import Pipeline
 from sagemaker_ssh_helper.emulator.sagemaker import SageMakerService
 from sagemaker_ssh_helper.emulator.security_tokens import StsService
 from sagemaker_ssh_helper.emulator.service import Caller, Cloud
+from sagemaker_ssh_helper.emulator.simulation import IamService
 from sagemaker_ssh_helper.emulator.ssm import SsmService
 from sagemaker_ssh_helper.emulator.tls import make_certificates
 from sagemaker_ssh_helper.emulator.users import create_users
@@ -104,7 +105,8 @@ class LocalCloud:
             Caller(account_id=ACCOUNT_ID, arn=root, user_id=ACCOUNT_ID, name="root", kind="root"),
         )
         cloud.users, cloud.role_arn = create_users(ACCOUNT_ID)
-        cloud.services["sts"] = StsService(cloud)
+        for service in (StsService(cloud), IamService(cloud)):
+            cloud.services[service.name] = service
         systems_manager = SsmService(cloud)
         cloud.services[systems_manager.name] = systems_manager
         cloud.gateway = systems_manager.gateway
@@ -217,7 +219,8 @@ def _bind(port: int) -> list[socket.socket]:
 
 
 def _bound(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    one = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, accepted sockets carry it, and asyncio turns Nagle off on them.
+    one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
