@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -252,7 +253,9 @@ HOLDER = """
     from sagemaker_ssh_helper.emulator.supervised import Supervised
 
     async def main():
-        process = await Supervised.start(sys.argv[1:], env={"PATH": "/usr/bin:/bin"})
+        process = await Supervised.start(
+            sys.argv[2:], env={"PATH": "/usr/bin:/bin"}, remove=sys.argv[1]
+        )
         await process.wait()
 
     asyncio.run(main())
@@ -260,11 +263,13 @@ HOLDER = """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_everything_ends_when_its_holder_is_killed(number: int) -> None:
+def test_everything_ends_when_its_holder_is_killed(number: int, tmp_path: Path) -> None:
+    folder = tmp_path / "of the holder"
+    (folder / "deep").mkdir(parents=True)
     with Output() as output:
         command = python(textwrap.dedent(ESCAPING) + "\ntime.sleep(600)")
         holder = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(HOLDER), *command],
+            [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder), *command],
             stdout=output.write_fd,
             stderr=subprocess.DEVNULL,
         )
@@ -274,6 +279,16 @@ def test_everything_ends_when_its_holder_is_killed(number: int) -> None:
         holder.wait(20)
 
         assert output.read_all() == b""
+    assert not folder.exists()
+
+
+def test_folder_stays_when_the_holder_lives(tmp_path: Path) -> None:
+    async def work() -> int:
+        process = await Supervised.start(["true"], env=ENV, remove=tmp_path)
+        return await process.wait()
+
+    assert run(work) == 0
+    assert tmp_path.is_dir()
 
 
 def test_main_process_ends_when_its_supervisor_is_killed() -> None:

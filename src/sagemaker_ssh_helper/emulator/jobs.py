@@ -134,7 +134,7 @@ class TrainingRun:
     async def _start(self, entries: list[Entry]) -> None:
         for node, entry in zip(self._nodes, entries):
             stream = f"{self._record.name}/{node.name}-{int(time.time())}"
-            if node.find_program(entry.command[0], entry.cwd, entry.environment["PATH"]) is None:
+            if not node.has_program(entry.command[0], entry.cwd, entry.environment["PATH"]):
                 raise self._cannot_start(f'exec: "{entry.command[0]}": executable file not found in $PATH')
             try:
                 container = await Container.start(
@@ -194,9 +194,9 @@ class TrainingRun:
         namespace = mounts.available()
         count = int(self._request["ResourceConfig"].get("InstanceCount", 1))
         self._root.mkdir(parents=True, mode=0o700)
-        nodes = [
-            Node(self._root / node_name(rank), node_name(rank), namespace=namespace) for rank in range(count)
-        ]
+        names = [node_name(rank) for rank in range(count)]
+        state_dir = self._cloud.state_dir
+        nodes = [Node(self._root / name, name, state_dir=state_dir, namespace=namespace) for name in names]
         for node in nodes:
             node.create()
         return nodes

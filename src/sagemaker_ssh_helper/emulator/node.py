@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import site
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,12 +39,14 @@ class Node:
 
     Args:
         root: a folder for everything of the node; made by ``create``.
+        state_dir: the cloud's own folder, deleted by whatever outlives a cloud that was killed.
         name: the host name SageMaker gives it, ``algo-N``.
         namespace: whether its processes see the node's folders at their real places: ``mounts.available()``.
     """
 
-    def __init__(self, root: Path, name: str, *, namespace: bool) -> None:
+    def __init__(self, root: Path, name: str, *, state_dir: Path, namespace: bool) -> None:
         self.root = root
+        self._state_dir = state_dir
         self.name = name
         self.namespace = namespace
         self.base = self.path_of(BASE)
@@ -99,14 +102,22 @@ class Node:
             environment[BASE_DIR_VARIABLE] = self.seen_base
         return environment
 
-    def find_program(self, program: str, cwd: str, path: str) -> str | None:
-        """The program that a command starting so would run in ``cwd`` with this PATH; None: there is none."""
-        if os.sep not in program:
-            return shutil.which(program, path=path)
-        place = os.path.join(cwd, program)
-        if self.namespace and place.startswith(BASE + "/"):
-            place = str(self.path_of(place))
-        return program if shutil.which(place) else None
+    def has_program(self, program: str, cwd: str, path: str) -> bool:
+        """Whether a command that begins so, in ``cwd`` and with this PATH, has a program to run."""
+        if os.sep in program:
+            places = [os.path.join(cwd, program)]
+        else:
+            places = [os.path.join(cwd, folder, program) for folder in path.split(os.pathsep)]
+        for place in places:
+            found = self.path_of(place) if self.namespace and place.startswith(BASE + "/") else Path(place)
+            # Not os.access: it asks for the real user and without capabilities, and running does not.
+            try:
+                status = found.stat()
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o111:
+                return True
+        return False
 
     async def start(
         self, command: Sequence[str], *, env: Mapping[str, str], cwd: str, output_fd: int
@@ -127,7 +138,12 @@ class Node:
             places = {place: str(self.path_of(place)) for place in PRIVATE_FOLDERS}
             command, folder = mounts.command_with(places, command, cwd), None
         return await Supervised.start(
-            command, env=env, cwd=folder or self.root, stdout=output_fd, stderr=output_fd
+            command,
+            env=env,
+            cwd=folder or self.root,
+            stdout=output_fd,
+            stderr=output_fd,
+            remove=self._state_dir,
         )
 
 

@@ -50,6 +50,7 @@ class Supervised:
         stdout: Stream = None,
         stderr: Stream = None,
         foreground: bool = False,
+        remove: str | os.PathLike[str] | None = None,
     ) -> Supervised:
         """
         The command, running.
@@ -60,12 +61,15 @@ class Supervised:
             stdin, stdout, stderr: as ``subprocess.Popen`` takes them, except PIPE. The write end of a pipe
                 given here is closed by all holders but the caller when the last descendant has ended.
             foreground: keep it in this session and process group, for a command that uses the terminal.
+            remove: a folder to delete if this process dies before the command has ended.
 
         Raises OSError, with its errno, when the command cannot be started. If cancelled, all is ended.
         """
         ours, theirs = socket.socketpair()
         try:
-            process = _spawn(command, theirs, dict(env), cwd, (stdin, stdout, stderr), foreground)
+            options = ["--foreground"] if foreground else []
+            options += [] if remove is None else ["--remove", os.fspath(remove)]
+            process = _spawn(command, options, theirs, dict(env), cwd, (stdin, stdout, stderr))
         except BaseException:
             ours.close()
             raise
@@ -135,20 +139,20 @@ class Supervised:
 
 def _spawn(
     command: Sequence[str],
+    options: Sequence[str],
     control: socket.socket,
     env: dict[str, str],
     cwd: str | os.PathLike[str] | None,
     streams: tuple[Stream, Stream, Stream],
-    foreground: bool,
 ) -> subprocess.Popen[bytes]:
-    options = ["--control-fd", str(control.fileno()), *(["--foreground"] if foreground else [])]
+    own = [sys.executable, "-I", "-S", str(SUPERVISOR), "--control-fd", str(control.fileno())]
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(SUPERVISOR), *options, "--", *command],
+        [*own, *options, "--", *command],
         env=env,
         cwd=cwd,
         stdin=streams[0],
         stdout=streams[1],
         stderr=streams[2],
         pass_fds=[control.fileno()],
-        start_new_session=not foreground,
+        start_new_session="--foreground" not in options,
     )

@@ -3,7 +3,8 @@ The small parent of a job's processes: when it goes, or is told to, everything b
 
 Run as a program, not imported (``supervised.py`` is the other end)::
 
-    supervisor.py [--control-fd N] [--grace SECONDS] [--foreground] -- COMMAND [ARGUMENT...]
+    supervisor.py [--control-fd N] [--grace SECONDS] [--foreground] [--remove FOLDER]
+                  -- COMMAND [ARGUMENT...]
 
 It starts COMMAND, the *main process*, and ends every descendant of it, whatever they did to get away (double
 fork, ``setsid``, ignored signals), as soon as one of these happens:
@@ -16,7 +17,7 @@ fork, ``setsid``, ignored signals), as soon as one of these happens:
 On the socket it writes ``started PID``, or ``failed ERRNO`` when COMMAND could not be started, and at the
 very end ``ended STATUS LEFT``: the main process' exit status as ``subprocess`` counts it (negative: a
 signal), and how many descendants could not be ended. It exits with the same status (128 + N for signal N),
-127 for ``failed``.
+127 for ``failed``. When the holder of the socket has died, nobody else cleans up: then FOLDER is deleted.
 
 On Linux it is a "child subreaper": a descendant whose parent has died becomes its child, so none can hide.
 Elsewhere it ends the main process' process group, which a descendant can leave.
@@ -69,13 +70,18 @@ class Supervisor:
         control_fd: a connected socket, or None to be steered by signals alone.
         grace: seconds from a SIGTERM sent to us to the end of all.
         foreground: leave the main process in our session, so that it can use the terminal.
+        remove: a folder to delete at the end when the socket was closed by its holder's death, or None.
     """
 
-    def __init__(self, command: list[str], control_fd: int | None, grace: float, foreground: bool) -> None:
+    def __init__(
+        self, command: list[str], control_fd: int | None, grace: float, foreground: bool, remove: str | None
+    ) -> None:
         self.command = command
         self.control_fd = control_fd
         self.grace = grace
         self.foreground = foreground
+        self.remove = remove
+        self.orphaned = False
         self.subreaper = become_subreaper()
         self.main_pid = 0
         self.main_status: int | None = None
@@ -103,6 +109,7 @@ class Supervisor:
                 self._reap()
         finally:
             left = self._end_all()
+            self._remove()
         status = -signal.SIGKILL if self.main_status is None else self.main_status
         self._report(f"ended {status} {left}")
         return status if status >= 0 else 128 - status
@@ -171,6 +178,7 @@ class Supervisor:
             data = b""
         if not data:
             self.control_fd = None
+            self.orphaned = True
             self.end_at = time.monotonic()
             return
         *lines, self._pending = (self._pending + data).split(b"\n")
@@ -225,6 +233,12 @@ class Supervisor:
             self._wait(KILL_INTERVAL)
         return 0
 
+    def _remove(self) -> None:
+        if self.orphaned and self.remove is not None:
+            import shutil  # seldom needed, and slow to import
+
+            shutil.rmtree(self.remove, ignore_errors=True)
+
     def _kill_group(self) -> None:
         if self.subreaper or self.foreground:
             return
@@ -268,6 +282,7 @@ def main(arguments: list[str]) -> int:
     control_fd: int | None = None
     grace = DEFAULT_GRACE
     foreground = False
+    remove: str | None = None
     rest = list(arguments)
     while rest and rest[0] != "--":
         option = rest.pop(0)
@@ -276,15 +291,18 @@ def main(arguments: list[str]) -> int:
         elif option == "--control-fd" and rest:
             control_fd = int(rest.pop(0))
             os.set_inheritable(control_fd, False)
+        elif option == "--remove" and rest:
+            remove = rest.pop(0)
         elif option == "--grace" and rest:
             grace = float(rest.pop(0))
         else:
             rest = []
     command = rest[1:]
     if not command:
-        sys.stderr.write("usage: supervisor [--control-fd N] [--grace S] [--foreground] -- COMMAND...\n")
+        options = "[--control-fd N] [--grace SECONDS] [--foreground] [--remove FOLDER]"
+        sys.stderr.write(f"usage: supervisor {options} -- COMMAND...\n")
         return 2
-    return Supervisor(command, control_fd, grace, foreground).run()
+    return Supervisor(command, control_fd, grace, foreground, remove).run()
 
 
 if __name__ == "__main__":
