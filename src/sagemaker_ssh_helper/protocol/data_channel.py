@@ -448,9 +448,7 @@ class DataChannel:
             self._now = now
         if not self._connected:
             return []
-        messages = self._outbox
-        if messages:
-            self._outbox = []
+        messages, self._outbox = self._outbox, []
         if self.state is State.GRACE or self.state is State.CLOSED:
             return messages
         resent = self._sender.resent
