@@ -1,9 +1,8 @@
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from emulator.cloud_process import CloudProcess
 from local_cloud import LocalCloud
 
 
@@ -14,19 +13,23 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def tls_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """One that speaks TLS."""
+    with LocalCloud(tmp_path_factory.mktemp("tls-cloud"), "--tls") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def ssm_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
+    """One local cloud for the tests of Systems Manager and the gateway; each makes instances of its own."""
+    with CloudProcess(tmp_path_factory.mktemp("ssm_cloud")) as cloud:
+        yield cloud
+
+
+@pytest.fixture(scope="session")
 def bucket(cloud: LocalCloud) -> str:
     """The bucket that users share."""
     name = f"sagemaker-{cloud.info['region']}-{cloud.info['account_id']}"
     cloud.client("s3", user="admin").create_bucket(Bucket=name)
     return name
-
-
-@pytest.fixture
-def other_home(tmp_path: Path) -> Path:
-    home = tmp_path / "home"
-    home.mkdir()
-    return home
-
-
-Client = Any

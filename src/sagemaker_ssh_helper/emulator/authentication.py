@@ -275,10 +275,11 @@ def scope_service(request: Request) -> str | None:
 def _read_header(request: Request, family: Family, authorization: str) -> Signed:
     algorithm, _, rest = authorization.partition(" ")
     if algorithm != ALGORITHM:
-        raise refusal(
-            family,
-            Reason.INCOMPLETE,
-            f"The authorization mechanism you have provided is not supported. Please use {ALGORITHM}.",
+        text = f"The authorization mechanism you have provided is not supported. Please use {ALGORITHM}."
+        raise (
+            ApiError("InvalidRequest", text)
+            if family is Family.S3
+            else refusal(family, Reason.INCOMPLETE, text)
         )
     parts = _parts(rest)
     missing = [name for name in ("Credential", "SignedHeaders", "Signature") if not parts.get(name)]

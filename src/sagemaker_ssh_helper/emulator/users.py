@@ -47,7 +47,12 @@ def user_policy(account_id: str) -> Document:
             "Resource": role,
             "Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
         },
-        {"Sid": "SeeTheRole", "Effect": "Allow", "Action": "iam:GetRole", "Resource": role},
+        {
+            "Sid": "SeeTheRole",
+            "Effect": "Allow",
+            "Action": ["iam:GetRole", "iam:SimulatePrincipalPolicy"],
+            "Resource": role,
+        },
         {
             "Sid": "CodeAndData",
             "Effect": "Allow",
