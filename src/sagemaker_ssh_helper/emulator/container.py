@@ -44,6 +44,7 @@ class Container:
         logs: Any,
         group: str,
         stream: str,
+        log_bytes: int,
     ) -> Container:
         """
         Run a command in a node.
@@ -54,6 +55,7 @@ class Container:
             cwd: its working directory, as the node's processes find it.
             logs: a boto3 client of CloudWatch Logs.
             group, stream: where its output goes.
+            log_bytes: how much of it is kept.
 
         Raises OSError when it cannot be started.
         """
@@ -67,7 +69,14 @@ class Container:
             os.close(write_fd)
         loop = asyncio.get_running_loop()
         drained = asyncio.Event()
-        pump = LogPump(read_fd, logs, group, stream, lambda: loop.call_soon_threadsafe(drained.set))
+        pump = LogPump(
+            read_fd,
+            logs,
+            group,
+            stream,
+            kept_bytes=log_bytes,
+            on_end=lambda: loop.call_soon_threadsafe(drained.set),
+        )
         pump.start()
         return cls(node, process, pump, drained)
 

@@ -33,11 +33,6 @@ LINE_BYTES = 200_000
 BATCH_DELAY = 0.1
 """Seconds that a line waits for others to travel with."""
 
-KEPT_BYTES = 64 << 20
-"""
-What the cloud keeps of one container's output, from its beginning, counting ``MEMORY_OVERHEAD_BYTES`` a line.
-"""
-
 MEMORY_OVERHEAD_BYTES = 600
 """About what the log service's storage needs for an event besides its text (measured: 550 to 650 bytes)."""
 
@@ -66,11 +61,19 @@ class LogPump(threading.Thread):
         read_fd: read end of the pipe; closed at the end.
         logs: a boto3 client of CloudWatch Logs.
         group, stream: where the lines go.
+        kept_bytes: what is kept of the output, from its beginning, counting ``MEMORY_OVERHEAD_BYTES`` a line.
         on_end: called in this thread when all is in the log, or given up.
     """
 
     def __init__(
-        self, read_fd: int, logs: Any, group: str, stream: str, on_end: Callable[[], object]
+        self,
+        read_fd: int,
+        logs: Any,
+        group: str,
+        stream: str,
+        *,
+        kept_bytes: int,
+        on_end: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(name=f"log {stream}", daemon=True)
         self._read_fd = read_fd
@@ -82,7 +85,7 @@ class LogPump(threading.Thread):
         self._batch: list[dict[str, Any]] = []
         self._batch_bytes = 0
         self._put_at = 0.0  # monotonic; when the batch has to go
-        self._kept_bytes = 0
+        self._room_bytes = kept_bytes
         self._left_out = 0
         self._tail = b""
 
@@ -124,8 +127,8 @@ class LogPump(threading.Thread):
     def _take(self, lines: list[str]) -> None:
         for index, line in enumerate(lines):
             size = len(line.encode())
-            self._kept_bytes += size + MEMORY_OVERHEAD_BYTES
-            if self._kept_bytes > KEPT_BYTES:
+            self._room_bytes -= size + MEMORY_OVERHEAD_BYTES
+            if self._room_bytes < 0:
                 self._left_out = len(lines) - index
                 return
             if line:  # the log service refuses empty events

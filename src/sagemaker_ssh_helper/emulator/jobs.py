@@ -37,11 +37,13 @@ ERROR_MESSAGE_CHARACTERS = 700
 
 
 @dataclass
-class Timings:
-    """What a switch may change for all jobs."""
+class JobSettings:
+    """What holds for all jobs of a cloud; a switch may change it while they run."""
 
     stop_timeout: float = 120.0
     """Seconds between SIGTERM and SIGKILL; AWS gives a container 120."""
+    log_bytes: int = 64 << 20
+    """How much of a container's output is kept, and at most about how much memory that takes."""
 
 
 class JobFailed(Exception):
@@ -63,14 +65,14 @@ class TrainingRun:
         record: TrainingRecord,
         cloud: Cloud,
         credentials: JobCredentials,
-        timings: Timings,
+        settings: JobSettings,
         executor: Executor,
     ) -> None:
         self._record = record
         self._request = record.request
         self._cloud = cloud
         self._credentials = credentials
-        self._timings = timings
+        self._settings = settings
         self._executor = executor
         self._setup = TrainingSetup(record, cloud, credentials)
         self._root = cloud.state_dir / "jobs" / secrets.token_hex(4)
@@ -145,6 +147,7 @@ class TrainingRun:
                     logs=await self._in_thread(partial(self._cloud.aws, "logs")),
                     group=LOG_GROUP,
                     stream=stream,
+                    log_bytes=self._settings.log_bytes,
                 )
             except (OSError, ValueError) as error:
                 # ValueError: a NUL, which an API call can carry and an operating system's call cannot.
@@ -167,7 +170,7 @@ class TrainingRun:
             if self._overdue:
                 self._enter(Status.STOPPING)
             for container in self._containers:
-                container.stop(self._timings.stop_timeout)
+                container.stop(self._settings.stop_timeout)
             return list(await asyncio.gather(*waits))
         finally:
             stop.cancel()

@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sagemaker_ssh_helper.names import ResourceKind
+from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.names import Env, ResourceKind
 
 from . import mounts, training_toolkit
 from .job_credentials import SESSION_NAME, JobCredentials, RoleSession
 from .job_storage import S3Uri
-from .jobs import Timings, TrainingRun
+from .jobs import JobSettings, TrainingRun
 from .node import BASE
 from .service import ApiError, Call, Cloud, Operation
 from .training_record import TrainingRecord, utc_now
@@ -41,9 +42,6 @@ WORKERS = 8
 WARM_UP_DELAY = 0.3
 """Seconds after the start when what the first job needs is made: it then starts half a second earlier."""
 
-STOP_TIMEOUT_VARIABLE = "SM_SSH_LOCAL_CLOUD_STOP_TIMEOUT"
-"""Seconds from SIGTERM to SIGKILL for a stopped job, read when the cloud starts; 120 as on AWS without it."""
-
 
 class SageMakerService:
     """The service. Needs a running event loop; ``cloud`` is complete."""
@@ -56,8 +54,8 @@ class SageMakerService:
         self._jobs: dict[str, TrainingRecord] = {}  # by ARN, oldest first
         self._runs: dict[str, tuple[TrainingRun, asyncio.Task[None]]] = {}  # those that have not ended
         self._role_sessions: dict[str, RoleSession] = {}
-        self._stop_timeout = float(os.environ.get(STOP_TIMEOUT_VARIABLE, Timings.stop_timeout))
-        self._timings = Timings(self._stop_timeout)
+        self._settings = _settings(os.environ)
+        self._stop_timeout = self._settings.stop_timeout
         self._executor = ThreadPoolExecutor(WORKERS, "sagemaker")
         self.operations: Mapping[str, Operation] = {
             "CreateTrainingJob": self._create_training_job,
@@ -95,7 +93,7 @@ class SageMakerService:
             )
         record = TrainingRecord(request, arn, utc_now(), tags)
         credentials = JobCredentials(self._cloud, self._role_session(role))
-        run = TrainingRun(record, self._cloud, credentials, self._timings, self._executor)
+        run = TrainingRun(record, self._cloud, credentials, self._settings, self._executor)
         self._jobs[arn] = record
         task = asyncio.create_task(run.run(), name=f"training job {name}")
         self._runs[arn] = run, task
@@ -193,10 +191,10 @@ class SageMakerService:
         seconds = body.get("seconds")
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 3600:
             raise ApiError("ValidationException", "A switch of kind stop-timeout needs seconds, 0 to 3600.")
-        self._timings.stop_timeout = float(seconds)
+        self._settings.stop_timeout = float(seconds)
 
     async def _reset_stop_timeout(self) -> None:
-        self._timings.stop_timeout = self._stop_timeout
+        self._settings.stop_timeout = self._stop_timeout
 
     def _prepare(self) -> None:
         try:
@@ -214,6 +212,23 @@ class SageMakerService:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._executor.shutdown(wait=False)
+
+
+def _settings(environment: Mapping[str, str]) -> JobSettings:
+    """What the cloud's environment says about jobs. Raises LocalSetup for what is no number."""
+    settings = JobSettings()
+    try:
+        settings.stop_timeout = float(environment.get(Env.JOB_STOP_SECONDS, settings.stop_timeout))
+        settings.log_bytes = int(environment.get(Env.JOB_LOG_BYTES, settings.log_bytes))
+        if settings.stop_timeout < 0 or settings.log_bytes < 0:
+            raise ValueError("a number below 0")
+    except ValueError as error:
+        raise LocalSetup(
+            f"{Env.JOB_STOP_SECONDS} and {Env.JOB_LOG_BYTES} must be numbers from 0",
+            evidence=str(error),
+            fix="Correct or unset the variable",
+        ) from error
+    return settings
 
 
 def _check_request(request: Mapping[str, Any]) -> None:
