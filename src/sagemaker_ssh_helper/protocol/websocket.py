@@ -214,6 +214,9 @@ class WebSocket:
                 return at
             first = data[at]
             second = data[at + 1]
+            if second & _MASKED != expected_mask:
+                fault = "a frame is not masked" if expected_mask else "a frame is masked"
+                raise self._violation(CloseCode.PROTOCOL_ERROR, fault, events)
             begin = at + 2
             length = second & _LENGTH
             if length >= _LENGTH_16:
@@ -235,9 +238,6 @@ class WebSocket:
                         raise self._violation(
                             CloseCode.PROTOCOL_ERROR, "a length is not minimal, or negative", events
                         )
-            if second & _MASKED != expected_mask:
-                fault = "a frame is not masked" if expected_mask else "a frame is masked"
-                raise self._violation(CloseCode.PROTOCOL_ERROR, fault, events)
             whole_binary = first == _WHOLE_BINARY and not self._fragments_opcode
             if not whole_binary:
                 self._check(first, length, events)
@@ -485,6 +485,8 @@ _MAX_BODY_BYTES = 2048
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?").fullmatch
 _REQUEST_LINE = re.compile(rb"GET ([!-~]+) HTTP/1\.1").fullmatch
 _HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*").fullmatch
+# Python refuses to read numbers of thousands of digits.
+_CONTENT_LENGTH = re.compile(r"[0-9]{1,18}").fullmatch
 _HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*").fullmatch
 
 
@@ -557,10 +559,11 @@ def parse_response(buffer: bytes, key: str, *, eof: bool = False) -> Optional[in
     status = int(match[1])
     if status != 101:
         length = headers.get("content-length", "")
-        wanted = min(int(length), _MAX_BODY_BYTES) if length.isascii() and length.isdigit() else 0
-        if len(buffer) < size + wanted and not eof:
+        told = _CONTENT_LENGTH(length) is not None
+        body_bytes = min(int(length), _MAX_BODY_BYTES) if told else _MAX_BODY_BYTES
+        if told and len(buffer) < size + body_bytes and not eof:
             return None
-        body = buffer[size : size + _MAX_BODY_BYTES].decode("utf-8", "replace")
+        body = buffer[size : size + body_bytes].decode("utf-8", "replace")
         raise ConnectionFailed(
             f"the server refused the WebSocket with status {status}",
             evidence=" ".join(body.split())[:200] or None,
