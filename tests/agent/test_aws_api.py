@@ -230,7 +230,7 @@ def test_upgrades_are_signed_for_the_gateway() -> None:
         expected = sign(CREDENTIALS, Scope(NOW, "eu-west-1", "ssmmessages"), "GET", upgrade.url)
         assert {name: upgrade.headers[name] for name in expected} == expected
         assert "session-token" not in repr(upgrade)
-    assert api("http://localhost:80").control_channel_upgrade(MI).url.startswith("ws://localhost:80/v1/")
+    assert api("http://localhost:80").control_channel_upgrade(MI).url.startswith("ws://localhost/v1/")
 
 
 @pytest.mark.parametrize(
@@ -367,6 +367,7 @@ def test_answers_that_are_no_object_are_refused_without_quoting_them(body: bytes
     [
         ({}, "https://ssm.eu-west-1.amazonaws.com"),
         ({"AWS_ENDPOINT_URL": "http://localhost:4566/"}, "http://localhost:4566"),
+        ({"AWS_ENDPOINT_URL": "https://localhost:443/"}, "https://localhost"),
         ({"AWS_ENDPOINT_URL": "http://a", "AWS_ENDPOINT_URL_SSM": "http://b"}, "http://b"),
         ({"AWS_ENDPOINT_URL_SSMMESSAGES": "http://b"}, "https://ssm.eu-west-1.amazonaws.com"),
     ],

@@ -14,7 +14,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Mapping, Optional, Type
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.agent import sigv4
@@ -133,9 +133,16 @@ def dns_suffix(region: str) -> str:
 
 
 def endpoint_url(service: str, region: str, environ: Mapping[str, str]) -> str:
-    """``https://SERVICE.REGION.SUFFIX``, unless AWS_ENDPOINT_URL_SERVICE or AWS_ENDPOINT_URL is set."""
+    """
+    ``https://SERVICE.REGION.SUFFIX``, unless AWS_ENDPOINT_URL_SERVICE or AWS_ENDPOINT_URL is set.
+
+    Without a slash at its end, and without a port that goes without saying: what is signed is what is sent.
+    """
     chosen = environ.get(f"AWS_ENDPOINT_URL_{service.upper()}") or environ.get("AWS_ENDPOINT_URL")
-    return (chosen or f"https://{service}.{region}.{dns_suffix(region)}").rstrip("/")
+    if not chosen:
+        return f"https://{service}.{region}.{dns_suffix(region)}"
+    parts = urlsplit(chosen.rstrip("/"))
+    return parts._replace(netloc=sigv4.host_of(chosen)).geturl()
 
 
 class AwsApi:

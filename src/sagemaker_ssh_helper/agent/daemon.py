@@ -168,7 +168,6 @@ def _run(state: StateDir, config: AgentConfig) -> int:
         state.update_status(State.FAILED, why=why)
     except OSError as error:
         _logger.error("the state cannot be written: %s", error)
-    logging.shutdown()
     return status
 
 

@@ -246,6 +246,7 @@ class _Session:
         self._drain = False
         self._runner: Optional[DataChannelRunner] = None
         self._target: Optional[asyncio.Transport] = None
+        self._target_closed: asyncio.Future[None] = self._loop.create_future()
         self._refusals = 0
         self._received_bytes = 0
         self._sent_bytes = 0
@@ -302,10 +303,10 @@ class _Session:
                 await self._wait_for_acknowledges(runner)
             return result
         finally:
-            self._close_target()
             runner.close()
             tasks[1].cancel()
             await asyncio.wait(tasks)
+            await self._close_target()
 
     def _pass_on_exception(self, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
@@ -335,7 +336,8 @@ class _Session:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, StreamData):
-            if self._target is not None and event.payload_type == PayloadType.OUTPUT:
+            # In a broken connection bytes get lost, and asyncio would warn of each.
+            if event.payload_type == PayloadType.OUTPUT and self._target and not self._target.is_closing():
                 self._received_bytes += len(event.data)
                 self._target.write(event.data)
         elif isinstance(event, FlagReceived):
@@ -390,10 +392,9 @@ class _Session:
         return [(host, target.port) for host in hosts]
 
     def target_connected(self, transport: asyncio.Transport) -> None:
-        if self._result.done():
-            transport.abort()
-            return
         self._target = transport
+        if self._result.done():
+            return
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         # Not now: Python 3.8 begins to read after this call, whatever was said in it.
         self._loop.call_soon(self._pump)
@@ -416,7 +417,7 @@ class _Session:
             self._runner.resume_delivery()
 
     def target_lost(self, error: Optional[Exception]) -> None:
-        self._target = None
+        self._target_closed.set_result(None)
         if error is None:
             self.finish(Result(TaskStatus.SUCCESS), drain=True)
         else:
@@ -424,19 +425,21 @@ class _Session:
 
     def _pump(self) -> None:
         """Read from the port while the channel takes it."""
-        if self._target is None or self._runner is None:
+        if self._target is None or self._runner is None or self._target.is_closing():
             return
         if self._runner.writable:
             self._target.resume_reading()
         else:
             self._target.pause_reading()
 
-    def _close_target(self) -> None:
-        target, self._target = self._target, None
+    async def _close_target(self) -> None:
+        """Close the connection to the port. What the client sent still goes out, if that is soon done."""
+        target = self._target
         if target is not None:
-            # What the client sent still goes out, unless that would take for ever.
             target.close()
-            self._loop.call_later(_CLOSE_TIMEOUT, target.abort)
+            await asyncio.wait([self._target_closed], timeout=_CLOSE_TIMEOUT)
+            target.abort()
+            await asyncio.wait([self._target_closed])
 
 
 class _Target(asyncio.Protocol):
