@@ -67,7 +67,9 @@ class JobCloud:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"the cloud did not start: status {self.process.wait(30)}"
+        if not line:
+            self.process.communicate(timeout=30)
+        assert line, f"the cloud did not start: status {self.process.returncode}"
         self.info: dict[str, Any] = json.loads(line)
         return self
 
