@@ -83,9 +83,10 @@ def _current_folder() -> bytes:
 def _start_agent_process(state: StateDir, lock: Lock, *, tell_job: bool) -> None:
     """Start it so that it is no child of the user's script, which may wait for children of its own."""
     environment.link_package(state)
-    arguments = [state.path, str(os.getpid()), str(lock.fileno), "tell-job" if tell_job else "quiet"]
+    log_path, how = state.agent_log, "tell-job" if tell_job else "quiet"
+    arguments = [state.path, log_path, str(os.getpid()), str(lock.fileno), how]
     command = environment.python_command(state, _NODE, arguments)
-    with open(state.agent_log, "ab") as log:
+    with open(log_path, "ab") as log:
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *command],
             stdin=subprocess.DEVNULL,

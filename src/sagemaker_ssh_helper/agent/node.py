@@ -7,6 +7,7 @@ activation, and then becomes the agent. One line in the job's log and the node's
 Standard library only; Python 3.8.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -14,14 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Generic, Optional, Sequence, TypeVar
 
-from sagemaker_ssh_helper.agent import activation, environment, resource, sshd
-from sagemaker_ssh_helper.agent.aws_api import AwsApi, Retry
-from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
+from sagemaker_ssh_helper.agent import environment, resource, sshd
 from sagemaker_ssh_helper.agent.job_output import JobLogHandler, JobOutput
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
-from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     EndpointUnreachable,
@@ -33,6 +31,8 @@ from sagemaker_ssh_helper.errors import (
 )
 from sagemaker_ssh_helper.names import Env, instance_name
 from sagemaker_ssh_helper.public_keys import PublicKey
+
+_T = TypeVar("_T")
 
 _RSA = "sagemaker_ssh_helper.agent.rsa"
 
@@ -46,37 +46,38 @@ _logger = logging.getLogger(__name__)
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """
-    The agent process: ``STATE_FOLDER JOB_PID LOCK_DESCRIPTOR tell-job|quiet``. Returns its exit status.
+    The agent process: ``STATE_FOLDER LOG JOB_PID LOCK_DESCRIPTOR tell-job|quiet``. Returns its exit status.
 
     With ``tell-job`` a failure is told in the job's log; else the caller waits, and tells it.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if len(words) != 4:
+    if len(words) != 5:
         raise UsageError("the agent process is started by setup_and_start_ssh() only")
     # A shell's background process ignores them; the logins of our sshd must not.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
-    state, job = StateDir.open(words[0]), JobOutput(int(words[1]))
-    lock = _inherited_lock(state, int(words[2]))
+    state, log_path, job = StateDir.open(words[0]), words[1], JobOutput(int(words[2]))
+    lock = _inherited_lock(state, int(words[3]))
     if lock is None:
         return 0
+    tell_job = words[4] == "tell-job"
     try:
-        return _become_agent(state, job)
-    except (SSHHelperError, OSError) as error:
-        why = str(error)
+        why = _become_agent(state, job, log_path)
     except Exception as error:
-        _logger.exception("the set-up failed")
-        why = f"{type(error).__name__}: {error}"
-    _logger.error("the set-up failed: %s", why)
-    log = state.agent_log
-    try:
-        state.update_status(State.FAILED, why=why, log=log)
-    except OSError as error:
-        _logger.error("the state cannot be written: %s", error)
-        words[3] = "tell-job"
-    if words[3] == "tell-job":
-        job.say(f"no ssh in this container: {why}. Log: {log}")
-    return 1
+        why = str(error)
+        if isinstance(error, (SSHHelperError, OSError)):
+            _logger.error("the set-up failed: %s", why)
+        else:
+            why = f"{type(error).__name__}: {error}"
+            _logger.exception("the set-up failed")
+        try:
+            state.update_status(State.FAILED, why=why, log=log_path)
+        except OSError as problem:
+            _logger.error("the state cannot be written: %s", problem)
+            tell_job = True
+    if why and tell_job:
+        job.say(f"no ssh in this container: {why}. Log: {log_path}")
+    return 1 if why else 0
 
 
 def _inherited_lock(state: StateDir, descriptor: int) -> Optional[object]:
@@ -90,31 +91,36 @@ def _inherited_lock(state: StateDir, descriptor: int) -> Optional[object]:
     return descriptor
 
 
-def _become_agent(state: StateDir, job: JobOutput) -> int:
-    """Everything up to the activation, then the agent until it ends. Raises SSHHelperError or OSError."""
-    environ = os.environ
-    log_to_stdout = environ.get(Env.LOG_TO_STDOUT, "").strip().lower() == "true"
-    log_path = state.agent_log
+def _become_agent(state: StateDir, job: JobOutput, log_path: str) -> str:
+    """
+    Everything up to the activation, then the agent until it ends; returns why, empty when it was told to.
+
+    Raises SSHHelperError or OSError when it does not get as far as the agent.
+    """
+    log_to_stdout = os.environ.get(Env.LOG_TO_STDOUT, "").strip().lower() == "true"
     _start_logging(log_path, JobLogHandler(job, everything=log_to_stdout))
     state.update_status(log=log_path)
 
-    # The slowest step on a bare image, so it is begun first, beside everything else.
-    key_maker = subprocess.Popen(
-        environment.python_command(state, _RSA, [state.agent_key]),
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        config = _prepare(state, environ, log_path, log_to_stdout)
-    except BaseException:
-        key_maker.kill()
-        key_maker.wait()
-        raise
-    state.write_config(config)
-    state.update_status(why="registering")
+    with contextlib.ExitStack() as leftovers:
+        # The slowest step on a bare image, so it is begun first, beside everything else.
+        key_maker = subprocess.Popen(
+            environment.python_command(state, _RSA, [state.agent_key]), stdin=subprocess.DEVNULL
+        )
+        leftovers.callback(key_maker.wait)
+        leftovers.callback(key_maker.kill)
+        server = _Beside(lambda: _start_sshd(state))
+        # When the agent ends nobody can reach it any more.
+        leftovers.callback(lambda: server.result().stop() if server.succeeded else None)
+        config = _activate(state, server, log_path, log_to_stdout)
+        state.write_config(config)
+        state.update_status(why="registering")
 
-    from sagemaker_ssh_helper.agent import daemon
+        from sagemaker_ssh_helper.agent import daemon
 
-    return daemon.main(["--state", state.path])
+        if daemon.main(["--state", state.path]) == 0:
+            return ""
+    status = state.read_status()
+    return status.why if status is not None else "the agent ended"
 
 
 def _start_logging(path: str, job_handler: logging.Handler) -> None:
@@ -127,21 +133,10 @@ def _start_logging(path: str, job_handler: logging.Handler) -> None:
         root.addHandler(handler)
 
 
-def _prepare(state: StateDir, environ: Mapping[str, str], log_path: str, log_to_stdout: bool) -> AgentConfig:
-    """A running sshd and an activation."""
-    here = resource.identify(environ, resource.base_dir(environ))
-    region = resource.region(environ, here)
-    if not region:
-        raise LocalSetup("the AWS region is not known", fix="Set AWS_REGION in the job's environment")
-    _logger.info("= setting up %s in %s", instance_name(here.node, here.name, here.kind), region)
-
-    transport = Transport(environ)
-    credentials = ContainerCredentials(environ, transport)
-    asked = _Asked(lambda: activation.caller_identity(region, credentials.get(), environ, transport))
-
+def _start_sshd(state: StateDir) -> sshd.SshServer:
     environment.write_programs(state, sshd.find_sftp_server())
     state.write(state.authorized_keys, b"")
-    given = environ.get(Env.PUBLIC_KEY, "").strip()
+    given = os.environ.get(Env.PUBLIC_KEY, "").strip()
     if given:
         try:
             sshd.authorize(state, PublicKey.parse(given))
@@ -149,34 +144,60 @@ def _prepare(state: StateDir, environ: Mapping[str, str], log_path: str, log_to_
             _logger.warning("! %s is not used: %s", Env.PUBLIC_KEY, error)
     server = sshd.SshServer.prepare(state)
     server.start()
-    try:
-        _logger.info("= sshd listens on port %d and admits %s", server.port, server.user)
-        state.update_status(sshd_port=server.port, user=server.user)
+    _logger.info("= sshd listens on port %d and admits %s", server.port, server.user)
+    state.update_status(sshd_port=server.port, user=server.user)
+    return server
 
-        identity = asked.answer(_USER_ID_TIMEOUT if environ.get(Env.SSM_ROLE) else _ROLE_TIMEOUT)
-        role = activation.iam_role(environ, identity)
-        name = instance_name(here.node, here.name, here.kind)
-        now = time.time()
-        labels = activation.tags(
-            here,
-            environ,
-            identity=identity,
-            host_key=server.host_public_key,
-            port=server.port,
-            user=server.user,
-            keys=sshd.read_authorized(state),
-            now=now,
+
+def _activate(
+    state: StateDir, starting: "_Beside[sshd.SshServer]", log_path: str, log_to_stdout: bool
+) -> AgentConfig:
+    """Get an activation that tells how to reach the sshd that is being started."""
+    # Imported here: it takes as long as other processes need for sshd and the keys.
+    from sagemaker_ssh_helper.agent import activation
+    from sagemaker_ssh_helper.agent.aws_api import AwsApi, Retry
+    from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
+    from sagemaker_ssh_helper.agent.transport import Transport
+
+    environ = os.environ
+    here = resource.identify(environ, resource.base_dir(environ))
+    region = resource.region(environ, here)
+    if not region:
+        raise LocalSetup("the AWS region is not known", fix="Set AWS_REGION in the job's environment")
+    name = instance_name(here.node, here.name, here.kind)
+    _logger.info("= setting up %s in %s", name, region)
+
+    transport = Transport(environ)
+    credentials = ContainerCredentials(environ, transport)
+    asked = _Beside(lambda: activation.caller_identity(region, credentials.get(), environ, transport))
+
+    # So is this, while STS answers.
+    from sagemaker_ssh_helper.agent import daemon  # noqa: F401
+
+    server = starting.result()
+    identity = None
+    try:
+        identity = asked.result(_USER_ID_TIMEOUT if environ.get(Env.SSM_ROLE) else _ROLE_TIMEOUT)
+    except (SSHHelperError, TimeoutError) as error:
+        _logger.info("! this container's identity is not known: %s", error)
+    role = activation.iam_role(environ, identity)
+    now = time.time()
+    labels = activation.tags(
+        here,
+        environ,
+        identity=identity,
+        host_key=server.host_public_key,
+        port=server.port,
+        user=server.user,
+        keys=sshd.read_authorized(state),
+        now=now,
+    )
+    try:
+        made = AwsApi(region, credentials.get, environ=environ, transport=transport).create_activation(
+            role, name, labels, expires_at=now + activation.LIFETIME, retry=Retry(_CREATE_ATTEMPTS)
         )
-        try:
-            made = AwsApi(region, credentials.get, environ=environ, transport=transport).create_activation(
-                role, name, labels, expires_at=now + activation.LIFETIME, retry=Retry(_CREATE_ATTEMPTS)
-            )
-        except SSHHelperError as error:
-            raise _explained(error, role) from error
-    except BaseException:
-        # Nobody could reach it.
-        server.stop()
-        raise
+    except SSHHelperError as error:
+        raise _explained(error, role) from error
     return AgentConfig(
         region=region,
         activation_id=made.activation_id,
@@ -190,24 +211,37 @@ def _prepare(state: StateDir, environ: Mapping[str, str], log_path: str, log_to_
     )
 
 
-class _Asked:
-    """A question that is asked in a thread, and whose answer may come too late."""
+class _Beside(Generic[_T]):
+    """A function's result, made in a thread beside us."""
 
-    def __init__(self, question: Callable[[], activation.Identity]) -> None:
-        self._answer: Optional[activation.Identity] = None
-        self._question = question
-        self._thread = threading.Thread(target=self._ask, daemon=True)
+    def __init__(self, function: Callable[[], _T]) -> None:
+        self._function = function
+        self._result: Optional[_T] = None
+        self._error: Optional[BaseException] = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def _ask(self) -> None:
+    def _run(self) -> None:
         try:
-            self._answer = self._question()
-        except SSHHelperError as error:
-            _logger.info("! this container's identity is not known: %s", error)
+            self._result = self._function()
+        except BaseException as error:
+            self._error = error
 
-    def answer(self, timeout: float) -> Optional[activation.Identity]:
+    def result(self, timeout: Optional[float] = None) -> _T:
+        """Waits for it. Raises what the function raised, or TimeoutError."""
         self._thread.join(timeout)
-        return self._answer
+        if self._thread.is_alive():
+            raise TimeoutError(f"no answer in {timeout} s")
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None, "the functions here give something"
+        return self._result
+
+    @property
+    def succeeded(self) -> bool:
+        """Waits for it, too."""
+        self._thread.join()
+        return self._error is None
 
 
 def _explained(error: SSHHelperError, role: str) -> SSHHelperError:

@@ -1,0 +1,472 @@
+"""
+The set-up as a job sees it: real processes, a real sshd, and AWS's first answers from a loopback endpoint.
+
+What comes after the activation is the agent's, and tested with it.
+"""
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.fake_aws import FakeAws
+from sagemaker_ssh_helper import __version__
+from sagemaker_ssh_helper.agent import bootstrap
+from sagemaker_ssh_helper.agent.resource import Resource
+from sagemaker_ssh_helper.agent.state import State, StateDir
+from sagemaker_ssh_helper.agent.waiting import Waiter, list_all, stop_all
+from sagemaker_ssh_helper.names import Line, ResourceKind
+from sagemaker_ssh_helper.public_keys import PublicKey
+
+pytestmark = pytest.mark.container
+
+TIMEOUT = 60.0
+SOURCE = Path(bootstrap.__file__).parents[2]
+SECRET = "hunter2-secret-value"
+
+SCRIPT = """
+import sys
+from sagemaker_ssh_helper.agent import state
+state.AGENT_LOG_PATH = sys.argv[1]
+from sagemaker_ssh_helper import setup_and_start_ssh
+result = setup_and_start_ssh()
+print("the job goes on", result, flush=True)
+sys.stdin.read()
+"""
+
+
+class Job:
+    """A job's script that sets ssh up, says so, and ends when its standard input does."""
+
+    def __init__(self, folder, environment):
+        self.state_path = environment["SSH_STATE_DIR"]
+        log = folder / "log" / "agent.log"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(log)],
+            env=environment,
+            cwd=str(folder),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def goes_on(self):
+        """Block until the call has returned."""
+        assert self.process.stdout.readline() == "the job goes on None\n"
+
+    def end(self):
+        """End the job; what it printed since, and its log lines. Waits for the end of both pipes."""
+        return self.process.communicate(timeout=TIMEOUT)
+
+
+@pytest.fixture
+def aws():
+    with FakeAws() as fake:
+        yield fake
+
+
+@pytest.fixture
+def environment(tmp_path, aws):
+    """The variables of a job that was launched with ssh."""
+    key = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)], check=True)
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(SOURCE),
+        "SSH_STATE_DIR": str(tmp_path / "node"),
+        "START_SSH": "true",
+        "SSH_SSM_ROLE": "service-role/MyRole",
+        "SSH_OWNER_TAG": "AIDAEXAMPLE:jane@example.com",
+        "SSH_WAIT_TIME_SECONDS": "0",
+        "SSH_INSTANCE_COUNT": "2",
+        "SSH_PUBLIC_KEY": key.with_suffix(".pub").read_text().strip(),
+        "SSH_LAUNCH_ID": "0123456789abcdef" * 2,
+        "TRAINING_JOB_NAME": "my-job",
+        "TRAINING_JOB_ARN": "arn:aws:sagemaker:eu-west-1:111122223333:training-job/my-job",
+        "SAGEMAKER_BASE_DIR": str(tmp_path / "ml"),
+        "AWS_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": aws.url,
+        "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "NO_PROXY": "*",
+        "PASSWORD": SECRET,
+    }
+
+
+@pytest.fixture
+def start(tmp_path, environment):
+    """Start a job; every process it leaves behind is ended."""
+    jobs = []
+
+    def start(**changes):
+        job = Job(tmp_path, {**environment, **changes})
+        jobs.append(job)
+        return job
+
+    yield start
+    for job in jobs:
+        job.process.kill()
+        job.process.wait()
+        for stream in (job.process.stdin, job.process.stdout, job.process.stderr):
+            stream.close()
+    for pid in processes_of(environment["SSH_STATE_DIR"]):
+        os.kill(pid, signal.SIGKILL)
+
+
+def processes_of(text):
+    """The processes that have this temporary folder in their words."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                words = Path(f"/proc/{name}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(text) in words:
+                found.append(int(name))
+    return found
+
+
+def eventually(question):
+    """Ask until the answer is true, and return it."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        answer = question()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def status_of(job):
+    """The status once it is decided."""
+    state = eventually(lambda: os.path.exists(job.state_path) and StateDir.open(job.state_path))
+    return eventually(lambda: (lambda s: s if s and s.state is State.FAILED else None)(state.read_status()))
+
+
+# --- jobs without ssh ---
+
+
+@pytest.mark.parametrize("value", [None, "", "false", "1"])
+def test_a_job_that_was_not_launched_with_ssh_is_left_alone(start, aws, value):
+    job = start(START_SSH=value or "")
+    job.goes_on()
+
+    assert job.end() == ("", "")
+    assert not os.path.exists(job.state_path)
+    assert aws.calls == []
+
+
+def test_a_node_that_is_left_out_says_so_and_sets_nothing_up(start, aws, tmp_path):
+    config = tmp_path / "ml" / "input" / "config" / "resourceconfig.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"current_host": "algo-3", "hosts": ["algo-1", "algo-2", "algo-3"]}))
+
+    job = start()
+    job.goes_on()
+
+    assert job.end()[1] == "sagemaker-ssh-helper: no ssh on algo-3: SSH_INSTANCE_COUNT leaves it out\n"
+    assert not os.path.exists(job.state_path)
+
+
+# --- the activation, and what is there by then ---
+
+
+def test_the_activation_has_every_tag_and_sshd_answers_with_the_tagged_key(start, aws, environment, tmp_path):
+    asked, go_on = threading.Event(), threading.Event()
+    aws.before["CreateActivation"] = lambda: (asked.set(), go_on.wait(TIMEOUT))
+    began_at = int(time.time())
+
+    job = start()
+    job.goes_on()
+    assert asked.wait(TIMEOUT)
+    (call,) = aws.parameters("CreateActivation")
+    tags = {tag["Key"]: tag["Value"] for tag in call["Tags"]}
+    (tmp_path / "known_hosts").write_text(f"job {tags['SSHHostKey']}\n")
+    options = [f"UserKnownHostsFile={tmp_path}/known_hosts", "HostKeyAlias=job", "StrictHostKeyChecking=yes"]
+    words = [
+        "ssh",
+        "-F",
+        "/dev/null",
+        "-i",
+        str(tmp_path / "id"),
+        "-p",
+        tags["SSHPort"],
+        "-l",
+        tags["SSHUser"],
+    ]
+    words += [word for option in options for word in ("-o", option)]
+    login = subprocess.run(
+        [*words, "127.0.0.1", "echo $TRAINING_JOB_NAME $PASSWORD; pwd"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    go_on.set()
+
+    assert login.stdout == f"my-job {SECRET}\n{tmp_path}\n"
+    assert call["IamRole"] == "service-role/MyRole"
+    assert call["DefaultInstanceName"] == "algo-1.my-job.training.sagemaker"
+    assert call["RegistrationLimit"] == 1
+    assert began_at + 3000 < call["ExpirationDate"] < began_at + 4000
+    assert began_at <= int(tags.pop("SSHTimestamp")) <= time.time()
+    assert tags == {
+        "SSHOwner": "AIDAEXAMPLE:jane@example.com",
+        "SSHCreator": "AROAEXAMPLE:SageMaker",
+        "SSHResourceName": "my-job",
+        "SSHResourceArn": environment["TRAINING_JOB_ARN"],
+        "SSHHostKey": (Path(job.state_path) / "ssh_host_ed25519_key.pub").read_text().strip(),
+        "SSHPort": tags["SSHPort"],
+        "SSHUser": pwd.getpwuid(os.geteuid()).pw_name,
+        "SSHNode": "algo-1",
+        "SSHLaunchId": environment["SSH_LAUNCH_ID"],
+        "SSHKeys": PublicKey.parse(environment["SSH_PUBLIC_KEY"]).fingerprint,
+        "SSHVersion": __version__,
+    }
+
+
+def test_the_logins_can_be_interrupted_although_a_shell_started_the_agent(start, aws):
+    asked, go_on = threading.Event(), threading.Event()
+    aws.before["CreateActivation"] = lambda: (asked.set(), go_on.wait(TIMEOUT))
+
+    job = start()
+    assert asked.wait(TIMEOUT)
+    pid = (Path(job.state_path) / "sshd.pid").read_text().strip()
+    (ignored,) = [
+        line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigIgn" in line
+    ]
+    go_on.set()
+
+    assert int(ignored, 16) & (1 << (signal.SIGINT - 1) | 1 << (signal.SIGQUIT - 1)) == 0
+
+
+def test_the_containers_own_role_is_used_when_the_launch_names_none(start, aws):
+    job = start(SSH_SSM_ROLE="")
+    status_of(job)
+
+    assert aws.parameters("CreateActivation")[0]["IamRole"] == "JobRole"
+
+
+def test_a_public_key_that_is_none_is_not_used_and_said_in_the_log(start, aws):
+    job = start(SSH_PUBLIC_KEY="ssh-ed25519 AAAA$(id)")
+    status = status_of(job)
+
+    tags = [tag["Key"] for tag in aws.parameters("CreateActivation")[0]["Tags"]]
+    assert "SSHKeys" not in tags
+    assert "SSH_PUBLIC_KEY is not used: that is no public key" in Path(status.log).read_text()
+    assert (Path(job.state_path) / "authorized_keys").read_text() == ""
+
+
+def test_no_value_of_the_environment_is_logged(start, aws):
+    job = start(SSH_LOG_TO_STDOUT="true")
+    job.goes_on()
+    status = status_of(job)
+    out, err = job.end()
+
+    for text in (out, err, Path(status.log).read_text(), status.why):
+        assert SECRET not in text
+    assert SECRET in (Path(job.state_path) / "environment").read_text()
+
+
+def test_the_log_goes_to_the_jobs_output_when_asked(start, aws):
+    job = start(SSH_LOG_TO_STDOUT="true")
+    job.goes_on()
+    status_of(job)
+
+    assert "= setting up algo-1.my-job.training.sagemaker in eu-west-1" in job.end()[0]
+
+
+# --- failures: the job goes on, and one line says why ---
+
+
+DENIED = (400, {"__type": "AccessDeniedException", "message": "User: x is not authorized to perform it"})
+FAILURES = {
+    "denied": (
+        {"CreateActivation": DENIED},
+        {},
+        ["AccessDeniedException: User: x is not authorized", "iam:PassRole on the role service-role/MyRole"],
+    ),
+    "role without trust": (
+        {
+            "CreateActivation": (
+                400,
+                {
+                    "__type": "ValidationException",
+                    "message": "Nonexistent role or missing ssm service principal",
+                },
+            )
+        },
+        {},
+        ["Nonexistent role", "Let ssm.amazonaws.com assume the role service-role/MyRole"],
+    ),
+    "no region": ({}, {"AWS_REGION": "", "TRAINING_JOB_ARN": ""}, ["region is not known", "Set AWS_REGION"]),
+    "no role": ({"GetCallerIdentity": (403, "")}, {"SSH_SSM_ROLE": ""}, ["no IAM role", "Set SSH_SSM_ROLE"]),
+    "long role name": ({}, {"SSH_SSM_ROLE": "r" * 65}, ["longer than the 64 characters"]),
+    "no credentials": (
+        {},
+        {"AWS_ACCESS_KEY_ID": "", "AWS_EC2_METADATA_DISABLED": "true"},
+        ["no AWS credentials in this container"],
+    ),
+    "registration refused": ({}, {}, ["InvalidActivation: enough"]),
+}
+
+
+@pytest.mark.parametrize("wait_time", ["0", "600"], ids=["not waiting", "waiting"])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failure_is_one_line_and_the_job_goes_on(start, aws, failure, wait_time):
+    answers, changes, said = FAILURES[failure]
+    aws.answers.update(answers)
+
+    job = start(SSH_WAIT_TIME_SECONDS=wait_time, **changes)
+    job.goes_on()
+    status = status_of(job)
+    # The line is written after the state.
+    eventually(lambda: not StateDir.open(job.state_path).has_agent())
+    err = job.end()[1]
+
+    lines = [line for line in err.splitlines() if "no ssh in this container" in line]
+    assert len(lines) == 1, err
+    for text in said:
+        assert text in lines[0]
+        assert text in status.why
+    assert f"Log: {status.log}" in lines[0]
+    # Nothing is left behind.
+    eventually(lambda: not processes_of(job.state_path))
+
+
+def test_a_folder_that_cannot_be_used_is_told_at_once(start, tmp_path, aws):
+    (tmp_path / "a file").write_text("")
+
+    job = start(SSH_STATE_DIR=str(tmp_path / "a file"), SSH_WAIT_TIME_SECONDS="600")
+    job.goes_on()
+
+    assert job.end()[1].startswith("sagemaker-ssh-helper: no ssh in this container: no folder to keep")
+
+
+def test_an_unreachable_aws_does_not_hold_a_job_up_that_waits_for_nothing(start):
+    job = start(AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    job.goes_on()
+
+    # The pipes end with the job, although the agent process goes on trying.
+    assert job.end()[0] == ""
+    assert processes_of(job.state_path)
+
+
+def test_an_unreachable_aws_holds_a_job_up_no_longer_than_it_waits(start):
+    began_at = time.monotonic()
+    job = start(AWS_ENDPOINT_URL="http://127.0.0.1:9", SSH_WAIT_TIME_SECONDS="0.5")
+    job.goes_on()
+
+    assert time.monotonic() - began_at < 30.0
+    assert "not online yet; it goes on in the background" in job.end()[1]
+
+
+# --- several processes, and the end of the wait ---
+
+
+def test_eight_processes_of_a_node_start_one_agent(start, aws):
+    asked, go_on = threading.Event(), threading.Event()
+    aws.before["CreateActivation"] = lambda: (asked.set(), go_on.wait(TIMEOUT))
+
+    jobs = [start() for _ in range(8)]
+    for job in jobs:
+        job.goes_on()
+    assert asked.wait(TIMEOUT)
+    go_on.set()
+    status_of(jobs[0])
+
+    assert len(aws.parameters("CreateActivation")) == 1
+
+
+def test_the_wait_can_be_ended_before_the_node_is_online(start, aws):
+    asked, go_on = threading.Event(), threading.Event()
+    aws.before["CreateActivation"] = lambda: (asked.set(), go_on.wait(TIMEOUT))
+
+    job = start(SSH_WAIT_TIME_SECONDS="600")
+    assert asked.wait(TIMEOUT)
+    assert stop_all(StateDir.open(job.state_path)) == 1
+    job.goes_on()
+    go_on.set()
+
+    assert "the wait was ended before the node was online" in job.end()[1]
+
+
+class TestTheWait:
+    """In this process, with a test in the agent's place."""
+
+    HERE = Resource(ResourceKind.TRAINING, "my-job", "", 0)
+
+    @pytest.fixture
+    def state(self, tmp_path):
+        state = StateDir.open(str(tmp_path / "node"), create=True)
+        lock = state.try_agent_lock()
+        yield state
+        lock.release()
+
+    def wait(self, state, seconds, here=HERE):
+        with Waiter(state, "setup_and_start_ssh") as waiter:
+            bootstrap._wait(state, waiter, here, seconds)
+
+    def test_it_says_how_to_connect_and_ends_with_its_time(self, state, capsys):
+        state.update_status(State.ONLINE, instance_id="mi-0123456789abcdef0")
+
+        self.wait(state, 0.2)
+
+        assert capsys.readouterr().err == (
+            "sagemaker-ssh-helper: online as mi-0123456789abcdef0. Connect: ssh my-job.training.sagemaker\n"
+            "sagemaker-ssh-helper: waiting 0 s for a connection; the job goes on then, or after: "
+            "sm-wait stop\nsagemaker-ssh-helper: the wait is over\n"
+        )
+
+    def test_another_node_is_named(self, state, capsys):
+        state.update_status(State.ONLINE)
+
+        self.wait(state, 0.01, Resource(ResourceKind.PROCESSING, "p", "", 1))
+
+        assert "Connect: ssh algo-2.p.processing.sagemaker\n" in capsys.readouterr().err
+
+    def test_it_begins_when_the_node_is_online_and_ends_by_sm_wait_stop(self, state, capsys):
+        state.update_status(State.STARTING)
+        thread = threading.Thread(target=self.wait, args=(state, 600.0))
+        thread.start()
+        eventually(lambda: list_all(state))
+        state.update_status(State.ONLINE, instance_id="mi-1")
+        eventually(lambda: list_all(state)[0].until > time.time() + 500)
+
+        stop_all(state)
+        thread.join(TIMEOUT)
+
+        assert not thread.is_alive()
+        assert capsys.readouterr().err.endswith("the wait was ended\n")
+
+    def test_an_agent_that_fails_later_ends_it(self, state, capsys):
+        state.update_status(State.ONLINE)
+        thread = threading.Thread(target=self.wait, args=(state, 600.0))
+        thread.start()
+        eventually(lambda: any(entry.until for entry in list_all(state)))
+
+        state.update_status(State.FAILED, why="deregistered")
+        thread.join(TIMEOUT)
+
+        assert not thread.is_alive()
+
+
+def test_a_number_of_seconds_that_is_none_is_said_and_taken_for_none(capsys):
+    assert bootstrap._wait_time({"SSH_WAIT_TIME_SECONDS": "ten"}) == 0.0
+    assert "'ten', which is no number of seconds" in capsys.readouterr().err
+    assert bootstrap._wait_time({"SSH_WAIT_TIME_SECONDS": "-5"}) == 0.0
+    assert bootstrap._wait_time({}) == 0.0
+
+
+def test_the_line_others_search_for_is_one_of_the_shared_names():
+    assert Line.REGISTERED.startswith("Successfully registered the instance with AWS SSM")
