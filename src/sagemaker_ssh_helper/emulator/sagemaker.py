@@ -20,7 +20,7 @@ from typing import Any
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import Env, ResourceKind
 
-from . import mounts, training_toolkit
+from . import mounts, other_resources, training_toolkit
 from .job_credentials import SESSION_NAME, JobCredentials, RoleSession
 from .job_storage import S3Uri
 from .jobs import JobSettings, TrainingRun
@@ -58,6 +58,7 @@ class SageMakerService:
         self._stop_timeout = self._settings.stop_timeout
         self._executor = ThreadPoolExecutor(WORKERS, "sagemaker")
         self.operations: Mapping[str, Operation] = {
+            **other_resources.operations(cloud),
             "CreateTrainingJob": self._create_training_job,
             "DescribeTrainingJob": self._describe_training_job,
             "ListTrainingJobs": self._list_training_jobs,
