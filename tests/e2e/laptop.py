@@ -1,0 +1,237 @@
+"""
+A user's machine for scenarios: a home of its own, a user's keys, and the real commands.
+"""
+
+import io
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+
+COMMAND_TIMEOUT = 60  # seconds; far above what any command here takes
+
+SM_SSH = [sys.executable, "-m", "sagemaker_ssh_helper"]
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
+    """The first true value of ``condition``; fails when there was none in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
+        time.sleep(0.05)
+
+
+class Laptop:
+    """
+    One user at one machine.
+
+    ``info`` is what the local cloud printed, ``user`` the name of one of its users.
+    """
+
+    def __init__(self, info: Mapping[str, Any], user: str, folder: Path) -> None:
+        self.info = info
+        self.user = next(entry for entry in info["users"] if entry["name"] == user)
+        self.home = folder / f"home-{user}-{secrets.token_hex(2)}"
+        self.home.mkdir(parents=True)
+        empty = folder / "empty"
+        empty.touch()
+        keep = {
+            name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ
+        }
+        self.env: Dict[str, str] = {
+            **keep,
+            "HOME": str(self.home),
+            "AWS_ENDPOINT_URL": info["endpoint_url"],
+            "AWS_REGION": info["region"],
+            "AWS_DEFAULT_REGION": info["region"],
+            "AWS_ACCESS_KEY_ID": self.user["access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": self.user["secret_access_key"],
+            "AWS_CONFIG_FILE": str(empty),
+            "AWS_SHARED_CREDENTIALS_FILE": str(empty),
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        if info.get("ca_file"):
+            self.env["AWS_CA_BUNDLE"] = info["ca_file"]
+
+    def run(
+        self, *command: str, stdin: bytes = b"", env: Optional[Mapping[str, str]] = None
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run a command to its end; its status is the caller's business."""
+        return subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            env={**self.env, **(env or {})},
+            cwd=self.home,
+            timeout=COMMAND_TIMEOUT,
+            check=False,
+        )
+
+    def sm_ssh(self, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":
+        return self.run(*SM_SSH, *arguments, **options)
+
+    def popen(self, *command: str, **options: Any) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(command, env=self.env, cwd=self.home, **options)
+
+    def session(self) -> Any:
+        """A boto3 session of this user."""
+        import boto3
+
+        return boto3.Session(
+            aws_access_key_id=self.user["access_key_id"],
+            aws_secret_access_key=self.user["secret_access_key"],
+            region_name=self.info["region"],
+        )
+
+    def client(self, service: str) -> Any:
+        return self.session().client(
+            service, endpoint_url=self.info["endpoint_url"], verify=self.info.get("ca_file")
+        )
+
+    def python(self, code: str, *arguments: str) -> str:
+        """What a Python program of this user prints; it must end well."""
+        done = self.run(sys.executable, "-c", textwrap.dedent(code), *arguments)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    def configure_ssh(self) -> List[str]:
+        """Write the ssh configuration; the words that every ssh of this user begins with."""
+        done = self.sm_ssh("config-ssh")
+        assert done.returncode == 0, done.stderr.decode()
+        return ["ssh", "-F", str(self.home / ".ssh" / "config"), "-o", "BatchMode=yes"]
+
+    def ssh(self, host: str, *words: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":
+        config = self.home / ".ssh" / "config"
+        if not config.exists():
+            self.configure_ssh()
+        return self.run(
+            "ssh", "-F", str(config), "-o", "BatchMode=yes", *words[:-1], host, words[-1], **options
+        )
+
+
+class Job:
+    """A training job launched by a laptop's user."""
+
+    def __init__(self, laptop: Laptop, name: str) -> None:
+        self.laptop = laptop
+        self.name = name
+        self.host = f"{name}.training.sagemaker"
+
+    def describe(self) -> Dict[str, Any]:
+        described: Dict[str, Any] = self.laptop.client("sagemaker").describe_training_job(
+            TrainingJobName=self.name
+        )
+        return described
+
+    def log(self) -> str:
+        events = self.laptop.client("logs").filter_log_events(
+            logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=f"{self.name}/"
+        )["events"]
+        return "\n".join(event["message"] for event in events)
+
+    def instances(self) -> List[Dict[str, Any]]:
+        answer = self.laptop.client("ssm").describe_instance_information(
+            Filters=[{"Key": "tag:SSHResourceName", "Values": [self.name]}]
+        )
+        found: List[Dict[str, Any]] = answer["InstanceInformationList"]
+        return found
+
+    def wait_online(self) -> str:
+        """Its instance id, once it is online."""
+
+        def online() -> Optional[str]:
+            described = self.describe()
+            assert described["TrainingJobStatus"] == "InProgress", (described, self.log())
+            ids = [found["InstanceId"] for found in self.instances() if found["PingStatus"] == "Online"]
+            return ids[0] if ids else None
+
+        try:
+            return str(until(online, f"{self.name} to be online"))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()}") from error
+
+    def wait_ended(self) -> Dict[str, Any]:
+        def ended() -> Optional[Dict[str, Any]]:
+            described = self.describe()
+            return described if described["TrainingJobStatus"] not in ("InProgress", "Stopping") else None
+
+        described: Dict[str, Any] = until(ended, f"{self.name} to end", 60)
+        return described
+
+    def stop(self) -> None:
+        self.laptop.client("sagemaker").stop_training_job(TrainingJobName=self.name)
+
+
+def launch(
+    laptop: Laptop, script: str = "print('trained')", *, wait: int = 600, ssh: bool = True, **request: Any
+) -> Job:
+    """A job that runs ``script``; with ``ssh`` it waits for a connection ``wait`` seconds."""
+    name = request.pop("name", f"job-{secrets.token_hex(4)}")
+    bucket = f"sagemaker-{laptop.info['region']}-{laptop.info['account_id']}"
+    key = f"{name}/code/sourcedir.tar.gz"
+    s3 = laptop.client("s3")
+    s3.create_bucket(Bucket=bucket)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        content = textwrap.dedent(script).encode()
+        info = tarfile.TarInfo("train.py")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    s3.put_object(Bucket=bucket, Key=key, Body=buffer.getvalue())
+    full = {
+        "TrainingJobName": name,
+        "AlgorithmSpecification": {"TrainingImage": "local/python:3", "TrainingInputMode": "File"},
+        "RoleArn": laptop.info["role_arn"],
+        "HyperParameters": {
+            "sagemaker_program": "train.py",
+            "sagemaker_submit_directory": f"s3://{bucket}/{key}",
+        },
+        "OutputDataConfig": {"S3OutputPath": f"s3://{bucket}/output"},
+        "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 600},
+        **request,
+    }
+    # In a process of the user's own: keys and records go to its home.
+    laptop.python(
+        """
+        import boto3, json, sys
+        from sagemaker_ssh_helper.launch import enable_ssh
+        request, ssh, wait = json.loads(sys.argv[1]), sys.argv[2] == "True", int(sys.argv[3])
+        if ssh:
+            request = enable_ssh(request, connection_wait_time_seconds=wait)
+        boto3.client("sagemaker").create_training_job(**request)
+        """,
+        json.dumps(full),
+        str(ssh),
+        str(wait),
+    )
+    return Job(laptop, name)
+
+
+@contextmanager
+def running(laptop: Laptop, script: str = "print('trained')", **options: Any) -> Iterator[Job]:
+    """A job that is online, and is stopped afterwards."""
+    job = launch(laptop, script, **options)
+    try:
+        job.wait_online()
+        yield job
+    finally:
+        if job.describe()["TrainingJobStatus"] == "InProgress":
+            job.stop()
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=10)
