@@ -373,7 +373,10 @@ class HttpConnection(asyncio.Protocol):
         if b"content-length" in names and b"transfer-encoding" in names:
             raise HttpError(400, "A request has a Content-Length or a Transfer-Encoding, not both.")
         if head.http_version < b"1.1":
-            raise HttpError(505, "Only HTTP/1.1 is spoken here.")
+            raise HttpError(505, "Only version 1.1 of HTTP is spoken here.")
+        # h11 limits heads that are incomplete; one that arrived at once is counted here.
+        if sum(len(name) + len(value) for name, value in head.headers) > HEAD_BYTES:
+            raise HttpError(431, f"The headers are larger than {HEAD_BYTES} bytes.")
 
     async def body(self) -> AsyncIterator[bytes]:
         """The pieces of the current request's body."""
