@@ -1,7 +1,8 @@
 """
 Two data channels joined by a link that loses, doubles, reorders, delays and breaks; the clock is a number.
 
-``Link`` is deterministic: every fate is given. ``fates`` and ``plans`` are the Hypothesis strategies that give them.
+``Link`` is deterministic: every fate is given. ``fates`` and ``plans`` are the Hypothesis strategies that
+give them.
 """
 
 import heapq
@@ -20,6 +21,7 @@ from sagemaker_ssh_helper.protocol.data_channel import (
     StreamData,
 )
 from sagemaker_ssh_helper.protocol.message import MessageType
+from sagemaker_ssh_helper.protocol.stream import Sender
 
 OTHER = {Side.CLIENT: Side.AGENT, Side.AGENT: Side.CLIENT}
 VERSION = "3.3.1000.0"
@@ -27,7 +29,7 @@ _GATEWAYS_OWN = MessageType.AGENT_SESSION_STATE.encode().ljust(32)
 
 
 def counting_bytes() -> Callable[[int], bytes]:
-    """"Random" bytes that differ every time and are the same in every run."""
+    """ "Random" bytes that differ every time and are the same in every run."""
     numbers = itertools.count(1)
     return lambda size: b"".join(next(numbers).to_bytes(4, "big") for _ in range(size // 4))
 
@@ -43,6 +45,24 @@ def make_channel(side: Side, **options: Any) -> DataChannel:
         options.setdefault("instance_id", "mi-0123456789abcdef0")
         options.setdefault("properties", {"portNumber": "22"})
     return DataChannel(side, "user-0123456789abcdef0", **options)
+
+
+def assert_consistent(sender: Sender) -> None:
+    """What the sender counts is what it holds; a leak here is a stall much later."""
+    resent = {
+        number for number, entry in sender._entries.items() if entry.transmissions > 1 and not entry.lost
+    }
+    assert sender._again_count == len(resent), "resends that wait for an acknowledge are miscounted"
+    assert resent <= {number for _, number in sender._again}, "a resend has no timeout"
+    assert {number for number, entry in sender._entries.items() if entry.lost} <= set(sender._lost), (
+        "a lost message will never be sent again"
+    )
+    assert all(
+        sender._flight <= number < sender._unsent
+        for number, entry in sender._entries.items()
+        if entry.in_flight
+    ), "a message in flight is not watched"
+    assert sender._burst > 0, "nothing may be sent again"
 
 
 @dataclass(frozen=True)
@@ -90,8 +110,8 @@ class Link:
     """
     The link, its gateway and the two ends.
 
-    A message takes ``delay`` seconds. A cut loses what is on its way from and to that side; what is sent to a side
-    that is away is lost as well.
+    A message takes ``delay`` seconds. A cut loses what is on its way from and to that side; what is sent
+    to a side that is away is lost as well.
     """
 
     def __init__(
@@ -208,6 +228,7 @@ class Link:
     def _pump(self) -> None:
         for side, end in self.ends.items():
             channel = end.channel
+            assert_consistent(channel._sender)
             while end.to_send and channel.writable:
                 size = channel.send_capacity_bytes
                 data, end.to_send = end.to_send[:size], end.to_send[size:]

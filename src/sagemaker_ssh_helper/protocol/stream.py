@@ -35,7 +35,8 @@ WINDOW_MESSAGES = 8192  # stays below the 10,000 messages the public client can 
 MIN_RTO = 0.1  # seconds; nothing is lost on a healthy WebSocket, so a hasty resend is mostly a wasted one
 OVERTAKEN_BY = 3  # later messages acknowledged before an older one counts as lost
 OVERTAKEN_AGE = 1.25  # round trips
-BURST_MESSAGES = 64  # unanswered resends; grows by one with each acknowledge, so it doubles every round trip
+LONGEST_SAMPLE = 5.0  # seconds; longer is a peer that was away, not a path
+BURST_MESSAGES = 32  # unanswered resends; grows by one with each acknowledge, so it doubles every round trip
 HELD_MESSAGES = 10_000
 HELD_BYTES = 16 << 20
 
@@ -45,7 +46,7 @@ _UNLIMITED = 1 << 62
 class _Entry:
     """One message that is not acknowledged."""
 
-    __slots__ = ("lost", "message", "offset", "sent_at", "transmissions")
+    __slots__ = ("lost", "message", "offset", "sent_at", "timed_out", "transmissions")
 
     def __init__(self, message: bytes, offset: int) -> None:
         self.message = message
@@ -53,6 +54,12 @@ class _Entry:
         self.sent_at = 0.0
         self.transmissions = 0
         self.lost = False
+        self.timed_out = False
+
+    @property
+    def in_flight(self) -> bool:
+        """Handed out once, and not given up."""
+        return self.transmissions == 1 and not self.lost
 
 
 class Sender:
@@ -93,6 +100,9 @@ class Sender:
         ] = []  # heap of (deadline, number) of resends, stale ones included
         self._again_count = 0
         self._burst = BURST_MESSAGES
+        self._doubtful = range(
+            0
+        )  # what the last timeout gave up, until an acknowledge shows it was too early
         self._silent = False  # nothing was acknowledged since the last timeout
 
     @property
@@ -135,7 +145,7 @@ class Sender:
         entries = self._entries
         while self._lost and max_bytes > 0:
             entry = entries.get(self._lost[0])
-            if entry is None:
+            if entry is None or not entry.lost:
                 heappop(self._lost)
                 continue
             if self._again_count >= self._burst:
@@ -177,12 +187,14 @@ class Sender:
         self._last_ack_at = now
         self._silent = False
         if entry.transmissions == 1:
-            # Karn's rule: nobody can tell which copy a resent message's acknowledge answers. One that was
-            # given up counts as resent: its late acknowledge measures a pause of the peer, not the path.
-            if not entry.lost:
+            # Karn's rule: nobody can tell which copy a resent message's acknowledge answers.
+            if not entry.timed_out:
                 self._measure(now - entry.sent_at)
-                if sequence_number > self._newest_acked:
-                    self._newest_acked = sequence_number
+            elif entry.lost and sequence_number in self._doubtful:
+                self._measure(min(now - entry.sent_at, LONGEST_SAMPLE))
+                self._take_back()
+            if sequence_number > self._newest_acked:
+                self._newest_acked = sequence_number
         elif not entry.lost:
             self._again_count -= 1
         self._burst += 1
@@ -209,11 +221,13 @@ class Sender:
         self.connected = True
         self.paused = False
         self._last_ack_at = now
+        self._doubtful = range(0)
         self._again.clear()
         self._again_count = 0
         self._lost = [number for number in range(self._oldest, self._unsent) if number in self._entries]
         for number in self._lost:
-            self._entries[number].lost = True
+            entry = self._entries[number]
+            entry.lost = entry.timed_out = True
         self._flight = self._unsent
         self._burst = BURST_MESSAGES
 
@@ -254,9 +268,11 @@ class Sender:
             self._flight += 1
             entry = self._front()
         if entry is not None and now >= max(entry.sent_at, self._last_ack_at) + self.rto:
-            for number in range(self._flight, self._unsent):
+            self._doubtful = range(self._flight, self._unsent)
+            for number in self._doubtful:
                 entry = self._entries.get(number)
-                if entry is not None:
+                if entry is not None and entry.in_flight:
+                    entry.timed_out = True
                     self._lose(number, entry)
             self._flight = self._unsent
             timed_out = True
@@ -283,7 +299,7 @@ class Sender:
             number = self._oldest
         while number < unsent:
             entry = entries.get(number)
-            if entry is not None:
+            if entry is not None and entry.in_flight:
                 self._flight = number
                 return entry
             number += 1
@@ -296,6 +312,15 @@ class Sender:
     def _lose(self, number: int, entry: _Entry) -> None:
         entry.lost = True
         heappush(self._lost, number)
+
+    def _take_back(self) -> None:
+        """The timeout came too early: what it gave up and was not resent is in flight."""
+        for number in self._doubtful:
+            entry = self._entries.get(number)
+            if entry is not None and entry.transmissions == 1:
+                entry.lost = False
+        self._flight = self._doubtful.start
+        self._doubtful = range(0)
 
     def _measure(self, round_trip: float) -> None:
         self.rttvar += RTTVAR_GAIN * (abs(self.srtt - round_trip) - self.rttvar)

@@ -42,6 +42,8 @@ class Relay:
         openings: every opening frame that came.
         filter: looks at each message (from, bytes) and returns what to forward.
         states: session states the agent told.
+        forwarded: stream messages that were sent to each side.
+        changed: set whenever a connection comes, goes or says something.
     """
 
     def __init__(self) -> None:
@@ -54,7 +56,7 @@ class Relay:
         self.pings = 0
         self.connections: Dict[str, _Connection] = {}
         self.waiting: Dict[str, List[bytes]] = {CLIENT: [], AGENT: []}
-        self.changed = asyncio.Event()
+        self.forwarded = {CLIENT: 0, AGENT: 0}
         self._server: Optional[asyncio.AbstractServer] = None
         self._all: List[_Connection] = []
         self._tls = False
@@ -71,6 +73,7 @@ class Relay:
 
     async def start(self, tls: Optional[ssl.SSLContext] = None) -> "Relay":
         self._tls = tls is not None
+        self.changed = asyncio.Event()
         self._server = await asyncio.get_running_loop().create_server(
             lambda: _Connection(self), "127.0.0.1", 0, ssl=tls
         )
@@ -90,6 +93,12 @@ class Relay:
     def cut(self, side: str) -> None:
         """Reset the TCP connection of one side."""
         self.connections[side].abort()
+
+    async def cut_and_wait(self, side: str) -> None:
+        """Reset it, and wait until the side is back."""
+        old = self.connections[side]
+        old.abort()
+        await self.wait_for(lambda: self.connections.get(side) not in (None, old))
 
     def send(self, side: str, messages: List[bytes]) -> None:
         """Messages of our own to one side, or for its next connection."""
@@ -164,6 +173,7 @@ class _Connection(asyncio.Protocol):
                 else:
                     forward += relay.filter(self._side, event.data)
         if forward and self._side is not None:
+            relay.forwarded[OTHER[self._side]] += sum(data[4:15] != b"acknowledge" for data in forward)
             relay.send(OTHER[self._side], forward)
         if relay.answers_pings:
             self._transmit()
@@ -183,6 +193,10 @@ class _Connection(asyncio.Protocol):
     def close_frame(self, code: int) -> None:
         self._websocket.send_close(code, "")
         self._transmit()
+
+    def write_raw(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(data)
 
     def pause_reading(self) -> None:
         assert self._transport is not None
