@@ -22,6 +22,10 @@ from sagemaker_ssh_helper.targets import Target
 
 logger = logging.getLogger(__name__)
 
+_NO_SUCH_OPERATION = frozenset(
+    ["UnknownOperationException", "InvalidAction", "NotImplemented", "NotImplementedException"]
+)
+
 NOT_FOUND = "ssh:NotFound"
 """The status of a running resource of which no container has registered."""
 
@@ -57,7 +61,7 @@ def of_live_resources(
             tell(f"{kind.domain}: not listed: {error}")
         except ServiceError as error:
             # A service that does not have this kind: another partition, or a local cloud.
-            if error.code not in ("UnknownOperationException", "InvalidAction", "NotImplemented"):
+            if error.code not in _NO_SUCH_OPERATION:
                 raise
             logger.debug("= no list of %s here", kind.domain)
     registered = [_with_known_kind(client, found) for found in instances.list_named(client, _names(live))]

@@ -96,7 +96,7 @@ def refused(
         return NotOwner(
             f"AWS refused {action} on {instance_id}: the node belongs to another user",
             evidence=f"its SSHOwner is {owner}, you are {me}",
-            fix="Start your own job, or have the node launched with your user id as its owner",
+            fix="ssm:StartSession is for a node's owner: launch your own job, or have this one made yours",
         )
     return AccessDenied(
         f"AWS refused {action} on {instance_id}",

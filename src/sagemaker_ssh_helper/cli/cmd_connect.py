@@ -23,12 +23,14 @@ It needs no configuration: nothing of ~/.ssh is read that could weaken the check
   --profile NAME, --region REGION
                       which AWS account and region
   --trust-first-use   accept a container whose host key nothing vouches for, and remember that key
+  --fresh             read the container's tags again, even if they were read in the last minutes
 """
 
 _OWN = {
     "--profile": True,
     "--region": True,
     "--trust-first-use": False,
+    "--fresh": False,
     # Of the helper before this one, which forwarded ports unless told not to.
     "--ssh-only": False,
     "--no-default-forwards": False,
@@ -54,7 +56,13 @@ def run_words(words: list[str]) -> int:
         say(line)
     trust_first_use = "--trust-first-use" in asked.own
     prepared = connect.prepare(
-        Client(session), target, asked.host, user=asked.user, trust_first_use=trust_first_use, tell=say
+        Client(session),
+        target,
+        asked.host,
+        user=asked.user,
+        trust_first_use=trust_first_use,
+        fresh="--fresh" in asked.own,
+        tell=say,
     )
     proxy = [*connect.program_words(), "start-proxy", "--region", session.region]
     if asked.own.get("--profile"):

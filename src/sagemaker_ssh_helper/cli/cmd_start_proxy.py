@@ -19,9 +19,11 @@ else; what goes wrong is told in one line on standard error, and the status is t
   --user USER          the login name: ssh gives it as %r; one that the container does not admit is told
   --profile, --region  which AWS account and region
   --trust-first-use    accept a container whose host key nothing vouches for
+  --fresh              read the container's tags again, even if they were read in the last minutes
 """
 
 _VALUES = ("--profile", "--region", "--user", "--instance-id")
+_SWITCHES = ("--trust-first-use", "--fresh")
 
 
 def run_words(words: list[str]) -> int:
@@ -30,7 +32,7 @@ def run_words(words: list[str]) -> int:
 
     given: dict[str, str] = {}
     hosts: list[str] = []
-    trust_first_use = False
+    switches: set[str] = set()
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -38,8 +40,11 @@ def run_words(words: list[str]) -> int:
         if word in ("-h", "--help"):
             print(_HELP, end="")
             return 0
-        if word == "--trust-first-use":
-            trust_first_use = True
+        if word == "--":
+            hosts += rest
+            break
+        if word in _SWITCHES:
+            switches.add(word)
         elif name in _VALUES:
             if not equals:
                 if not rest:
@@ -64,6 +69,7 @@ def run_words(words: list[str]) -> int:
         region=given.get("--region"),
         user=given.get("--user"),
         instance_id=InstanceId(instance_id) if instance_id else None,
-        trust_first_use=trust_first_use,
+        trust_first_use="--trust-first-use" in switches,
+        fresh="--fresh" in switches,
     )
     return proxy_command.run(options, say)

@@ -66,6 +66,7 @@ def prepare(
     user: str | None = None,
     instance_id: InstanceId | None = None,
     trust_first_use: bool = False,
+    fresh: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
     """
@@ -79,6 +80,7 @@ def prepare(
         user: the login name that ssh will use, when known; one that the container refuses is an error now.
         instance_id: the instance, when it was resolved a moment ago: it is not looked up again.
         trust_first_use: accept a container that nothing vouches for.
+        fresh: read the container's tags even if they were read a moment ago.
         tell: called with a line for the user when something takes longer than usual.
 
     Raises what ``instances.resolve``, ``trust.establish`` and ``deliver_key`` raise; WrongUser.
@@ -95,7 +97,7 @@ def prepare(
     else:
         instance = instances.resolve(client, target)
     pin = trust.load(instance.id)
-    if pin is None or not pin.fresh(time.time()):
+    if pin is None or fresh or not pin.fresh(time.time()):
         tags = instance.tags if instance.tags is not None else instances.tags_of(client, instance.id)
         instance = instance.with_tags(tags)
         if instance_id is not None and target.name != tags.get(Tag.RESOURCE_NAME, target.name):
@@ -312,9 +314,10 @@ def ssh_command(
         argv += ["-o", setting]
     # ssh joins the words of a command with spaces and the remote shell takes them apart again: a word that
     # needs it is quoted here, once, so that it arrives as it was given. One word alone is a shell line.
+    # ssh takes no more options after the first --, neither before the host nor after it.
     argv += ["--", host]
     if command:
-        argv += ["--", *(command if len(command) == 1 else map(shlex.quote, command))]
+        argv += command if len(command) == 1 else map(shlex.quote, command)
     return argv
 
 
