@@ -294,9 +294,11 @@ class FakeService:
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(TIMEOUT)
 
     def wait(self, condition: Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
-        """Until the condition holds; it is looked at whenever something happened."""
-        with self._changed:
-            assert self._changed.wait_for(condition, timeout), f"waited {timeout:g} s for: {what}"
+        """Until the condition holds; it is looked at whenever something happened, and now and then."""
+        until = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < until, f"waited {timeout:g} s for: {what}"
+            self.pause(0.05)
 
     def pause(self, seconds: float) -> None:
         """Until something happens, or that long."""

@@ -173,12 +173,13 @@ class Script:
         output, error = (capture.text for capture in captures)
         if code < 0:
             code = _SIGNAL_EXIT - code
+        status = TaskStatus.SUCCESS
         if self._stopped:
-            return Outcome(self._stopped, KILLED, cut(output, MAX_OUTPUT_BYTES), cut(error, MAX_OUTPUT_BYTES))
-        if code == 0:
-            return Outcome(TaskStatus.SUCCESS, 0, cut(output, MAX_OUTPUT_BYTES), cut(error, MAX_OUTPUT_BYTES))
-        error = f"{error}failed to run commands: exit status {code}"
-        return Outcome(TaskStatus.FAILED, code, cut(output, MAX_OUTPUT_BYTES), cut(error, MAX_OUTPUT_BYTES))
+            status, code = self._stopped, KILLED
+        elif code not in (0, EXIT_SUCCESS):
+            status = TaskStatus.FAILED
+            error = f"{error}failed to run commands: exit status {code}"
+        return Outcome(status, code, cut(output, MAX_OUTPUT_BYTES), cut(error, MAX_OUTPUT_BYTES))
 
 
 class _Capture:
