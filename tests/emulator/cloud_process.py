@@ -1,0 +1,100 @@
+"""The local cloud of tests, with what Systems Manager and the gateway need beside boto3: signed HTTP."""
+
+import http.client
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from local_cloud import LocalCloud
+
+TIMEOUT = 20.0  # seconds; every answer comes much sooner
+
+
+class CloudProcess(LocalCloud):
+    """A local cloud in a process of its own; a context manager."""
+
+    @property
+    def region(self) -> str:
+        return str(self.info["region"])
+
+    @property
+    def role(self) -> str:
+        """The execution role, without what stands before its name in its ARN."""
+        return str(self.info["role_arn"]).partition(":role/")[2]
+
+    @property
+    def log_text(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the process has resident."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("the process has no VmRSS")
+
+    def client(self, service: str, user: str = "admin", **options: Any) -> Any:
+        return super().client(service, user, **options)
+
+    def credentials(self, user: str) -> Credentials:
+        own = self.user(user)
+        return Credentials(own["access_key_id"], own["secret_access_key"])
+
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        credentials: Credentials | None,
+        service: str,
+        target: str = "",
+    ) -> tuple[int, Any]:
+        """Status and decoded body of a signed (or, without credentials, unsigned) JSON call."""
+        headers = {"Content-Type": "application/x-amz-json-1.1"}
+        if target:
+            headers["X-Amz-Target"] = target
+        status, text = self.request("POST", path, json.dumps(body).encode(), headers, credentials, service)
+        return status, json.loads(text) if text.startswith("{") else text
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        credentials: Credentials | None,
+        service: str,
+    ) -> tuple[int, str]:
+        """Status and body of any call."""
+        url = urlsplit(self.endpoint_url)
+        signed = dict(headers)
+        if credentials is not None:
+            signed = dict(self.signed_headers(method, path, body, headers, credentials, service))
+        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=TIMEOUT)
+        try:
+            connection.request(method, path, body, signed)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def signed_headers(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        credentials: Credentials,
+        service: str,
+    ) -> Mapping[str, str]:
+        """The headers of a request, and those that sign it."""
+        request = AWSRequest(method, self.endpoint_url + path, data=body, headers=dict(headers))
+        request.headers["Host"] = urlsplit(self.endpoint_url).netloc
+        SigV4Auth(credentials, service, self.region).add_auth(request)
+        return dict(request.headers.items())
