@@ -59,7 +59,8 @@ def test_created_job_is_described_as_requested(alice: User, cloud: JobCloud) -> 
     assert answer["TrainingJobArn"] == arn
     described = alice.wait(name)
     assert described["TrainingJobArn"] == arn
-    assert {key: described[key] for key in request} == request
+    output = {"KmsKeyId": "", "CompressionType": "GZIP", **request["OutputDataConfig"]}
+    assert {key: described[key] for key in request} == {**request, "OutputDataConfig": output}
 
 
 def test_arn_has_the_name_in_small_letters(alice: User) -> None:

@@ -178,6 +178,11 @@ class TrainingRecord:
             "EnableManagedSpotTraining",
         ):
             shown[name] = self.request.get(name, False)
+        # SageMaker fills these in, and its SDK reads them without asking whether they are there.
+        shown["OutputDataConfig"] = {"KmsKeyId": "", "CompressionType": "GZIP", **shown["OutputDataConfig"]}
+        if "InputDataConfig" in shown:
+            defaults = {"CompressionType": "None", "RecordWrapperType": "None"}
+            shown["InputDataConfig"] = [{**defaults, **channel} for channel in shown["InputDataConfig"]]
         shown.update(
             TrainingJobArn=self.arn,
             TrainingJobStatus=self.primary_status,
