@@ -4,12 +4,15 @@ import json
 import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 from typing import Callable, Dict, Iterator, Mapping, Optional
 
 import pytest
-from local_cloud import LocalCloud
 
-from e2e.laptop import Job, Laptop, launch, running, until
+from e2e.laptop import Job, Laptop, end, launch, running, until
+from local_cloud import LocalCloud
+from sagemaker_ssh_helper.agent.state import AgentConfig, StateDir
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +76,11 @@ def test_a_job_without_ssh_says_how_to_get_it(alice: Laptop) -> None:
 
 
 def test_a_node_whose_agent_is_gone_is_offline(alice: Laptop) -> None:
-    with running(alice) as job:
-        # The container loses its agent; nothing restarts what was stopped from the inside for good.
-        alice.ssh(job.host, "for pid in $(pgrep -f agent.daemon); do kill -STOP $pid; done")
-        ssm = alice.client("ssm")
-        instance_id = job.instances()[0]["InstanceId"]
-        until(
-            lambda: ssm.get_connection_status(Target=instance_id)["Status"] == "notconnected",
-            "the agent to be missed",
-            90,
-        )
-        refused(alice, job.host, "target-offline", 5)
+    # Nobody can connect any more, so the job does not wait any longer: it needs work to be still there.
+    with running(alice, "import time; time.sleep(600)") as job:
+        alice.ssh(job.host, "pkill -KILL -f 'sagemaker_ssh_helper[.]agent[.]node'")
+        until(lambda: job.instances()[0]["PingStatus"] != "Online", "the agent to be missed", 60)
+        assert job.instances()[0]["InstanceId"] in refused(alice, job.host, "target-offline", 5)
 
 
 def test_missing_credentials_are_named(alice: Laptop, job: Job) -> None:
@@ -97,9 +94,16 @@ def test_wrong_credentials_are_named(alice: Laptop, job: Job) -> None:
     assert "AKIAIOSFODNN7EXAMPLE" not in line or "key" in line
 
 
-def test_expired_credentials_are_named(alice: Laptop, job: Job) -> None:
-    expired = {"AWS_SESSION_TOKEN": "expired"}
-    refused(alice, job.host, "credentials-expired", 4, expired)
+def test_expired_credentials_are_named(alice: Laptop, job: Job, e2e_cloud: LocalCloud) -> None:
+    expired = {
+        "action": "ssm:*",
+        "user": "alice",
+        "kind": "error",
+        "code": "ExpiredTokenException",
+        "message": "The security token included in the request is expired",
+    }
+    with e2e_cloud.fault(**expired):
+        refused(alice, job.host, "credentials-expired", 4)
 
 
 def test_an_unreachable_endpoint_is_named(alice: Laptop, job: Job) -> None:
@@ -108,8 +112,8 @@ def test_an_unreachable_endpoint_is_named(alice: Laptop, job: Job) -> None:
 
 
 def test_someone_else_s_job_is_denied(job: Job, laptop: Callable[[str], Laptop]) -> None:
-    line = refused(laptop("bob"), job.host, "access-denied", 4)
-    assert "ssm:StartSession" in line
+    line = refused(laptop("bob"), job.host, "not-owner", 5)
+    assert "SSHOwner" in line
 
 
 def test_a_denied_call_names_the_permission(alice: Laptop, job: Job, e2e_cloud: LocalCloud) -> None:
@@ -125,7 +129,8 @@ def test_the_tier_is_explained(alice: Laptop, job: Job, e2e_cloud: LocalCloud) -
     )
     admin.update_service_setting(SettingId=setting, SettingValue="standard")
     try:
-        refused(alice, job.host, "advanced-tier-off", 5)
+        # The node is found and trusted; ssh itself then tells that there is no session.
+        refused(alice, job.host, "advanced-tier-off", 255)
     finally:
         admin.update_service_setting(SettingId=setting, SettingValue="advanced")
 
@@ -140,37 +145,85 @@ def test_a_dying_sshd_is_told_and_comes_back(alice: Laptop) -> None:
 
 
 def test_two_live_nodes_that_claim_one_name_are_an_error(
-    alice: Laptop, job: Job, e2e_cloud: LocalCloud
+    alice: Laptop, e2e_cloud: LocalCloud, tmp_path: Path
 ) -> None:
-    admin = e2e_cloud.client("ssm", user="admin")
-    with running(alice) as other:
-        other_id = other.instances()[0]["InstanceId"]
-        tags = [{"Key": "SSHResourceName", "Value": job.name}]
-        admin.add_tags_to_resource(ResourceType="ManagedInstance", ResourceId=other_id, Tags=tags)
-        # The impostor's own name still says what it is; one without a usable name does not.
-        done = alice.sm_ssh("connect", job.host, "printenv TRAINING_JOB_NAME")
-        assert done.stdout.decode().strip() in ("", job.name)
-        if done.returncode != 0:
-            assert b"error[duplicate-node]" in done.stderr
+    with running(alice) as job:
+        mine = job.instances()[0]
+        other = second_node(e2e_cloud, job, tmp_path)
+        try:
+            until(lambda: len(job.instances()) == 2, "the other node to be registered")
+            until(lambda: all(one["PingStatus"] == "Online" for one in job.instances()), "both to be online")
+            ids = {one["InstanceId"] for one in job.instances()}
+            line = refused(alice, job.host, "duplicate-node", 5)
+            assert mine["InstanceId"] in ids
+            assert all(instance_id in line for instance_id in ids)
+        finally:
+            end(other)
+
+
+def second_node(cloud: LocalCloud, job: Job, folder: Path) -> "subprocess.Popen[bytes]":
+    """Another agent that registers under the job's name, as an impostor with rights to do so could."""
+    activation = cloud.client("ssm", user="admin").create_activation(
+        IamRole=cloud.info["role_arn"].rpartition("/")[2],
+        DefaultInstanceName=f"algo-1.{job.host}",
+        Tags=[{"Key": "SSHResourceName", "Value": job.name}],
+    )
+    state = StateDir.open(str(folder / "impostor"), create=True)
+    state.write_config(
+        AgentConfig(
+            region=cloud.info["region"],
+            activation_id=activation["ActivationId"],
+            activation_code=activation["ActivationCode"],
+            instance_name=f"algo-1.{job.host}",
+            sshd_port=9,
+            log_path=str(folder / "impostor.log"),
+            log_to_stdout=False,
+            environ_path=state.environment,
+            bin_path=state.bin,
+        )
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "sagemaker_ssh_helper.agent.daemon", "--state", state.path],
+        env={**os.environ, "AWS_ENDPOINT_URL": cloud.endpoint_url, "HOME": str(folder)},
+    )
 
 
 def test_a_changed_host_key_is_refused(alice: Laptop, e2e_cloud: LocalCloud) -> None:
-    admin = e2e_cloud.client("ssm", user="admin")
     with running(alice) as job:
         assert alice.ssh(job.host, "true").returncode == 0
         instance_id = job.instances()[0]["InstanceId"]
-        key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGluc2VjdXJlLWtleS1mb3ItdGVzdHMtMDAwMDAwMDAw"
-        admin.add_tags_to_resource(
-            ResourceType="ManagedInstance",
-            ResourceId=instance_id,
-            Tags=[{"Key": "SSHHostKey", "Value": key}],
+        other_key = alice.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", "other")
+        assert other_key.returncode == 0
+        tag = {"Key": "SSHHostKey", "Value": (alice.home / "other.pub").read_text().strip()}
+        e2e_cloud.client("ssm", user="admin").add_tags_to_resource(
+            ResourceType="ManagedInstance", ResourceId=instance_id, Tags=[tag]
         )
-        pins = alice.home / ".local" / "state" / "sm-ssh" / "pins.json"
-        known = json.loads(pins.read_text())
-        assert instance_id in json.dumps(known)
-        # Forget that the tags were seen a moment ago, so that they are read again.
-        done = alice.sm_ssh("start-proxy", "--fresh", job.host)
-        assert b"error[host-key-changed]" in done.stderr
+        forget_that_tags_were_read(alice, instance_id)
+        assert instance_id in refused(alice, job.host, "host-key-changed", 5)
+
+
+def test_a_container_with_another_key_than_it_told_is_refused_by_ssh(alice: Laptop) -> None:
+    with running(alice) as job:
+        # The tags were right; what answers on the port is somebody else's server.
+        swap = (
+            "cd $SSH_STATE_DIR && rm ssh_host_ed25519_key* && ssh-keygen -q -t ed25519 -N '' -f"
+            " ssh_host_ed25519_key && kill $(cat sshd.pid)"
+        )
+        alice.ssh(job.host, swap)
+
+        def told() -> str:
+            done = alice.ssh(job.host, "true")
+            return done.stderr.decode() if done.returncode == 255 else ""
+
+        until(lambda: "Host key verification failed" in told(), "ssh to refuse the key")
+
+
+def forget_that_tags_were_read(laptop: Laptop, instance_id: str) -> None:
+    """Make the pin old enough for the tags to be compared again, as they are every few minutes."""
+    pins = laptop.home / ".local" / "state" / "sm-ssh" / "pins.json"
+    known = json.loads(pins.read_text())
+    known[instance_id]["checked_at"] = 0
+    pins.write_text(json.dumps(known))
 
 
 def test_an_impostor_without_the_launch_id_is_not_trusted(
@@ -199,8 +252,6 @@ def test_ctrl_c_ends_the_proxy_and_its_session(alice: Laptop, job: Job) -> None:
 
 
 def _proxy(job: Job) -> "list[str]":
-    import sys
-
     return [sys.executable, "-m", "sagemaker_ssh_helper", "start-proxy", job.host]
 
 

@@ -20,6 +20,7 @@ from sagemaker_ssh_helper.agent import registration
 from sagemaker_ssh_helper.agent.aws_api import AwsApi
 from sagemaker_ssh_helper.agent.control import Control
 from sagemaker_ssh_helper.agent.registration import InstanceRole
+from sagemaker_ssh_helper.agent.sshd import SshServer
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
 from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
@@ -30,6 +31,9 @@ EXIT_RUNNING = 3
 
 # Calls that may be under way at once. Each is short; sessions wait for one while they open.
 _MAX_CALLS = 8
+
+# Seconds; a user whose login failed because sshd had died tries again after about as long.
+SSHD_LOOK_INTERVAL = 2.0
 
 _logger = logging.getLogger(__name__)
 
@@ -104,6 +108,7 @@ class Agent:
         tasks = [
             asyncio.ensure_future(control.run()),
             asyncio.ensure_future(_keep_credentials(role, pause, executor)),
+            asyncio.ensure_future(_keep_sshd(self._state, executor)),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -127,6 +132,23 @@ async def _keep_credentials(role: InstanceRole, pause: float, executor: ThreadPo
     while True:
         await asyncio.sleep(pause)
         pause = await loop.run_in_executor(executor, role.refresh)
+
+
+async def _keep_sshd(state: StateDir, executor: ThreadPoolExecutor) -> None:
+    """Start the node's ssh server again whenever it died, as long as the agent runs."""
+    loop = asyncio.get_running_loop()
+    try:
+        server = SshServer.attach(state)
+    except LocalSetup as error:
+        # An agent without an ssh server of its own still serves sessions to other ports.
+        _logger.info("= no ssh server to look after: %s", error)
+        await loop.create_future()
+        return
+    while True:
+        await asyncio.sleep(SSHD_LOOK_INTERVAL)
+        happened = await loop.run_in_executor(executor, server.keep_alive, loop.time())
+        if happened:
+            _logger.warning("! %s", happened)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
