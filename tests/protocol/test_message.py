@@ -181,6 +181,7 @@ def test_publication_messages_are_exempt_from_every_check(message_type: str) -> 
         (4, b" " * 32, "no type"),
         (4, bytes(32), "no type"),
         (4, b"\xff" * 32, "not UTF-8"),
+        (4, b"\x1b[2J".ljust(32), "no type"),
         (40, bytes(8), "no created date"),
         (80, bytes(32), "does not match its digest"),
         (140, b"!", "does not match its digest"),
@@ -202,6 +203,7 @@ def test_message_shorter_than_its_header_is_refused(size: int) -> None:
     [
         AgentMessage("", b""),
         AgentMessage(" padded", b""),
+        AgentMessage("two\nlines", b""),
         AgentMessage("x" * 33, b""),
         AgentMessage("acknowledge", b"", message_id=b"short"),
         AgentMessage("acknowledge", b"", sequence_number=1 << 63),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import strategies
-from protocol.rfc6455 import frame, peer_of, play
+from protocol.rfc6455 import KEY, frame, peer_of, play
 from sagemaker_ssh_helper.errors import ConnectionFailed
 from sagemaker_ssh_helper.protocol.websocket import (
     Close,
@@ -409,6 +409,13 @@ def test_mask_is_its_own_inverse_and_bytewise(data: bytes, key: bytes) -> None:
 
     assert masked == bytes(byte ^ key[at % 4] for at, byte in enumerate(data))
     assert mask(masked, key) == data
+
+
+@pytest.mark.parametrize("size", [8191, 8192, 8193, 8194, 8195, 65536])
+def test_large_messages_are_masked_the_same_way(size: int) -> None:
+    data = bytes(at * at & 255 for at in range(size))
+
+    assert mask(data, KEY) == bytes(byte ^ KEY[at % 4] for at, byte in enumerate(data))
 
 
 def test_every_frame_of_a_client_has_a_masking_key_of_its_own() -> None:

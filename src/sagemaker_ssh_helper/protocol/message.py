@@ -304,7 +304,11 @@ def payload_type_name(payload_type: int) -> str:
 
 def _pad(message_type: str) -> bytes:
     padded = message_type.encode("utf-8").ljust(_TYPE_BYTES)
-    if len(padded) > _TYPE_BYTES or not message_type or message_type.strip(_PADDING) != message_type:
+    if (
+        len(padded) > _TYPE_BYTES
+        or message_type.strip(_PADDING) != message_type
+        or not _is_name(message_type)
+    ):
         raise ValueError(f"{message_type!r} is no message type: 1 to {_TYPE_BYTES} bytes, no space around")
     return padded
 
@@ -314,6 +318,11 @@ def _unpad(padded: bytes) -> str:
         name = padded.decode("utf-8").strip(_PADDING)
     except UnicodeDecodeError:
         raise MalformedMessage("a message type is not UTF-8", evidence=padded.hex()) from None
-    if not name:
-        raise MalformedMessage("a message has no type")
+    if not _is_name(name):
+        raise MalformedMessage("a message has no type", evidence=padded.hex())
     return name
+
+
+def _is_name(message_type: str) -> bool:
+    # It goes to logs, which are read on terminals.
+    return bool(message_type) and message_type.isprintable()

@@ -12,6 +12,7 @@ Why it is our own: docs/adr/0001-speak-the-protocol-ourselves.md. The oracle in 
 """
 
 import base64
+import functools
 import hashlib
 import logging
 import re
@@ -109,6 +110,8 @@ _LENGTH = 0x7F
 _LENGTH_16 = 126
 _LENGTH_64 = 127
 _KEY_BYTES = 4
+# From here on a table look-up for every fourth byte is quicker than arithmetic on one long integer.
+_STRIDED_BYTES = 8192
 # How many masking keys are asked for at once when messages are sent one by one.
 _KEYS_AT_ONCE = 256
 
@@ -125,12 +128,23 @@ _unpack_64 = struct.Struct(">Q").unpack_from
 
 def mask(data: bytes, key: bytes) -> bytes:
     """``data`` with the four bytes of ``key`` applied over and over. The same call takes it off again."""
-    # One exclusive or of two long integers: the quickest that the standard library has.
     size = len(data)
+    if size >= _STRIDED_BYTES:
+        masked = bytearray(size)
+        for at in range(_KEY_BYTES):
+            masked[at::_KEY_BYTES] = data[at::_KEY_BYTES].translate(_mask_table(key[at]))
+        return bytes(masked)
+    # One exclusive or of two long integers.
     keys = key * (size >> 2)
     if size & 3:
         keys += key[: size & 3]
     return (int.from_bytes(data, "little") ^ int.from_bytes(keys, "little")).to_bytes(size, "little")
+
+
+@functools.lru_cache(maxsize=256)
+def _mask_table(byte: int) -> bytes:
+    """What each byte becomes under this byte of a key."""
+    return bytes(value ^ byte for value in range(256))
 
 
 class WebSocket:
@@ -253,13 +267,7 @@ class WebSocket:
                 return at
             payload = data[begin:end]
             if expected_mask:
-                key = data[begin - _KEY_BYTES : begin]
-                keys = key * (length >> 2)
-                if length & 3:
-                    keys += key[: length & 3]
-                payload = (int.from_bytes(payload, "little") ^ int.from_bytes(keys, "little")).to_bytes(
-                    length, "little"
-                )
+                payload = mask(payload, data[begin - _KEY_BYTES : begin])
             at = end
             if whole_binary:
                 append(Message(_BINARY, payload))
@@ -372,15 +380,10 @@ class WebSocket:
                 key = keys[key_at : key_at + _KEY_BYTES]
                 key_at += _KEY_BYTES
                 queue.append(header + key)
-                pattern = key * (size >> 2)
-                if size & 3:
-                    pattern += key[: size & 3]
-                payload = (int.from_bytes(payload, "little") ^ int.from_bytes(pattern, "little")).to_bytes(
-                    size, "little"
-                )
+                queue.append(mask(payload, key))
             else:
                 queue.append(header)
-            queue.append(payload)
+                queue.append(payload)
 
     def send_ping(self, data: bytes = b"") -> None:
         """Queue a ping of at most 125 bytes. Raises as ``send_message`` does."""
