@@ -109,8 +109,10 @@ def prepare(
             trust_first_use=trust_first_use,
         )
     trust.announce(pin, host)
-    # A container that runs as root may admit others too: what its sshd knows is its own affair.
-    if user is not None and pin.user not in (None, "root", user):
+    if user is not None and pin.user == "root" != user:
+        # A container that runs as root may admit others too: what its image knows is its own affair.
+        tell(f"{host} runs as root; if {user!r} is refused, use root@{host}")
+    elif user is not None and pin.user not in (None, user):
         raise WrongUser(
             f"{host} admits {pin.user!r} only, not {user!r}",
             evidence="its tag SSHUser: the container does not run as root",

@@ -149,7 +149,7 @@ class ConfigFile:
             offset += len(line)
         if not begins and not ends:
             return cls(path, b"", None, content)
-        if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
+        if len(begins) != 1 or len(ends) != 1 or ends[0] <= begins[0]:
             raise LocalSetup(
                 f"the sm-ssh block in {path} is broken",
                 evidence=f"{len(begins)} beginning and {len(ends)} end marker(s), or in the wrong order",
