@@ -194,6 +194,28 @@ def test_job_acts_as_its_role(cloud: JobCloud, alice: User) -> None:
     assert user_id.endswith(":SageMaker")
 
 
+def test_job_of_a_cloud_with_tls_trusts_it(tmp_path: Path) -> None:
+    with JobCloud(tmp_path, "--tls") as cloud:
+        alice = cloud.user("alice")
+        job = alice.run(
+            """
+            import boto3, json, os, ssl, urllib.request
+            context = ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"])
+            url = os.environ["AWS_ENDPOINT_URL"]
+            try:
+                urllib.request.urlopen(url, context=context)
+            except urllib.error.HTTPError:
+                pass  # an answer, whichever: the certificate was good
+            arn = boto3.client("sts").get_caller_identity()["Arn"]
+            print(json.dumps([url, arn.rsplit("/", 1)[-1]]))
+            """
+        )
+        assert (job["TrainingJobStatus"], job.get("FailureReason")) == ("Completed", None)
+        url, session = printed(alice, job)
+        assert (url, session) == (cloud.info["endpoint_url"], "SageMaker")
+        assert url.startswith("https://")
+
+
 def test_isolated_job_has_no_keys(alice: User) -> None:
     job = alice.run(
         "import json, os; print(json.dumps(sorted(n for n in os.environ if n.startswith('AWS_'))))",

@@ -42,17 +42,22 @@ class JobCloud:
     ``sm-ssh emulator start --json`` with a home of its own below ``folder``; ended at the end of the block.
 
     Args:
+        options: more options of the command.
         prefix: a command line that runs the command after it.
         environment: more variables for the cloud.
     """
 
     def __init__(
-        self, folder: Path, *, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *options: str,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.temporary = folder / "tmp"
         self.temporary.mkdir(parents=True)
         self.temporary.chmod(0o777)  # also for a cloud that runs as somebody else
-        self._command = [*prefix, sys.executable, "-c", START, "emulator", "start", "--json"]
+        self._command = [*prefix, sys.executable, "-c", START, "emulator", "start", "--json", *options]
         self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.temporary),
@@ -100,6 +105,7 @@ class User:
                 service,
                 region_name=self.info["region"],
                 endpoint_url=self.info["endpoint_url"],
+                verify=self.info.get("ca_file"),
                 config=Config(retries={"total_max_attempts": 1}),
             )
         return self._clients[service]
