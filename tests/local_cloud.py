@@ -111,6 +111,7 @@ class LocalCloud:
         self, service: str, access_key_id: str, secret: str, token: str | None = None, **options: Any
     ) -> Any:
         """The same with any keys."""
+        import boto3
         import botocore.session
         from botocore.config import Config
 
@@ -120,7 +121,7 @@ class LocalCloud:
             for name in ("config_file", "credentials_file"):
                 session.set_config_variable(name, os.devnull)
             config = {"retries": {"mode": "standard", "total_max_attempts": 1}, "proxies": {}, **options}
-            self._clients[wanted] = session.create_client(
+            self._clients[wanted] = boto3.Session(botocore_session=session).client(
                 service,
                 region_name=self.info["region"],
                 endpoint_url=self.endpoint_url,

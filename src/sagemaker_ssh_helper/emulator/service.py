@@ -254,6 +254,7 @@ class Cloud:
             return client
 
     def _make_client(self, service: str) -> Any:
+        import boto3
         import botocore.session
         from botocore.config import Config
 
@@ -262,7 +263,7 @@ class Cloud:
         session.set_config_variable("config_file", os.devnull)
         session.set_config_variable("credentials_file", os.devnull)
         session.set_credentials(*self._root_key)
-        return session.create_client(
+        return boto3.Session(botocore_session=session).client(
             service,
             region_name=self.region,
             endpoint_url=self.http_endpoint_url,
