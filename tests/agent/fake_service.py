@@ -253,6 +253,8 @@ class FakeService:
         self.controls: List[_Peer] = []
         """The control channels that are open."""
         self.control_openings = 0
+        self.opening_frames: List[bytes] = []
+        """The first message of each WebSocket."""
         self.sessions: Dict[str, SessionClient] = {}
         self.results: List[AgentTaskComplete] = []
         self.job_acks: List[AgentJobAck] = []
@@ -495,6 +497,7 @@ class FakeService:
                         continue
                     if not opened:
                         opened = True
+                        self.opening_frames.append(event.data)
                         self._opened(peer, session)
                     elif session is not None:
                         session.receive(event.data)

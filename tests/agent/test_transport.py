@@ -81,7 +81,7 @@ def test_silent_server_is_given_up_after_the_timeout() -> None:
         listener.listen()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
-        with pytest.raises(EndpointUnreachable, match=r"no answer within 0\.1 s"):
+        with pytest.raises(EndpointUnreachable, match="no answer in time"):
             Transport({}).request("GET", url, {}, timeout=0.1)
 
 

@@ -20,6 +20,7 @@ from sagemaker_ssh_helper.channels.proxy import Address, Proxy, find_proxy
 from sagemaker_ssh_helper.errors import EndpointUnreachable
 
 DEFAULT_TIMEOUT = 15.0
+_CONNECT_TIMEOUT = 10.0
 # Longer than the pauses between the calls of a start, shorter than servers wait.
 _IDLE_TIMEOUT = 4.0
 _MAX_ANSWER_BYTES = 4 << 20
@@ -111,7 +112,7 @@ class Transport:
                     pass
             return self._exchange(self._connect(parts, proxy, timeout), request, keep=not direct)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unreachable(parts, proxy, error, timeout) from error
+            raise _unreachable(parts, proxy, error) from error
 
     def __del__(self) -> None:
         self.close()
@@ -164,7 +165,8 @@ class Transport:
     def _connect(
         self, url: SplitResult, proxy: Optional[Proxy], timeout: float
     ) -> http.client.HTTPConnection:
-        """A connection that opens with its first request."""
+        """A connection, not open yet."""
+        timeout = min(timeout, _CONNECT_TIMEOUT)
         host, port = url.hostname or "", url.port
         if url.scheme == "http":
             if proxy:
@@ -181,10 +183,12 @@ class Transport:
         with self._lock:
             self._busy.add(connection)
         try:
+            if connection.sock is None:
+                connection.connect()
+            # Whoever aborts sees the socket now, or has said so before.
             if self._aborted:
-                raise ConnectionAbortedError("the agent ends")
-            if connection.sock is not None:
-                connection.sock.settimeout(request.timeout)
+                raise ConnectionAbortedError("the process ends")
+            connection.sock.settimeout(request.timeout)
             # A list is sent as chunks, bytes with their length.
             body = [request.body] if request.chunked else request.body or None
             connection.request(
@@ -212,9 +216,7 @@ def _proxy_headers(proxy: Proxy) -> Dict[str, str]:
     return {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
 
 
-def _unreachable(
-    url: SplitResult, proxy: Optional[Proxy], error: Exception, timeout: float
-) -> EndpointUnreachable:
+def _unreachable(url: SplitResult, proxy: Optional[Proxy], error: Exception) -> EndpointUnreachable:
     """The error to show; the proxy's password is not in it."""
     through = f" through the proxy {proxy}" if proxy else ""
     fix: Optional[str] = None
@@ -224,7 +226,7 @@ def _unreachable(
     elif isinstance(error, socket.gaierror):
         evidence = "its name cannot be resolved"
     elif isinstance(error, socket.timeout):
-        evidence = f"no answer within {timeout:g} s"
+        evidence = "no answer in time"
     else:
         evidence = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return EndpointUnreachable(f"{url.netloc} cannot be reached{through}", evidence=evidence, fix=fix)

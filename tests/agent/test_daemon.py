@@ -1,0 +1,254 @@
+"""The agent as a process: started, online, used, told to end."""
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Iterator, List
+
+import pytest
+
+from agent.agent_thread import make_config
+from agent.fake_service import MI, TIMEOUT, FakeService
+from sagemaker_ssh_helper.agent import rsa
+from sagemaker_ssh_helper.agent.state import State, StateDir
+
+pytestmark = pytest.mark.container
+
+
+@pytest.fixture(scope="module")
+def key() -> bytes:
+    return base64.b64encode(rsa.generate(["openssl", "python"]).serialize())
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    with FakeService() as running:
+        yield running
+
+
+class Daemon:
+    """One process of the agent, in a folder as the set-up leaves it."""
+
+    def __init__(self, service: FakeService, folder: Path, key: bytes, **config: Any) -> None:
+        self.service = service
+        self.state = StateDir.open(str(folder), create=True)
+        self.log = folder / "agent.log"
+        self.state.write(self.state.agent_key, key)
+        self.state.write_config(make_config(log_path=str(self.log), **config))
+        self.process: subprocess.Popen[bytes]
+
+    def start(self, **environ: str) -> "Daemon":
+        command = [sys.executable, "-m", "sagemaker_ssh_helper.agent.daemon", "--state", self.state.path]
+        self.process = subprocess.Popen(
+            command,
+            env={"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": self.service.url, **paths(), **environ},
+            stderr=subprocess.PIPE,
+        )
+        return self
+
+    def __enter__(self) -> "Daemon":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate(timeout=TIMEOUT)
+
+    def wait_for(self, state: State) -> "Daemon":
+        def reached() -> bool:
+            status = self.state.read_status()
+            return status is not None and status.state is state
+
+        self.service.wait(reached, state.value)
+        return self
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(TIMEOUT)
+
+    @property
+    def why(self) -> str:
+        status = self.state.read_status()
+        assert status is not None
+        return status.why
+
+
+def paths() -> "dict[str, str]":
+    return {name: os.environ[name] for name in ("PYTHONPATH", "HOME") if name in os.environ}
+
+
+def test_process_comes_online_and_ends_when_told(service: FakeService, tmp_path: Path, key: bytes) -> None:
+    with Daemon(service, tmp_path / "state", key).start() as daemon:
+        daemon.wait_for(State.ONLINE)
+        online = daemon.state.read_status()
+        status = daemon.end()
+
+    log = daemon.log.read_text()
+    assert status == 0
+    assert online is not None
+    assert online.instance_id == MI
+    assert service.operations()[:3] == [
+        "RegisterManagedInstance",
+        "RequestManagedInstanceRoleToken",
+        "UpdateInstanceInformation",
+    ]
+    assert f"Successfully registered the instance with AWS SSM using Managed instance-id: {MI}" in log
+    assert (daemon.state.read_status() or online).state is State.FAILED
+    assert daemon.why == "the agent was told to end"
+    assert "the-activation-code" not in log
+    assert "token-" not in log
+
+
+def test_restart_uses_the_registration_again(service: FakeService, tmp_path: Path, key: bytes) -> None:
+    with Daemon(service, tmp_path / "state", key).start() as daemon:
+        daemon.wait_for(State.ONLINE).end()
+        daemon.process.communicate()
+        daemon.start().wait_for(State.ONLINE)
+
+    assert service.operations().count("RegisterManagedInstance") == 1
+
+
+def test_second_agent_of_a_node_gives_way(service: FakeService, tmp_path: Path, key: bytes) -> None:
+    with Daemon(service, tmp_path / "state", key).start() as daemon:
+        daemon.wait_for(State.ONLINE)
+        command = [*daemon.process.args]  # type: ignore[misc]  # a list, see start()
+        second = subprocess.run(command, stderr=subprocess.PIPE, timeout=TIMEOUT, check=False)
+
+    assert second.returncode == 3
+    assert second.stderr == b"another agent of this node is running\n"
+    assert service.control_openings == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sessions_end_with_the_agent(service: FakeService, tmp_path: Path, key: bytes, number: int) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with Daemon(service, tmp_path / "state", key).start() as daemon:
+            daemon.wait_for(State.ONLINE)
+            client = service.offer_session(listener.getsockname()[1]).wait_ready()
+            connection, _ = listener.accept()
+            status = daemon.end(number)
+        with connection:
+            rest = connection.recv(1)
+
+    assert status == 0
+    assert service.result(client).final_status == "Cancelled"
+    assert rest == b""
+
+
+def test_agent_can_be_told_to_end_while_it_waits_for_the_service(
+    service: FakeService, tmp_path: Path, key: bytes
+) -> None:
+    service.answers["RegisterManagedInstance"] = [(400, {"__type": "ThrottlingException"})]
+    with Daemon(service, tmp_path / "state", key).start() as daemon:
+        service.wait(lambda: len(service.calls) >= 1, "a registration")
+        began_at = time.monotonic()
+        status = daemon.end()
+        took = time.monotonic() - began_at
+
+    assert status == 0
+    assert took < 5
+    assert "registered" not in daemon.log.read_text().lower().replace("not registered", "")
+
+
+def test_agent_can_be_told_to_end_while_a_call_hangs(tmp_path: Path, key: bytes) -> None:
+    with socket.socket() as silent, FakeService() as service:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Daemon(service, tmp_path / "state", key).start(AWS_ENDPOINT_URL=url) as daemon:
+            connection, _ = silent.accept()
+            with connection:
+                began_at = time.monotonic()
+                status = daemon.end()
+                took = time.monotonic() - began_at
+
+    assert status == 0
+    assert took < 5
+
+
+def test_refused_activation_is_told_in_the_state(service: FakeService, tmp_path: Path, key: bytes) -> None:
+    service.answers["RegisterManagedInstance"] = [
+        (400, {"__type": "ActivationExpired", "message": "The activation is no longer valid"})
+    ]
+    with Daemon(service, tmp_path / "state", key).start() as daemon:
+        status = daemon.process.wait(TIMEOUT)
+
+    assert status == 1
+    assert daemon.wait_for(State.FAILED).why == (
+        "RegisterManagedInstance failed (ActivationExpired: The activation is no longer valid)"
+    )
+
+
+def test_refused_role_token_is_told_while_it_is_tried_again(
+    service: FakeService, tmp_path: Path, key: bytes
+) -> None:
+    service.answers["RequestManagedInstanceRoleToken"] = [(400, {"__type": "AccessDeniedException"})]
+    with Daemon(service, tmp_path / "state", key).start() as daemon:
+        service.wait(lambda: daemon.state.read_status() is not None and daemon.why != "", "a reason")
+        why = daemon.why
+        status = daemon.end()
+
+    assert status == 0
+    assert why == "RequestManagedInstanceRoleToken failed (AccessDeniedException)"
+
+
+def test_folder_without_a_set_up_is_refused(tmp_path: Path) -> None:
+    folder = StateDir.open(str(tmp_path / "state"), create=True).path
+    command = [sys.executable, "-m", "sagemaker_ssh_helper.agent.daemon"]
+    missing = subprocess.run([*command, "--state", folder], stderr=subprocess.PIPE, check=False)
+    usage = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+
+    assert missing.returncode == 1
+    assert b"agent.json is not there. Call setup_and_start_ssh() first" in missing.stderr
+    assert b"usage: python -m sagemaker_ssh_helper.agent.daemon" in usage.stderr
+
+
+def resident_kb(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError("no VmRSS")
+
+
+def test_memory_stays_small_with_ten_sessions_and_after_many(
+    service: FakeService, tmp_path: Path, key: bytes
+) -> None:
+    """The product's limit is 60 MB; the slope over thousands of sessions is the soak test's."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        connections: List[socket.socket] = []
+        accepting = threading.Thread(target=_accept_all, args=(listener, connections), daemon=True)
+        accepting.start()
+        port = listener.getsockname()[1]
+        with Daemon(service, tmp_path / "state", key).start() as daemon:
+            daemon.wait_for(State.ONLINE)
+            for _ in range(100):
+                client = service.offer_session(port).wait_ready()
+                client.close()
+                service.result(client)
+            for _ in range(10):
+                service.offer_session(port).wait_ready()
+            used_kb = resident_kb(daemon.process.pid)
+        listener.shutdown(socket.SHUT_RDWR)
+        accepting.join(TIMEOUT)
+        for connection in connections:
+            connection.close()
+
+    assert used_kb < 60 << 10
+
+
+def _accept_all(listener: socket.socket, connections: List[socket.socket]) -> None:
+    while True:
+        try:
+            connections.append(listener.accept()[0])
+        except OSError:
+            return
