@@ -3,20 +3,20 @@ The launch side, once: what a job needs to be reachable by ssh.
 
 :func:`enable_ssh` edits one boto3 request; :func:`enable_for_session` does the same for every job that is
 created through a boto3 session, whoever builds the request. The SDK wrappers sit on :class:`SshLaunch`.
+
+Notebooks and pipelines import this at their start, so what only a launch needs is imported by the launch.
 """
 
-import json
-import secrets
-import tempfile
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
-from urllib.parse import urlsplit
+from __future__ import annotations
 
-from sagemaker_ssh_helper import archive
-from sagemaker_ssh_helper.client import keys, launches
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
+
 from sagemaker_ssh_helper.errors import LaunchRefused
 from sagemaker_ssh_helper.names import Env, ResourceKind
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 # SageMaker's own limits on the Environment of a training job.
 _MAX_VARIABLES = 100
@@ -70,12 +70,16 @@ class SshLaunch:
         ssh_instance_count: int = 2,
         local_user_id: Optional[str] = None,
         log_to_stdout: bool = False,
-    ) -> "SshLaunch":
+    ) -> SshLaunch:
         """
         A launch by the user of ``session`` (a boto3 session), with a fresh launch id and the user's own key.
 
         ``local_user_id`` replaces the user id that STS tells (``aws:userid``), the value of the tag SSHOwner.
         """
+        import secrets
+
+        from sagemaker_ssh_helper.client import keys
+
         if connection_wait_time is not None:
             connection_wait_time_seconds = int(connection_wait_time.total_seconds())
         if connection_wait_time_seconds < 0 or ssh_instance_count < 1:
@@ -108,6 +112,8 @@ class SshLaunch:
 
     def remember(self, kind: ResourceKind, name: str) -> None:
         """Keep a record of this launch, so that the first connection can tell the job from an impostor."""
+        from sagemaker_ssh_helper.client import launches
+
         launches.save(kind, name, self.launch_id)
 
 
@@ -207,6 +213,11 @@ def _with_variables(name: str, environment: Mapping[str, str], ssh: SshLaunch) -
 
 
 def _with_library(session: Any, name: str, hyperparameters: Mapping[str, str]) -> Dict[str, str]:
+    import tempfile
+    from urllib.parse import urlsplit
+
+    from sagemaker_ssh_helper import archive
+
     program, program_is_json = _plain(hyperparameters[_PROGRAM])
     location, location_is_json = _plain(hyperparameters[_SUBMIT_DIRECTORY])
     if program == archive.LAUNCHER:
@@ -235,6 +246,8 @@ def _with_library(session: Any, name: str, hyperparameters: Mapping[str, str]) -
 
 def _plain(value: str) -> Tuple[str, bool]:
     """A hyperparameter's text, and whether it was JSON-encoded, as the SageMaker SDK does."""
+    import json
+
     try:
         decoded = json.loads(value)
     except ValueError:
@@ -243,4 +256,6 @@ def _plain(value: str) -> Tuple[str, bool]:
 
 
 def _encoded(value: str, as_json: bool) -> str:
+    import json
+
     return json.dumps(value) if as_json else value

@@ -4,15 +4,19 @@ Wrappers that give ssh to what the SageMaker Python SDK launches.
 They work by duck typing: the SDK is never imported here, and its classes are told apart by what they hold.
 """
 
-import abc
-from datetime import timedelta
-from typing import Any, Dict, List, Optional
+from __future__ import annotations
 
-from sagemaker_ssh_helper import archive
+import abc
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
 from sagemaker_ssh_helper.errors import LaunchRefused, TargetNotFound
 from sagemaker_ssh_helper.launch import SshLaunch, role_name
-from sagemaker_ssh_helper.manager import SSMManager
 from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from sagemaker_ssh_helper.manager import SSMManager
 
 
 class SSHEnvironmentWrapper(abc.ABC):
@@ -33,6 +37,8 @@ class SSHEnvironmentWrapper(abc.ABC):
     @classmethod
     def dependency_dir(cls) -> str:
         """A folder with this library, to be given to the SDK: ``dependencies=[….dependency_dir()]``."""
+        from sagemaker_ssh_helper import archive
+
         return archive.dependency_dir()
 
     @staticmethod
@@ -85,6 +91,8 @@ class SSHEnvironmentWrapper(abc.ABC):
         return 1
 
     def _manager(self) -> SSMManager:
+        from sagemaker_ssh_helper.manager import SSMManager
+
         return SSMManager(session=self._boto_session())
 
     def _region(self) -> str:
@@ -119,7 +127,7 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
         local_user_id: Optional[str] = None,
         log_to_stdout: bool = False,
         connection_wait_time: Optional[timedelta] = None,
-    ) -> "SSHEstimatorWrapper":
+    ) -> SSHEstimatorWrapper:
         """
         Give ssh to ``estimator``, an estimator of the SageMaker SDK that was not started yet.
 
@@ -163,7 +171,7 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
         return cls(estimator, ssh)
 
     @classmethod
-    def attach(cls, training_job_name: str, sagemaker_session: Any = None) -> "SSHEstimatorWrapper":
+    def attach(cls, training_job_name: str, sagemaker_session: Any = None) -> SSHEstimatorWrapper:
         """
         A wrapper for a training job that was launched earlier, by whatever means.
 
@@ -235,8 +243,10 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
 
 
 def _add_dependency(estimator: Any, folder: str) -> None:
+    from sagemaker_ssh_helper.archive import PACKAGE
+
     # A folder of that name may be there already, from the same method: SageMaker flattens them by name.
-    kept = [path for path in estimator.dependencies or [] if not str(path).endswith(archive.PACKAGE)]
+    kept = [path for path in estimator.dependencies or [] if not str(path).endswith(PACKAGE)]
     estimator.dependencies = [*kept, folder]
 
 
@@ -259,5 +269,5 @@ class _AttachedJob:
             ) from error
 
     @property
-    def latest_training_job(self) -> "_AttachedJob":
+    def latest_training_job(self) -> _AttachedJob:
         return self

@@ -174,9 +174,19 @@ class Job:
 
 
 def launch(
-    laptop: Laptop, script: str = "print('trained')", *, wait: int = 600, ssh: bool = True, **request: Any
+    laptop: Laptop,
+    script: str = "print('trained')",
+    *,
+    wait: int = 600,
+    ssh: bool = True,
+    keep_program: bool = False,
+    **request: Any,
 ) -> Job:
-    """A job that runs ``script``; with ``ssh`` it waits for a connection ``wait`` seconds."""
+    """
+    A job that runs ``script``; with ``ssh`` it waits for a connection ``wait`` seconds.
+
+    With ``keep_program`` the script itself starts ssh: the library is there, and nothing stands before it.
+    """
     name = request.pop("name", f"job-{secrets.token_hex(4)}")
     bucket = f"sagemaker-{laptop.info['region']}-{laptop.info['account_id']}"
     key = f"{name}/code/sourcedir.tar.gz"
@@ -207,14 +217,15 @@ def launch(
         """
         import boto3, json, sys
         from sagemaker_ssh_helper.launch import enable_ssh
-        request, ssh, wait = json.loads(sys.argv[1]), sys.argv[2] == "True", int(sys.argv[3])
+        request, ssh, wait, keep_program = (json.loads(word) for word in sys.argv[1:])
         if ssh:
+            program = request["HyperParameters"]["sagemaker_program"]
             request = enable_ssh(request, connection_wait_time_seconds=wait)
+            if keep_program:
+                request["HyperParameters"]["sagemaker_program"] = program
         boto3.client("sagemaker").create_training_job(**request)
         """,
-        json.dumps(full),
-        str(ssh),
-        str(wait),
+        *(json.dumps(value) for value in (full, ssh, wait, keep_program)),
     )
     return Job(laptop, name)
 
