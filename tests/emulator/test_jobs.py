@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from emulator.training_jobs import AS_NOBODY, JobCloud, User, unpacked, until
+from emulator.training_jobs import AS_NOBODY, WITHOUT_MOUNTS, JobCloud, User, unpacked, until
 
 # A child of a child in a session of its own, deaf to polite signals.
 ESCAPE = """
@@ -536,6 +536,23 @@ def test_what_a_script_left_running_ends_with_it(alice: User) -> None:
     assert len(alice.log(job["TrainingJobName"])) == 1
 
 
+def test_job_that_kills_its_supervisor_ends(alice: User) -> None:
+    job = alice.run(
+        """
+        import os, time
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(8)  # holds the log's pipe, and nobody is left who would know of it
+            os._exit(0)
+        os.kill(os.getppid(), 9)
+        time.sleep(600)
+        """
+    )
+
+    assert job["TrainingJobStatus"] == "Failed"
+    assert job["FailureReason"].endswith(", exit code: 137")
+
+
 # -- its log ---------------------------------------------------------------------------------------------
 
 
@@ -646,8 +663,9 @@ def test_nothing_survives_the_cloud(tmp_path: Path, number: int) -> None:
     until(lambda: not list(cloud.temporary.glob("sm-ssh-cloud-*")), "the cloud's folder to go")
 
 
-def test_jobs_run_for_an_ordinary_user(tmp_path: Path) -> None:
-    prefix = [sys.executable, "-c", AS_NOBODY] if os.geteuid() == 0 else []
+@pytest.mark.parametrize("become", [AS_NOBODY, WITHOUT_MOUNTS])
+def test_jobs_run_where_opt_ml_cannot_be_theirs(tmp_path: Path, become: str) -> None:
+    prefix = [sys.executable, "-c", become] if os.geteuid() == 0 else []
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     with JobCloud(tmp_path / "cloud", prefix=prefix) as cloud:
@@ -666,7 +684,7 @@ def test_jobs_run_for_an_ordinary_user(tmp_path: Path) -> None:
         )
         assert (job["TrainingJobStatus"], job.get("FailureReason")) == ("Completed", None)
         uid, base, cwd, small, arguments = printed(alice, job)
-        assert uid != 0
+        assert uid != 0 or become == WITHOUT_MOUNTS
         assert base.startswith(str(cloud.temporary))
         assert (cwd, small) == (f"{base}/code", "1,2")
         assert arguments == ["--model_dir", f"{base}/model"]

@@ -162,7 +162,7 @@ def test_command_gets_default_signal_handling_and_no_socket() -> None:
 def test_descendant_that_escaped_ends_with_the_main_process() -> None:
     with Output() as output:
 
-        async def work() -> tuple[int, int]:
+        async def work() -> tuple[int, bool]:
             source = textwrap.dedent(ESCAPING) + "\nos.read(0, 1); raise SystemExit(4)\n"
             stdin_read, stdin_write = os.pipe()
             process = await Supervised.start(
@@ -171,9 +171,9 @@ def test_descendant_that_escaped_ends_with_the_main_process() -> None:
             os.close(stdin_read)
             await asyncio.to_thread(output.read_until, lambda data: b"escaped" in data)
             os.close(stdin_write)  # from now on the main process may end
-            return await process.wait(), process.leftovers
+            return await process.wait(), process.complete
 
-        assert run(work) == (4, 0)
+        assert run(work) == (4, True)
         assert output.read_all() == b""
 
 

@@ -37,6 +37,14 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+# Stays whoever it is, without the right to mount.
+WITHOUT_MOUNTS = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(24, 21, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_SYS_ADMIN
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class JobCloud:
     """
     ``sm-ssh emulator start --json`` with a home of its own below ``folder``; ended at the end of the block.

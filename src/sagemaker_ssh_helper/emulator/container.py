@@ -5,6 +5,7 @@ What runs in a node: a main process with everything it starts, and its output on
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from typing import Any
 from .job_logs import LogPump
 from .node import Node
 from .supervised import Supervised
+
+logger = logging.getLogger(__name__)
+
+DRAIN_TIMEOUT = 2.0
+"""Seconds that the output of a container is waited for when some of its processes may still run."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,11 @@ class Container:
     async def wait(self) -> Ended:
         """Until all its processes have ended and all output is in the log. Safe to cancel and to repeat."""
         status = await self._process.wait()
-        await self._drained.wait()
+        try:
+            # Somebody who could not be ended may hold the pipe for ever.
+            await asyncio.wait_for(self._drained.wait(), None if self._process.complete else DRAIN_TIMEOUT)
+        except asyncio.TimeoutError:
+            logger.warning("! processes of %s could not be ended", self.node.root)
         return Ended(status if status >= 0 else 128 - status, self._pump.tail())
 
     def stop(self, grace: float) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import secrets
 import shlex
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -207,8 +208,7 @@ class TrainingRun:
     def _remove_nodes(self) -> None:
         for node in self._nodes:
             node.remove()
-        if self._root.exists():
-            self._root.rmdir()
+        shutil.rmtree(self._root, ignore_errors=True)
 
     def _failure_reason(self, ended: list[Ended], entry: Entry) -> str | None:
         """FailureReason in SageMaker's words; None when every container ended well."""

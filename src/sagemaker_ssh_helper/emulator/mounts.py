@@ -52,6 +52,13 @@ def available() -> bool:
     trial = subprocess.run(
         command_with({"/tmp": "/tmp"}, ["true"]), stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
+    if trial.returncode != 0:
+        import logging  # this file is a program too, which every job waits for
+
+        reason = trial.stderr.decode("utf-8", "replace").strip()
+        logging.getLogger(__name__).warning(
+            "! jobs have no /opt/ml of their own here, they find theirs by SAGEMAKER_BASE_DIR: %s", reason
+        )
     return trial.returncode == 0
 
 

@@ -80,7 +80,7 @@ class Node:
         """Delete its folders, after its processes have ended. Blocks."""
         try:
             shutil.rmtree(self.root)
-        except PermissionError:
+        except OSError:
             for folder, _, _ in os.walk(self.root):  # from the top, so that each can be entered
                 os.chmod(folder, 0o700)
             shutil.rmtree(self.root, ignore_errors=True)

@@ -36,8 +36,8 @@ class Supervised:
         self._wait_task: asyncio.Task[int] | None = None
         self.pid = 0
         """Process id of the command itself."""
-        self.leftovers = 0
-        """After the end: how many descendants could not be ended."""
+        self.complete = False
+        """After the end: whether it is known that no descendant is left."""
 
     @classmethod
     async def start(
@@ -120,7 +120,7 @@ class Supervised:
         while line := await self._reader.readline():
             word, *values = line.decode().split()
             if word == "ended":
-                status, self.leftovers = int(values[0]), int(values[1])
+                status, self.complete = int(values[0]), int(values[1]) == 0
         await self._close()
         return status
 
