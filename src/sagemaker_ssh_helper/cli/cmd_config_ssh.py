@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
         "goes stale. Run again with other options to change it; without options, the chosen ones stay.",
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--dry-run", action="store_true", help="print the difference, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the difference, write nothing")
     what.add_argument("--print", action="store_true", help="print the block, write nothing")
     what.add_argument(
         "--remove", action="store_true", help="take the block out; the rest stays byte for byte"

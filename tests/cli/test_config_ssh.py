@@ -1,0 +1,111 @@
+"""``config-ssh`` as a user runs it: the block comes, stays the same, changes and goes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+OTHERS = b"# mine\nHost bastion\n  User jump\n"
+
+
+@pytest.fixture
+def config(home: Path) -> Path:
+    path = home / ".ssh" / "config"
+    path.parent.mkdir()
+    path.write_bytes(OTHERS)
+    return path
+
+
+def test_it_is_written_once_and_removed_without_a_trace(sm_ssh: Run, config: Path) -> None:
+    first = sm_ssh("config-ssh")
+    written = config.read_bytes()
+    assert first.returncode == 0
+    assert first.stdout == b""
+    assert b"wrote the block" in first.stderr
+    assert written.endswith(OTHERS)
+    assert b" start-proxy --user %r %n\n" in written
+
+    again = sm_ssh("config-ssh")
+    assert b"no changes to make" in again.stderr
+    assert config.read_bytes() == written
+
+    removed = sm_ssh("config-ssh", "--remove")
+    assert removed.returncode == 0
+    assert config.read_bytes() == OTHERS
+    assert sorted(os.listdir(config.parent)) == ["config"]
+    assert b"no changes to make" in sm_ssh("config-ssh", "--remove").stderr
+
+
+def test_a_file_that_was_not_there_goes_again(sm_ssh: Run, home: Path) -> None:
+    path = home / ".ssh" / "config"
+    assert sm_ssh("config-ssh").returncode == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert sm_ssh("config-ssh").returncode == 0
+    assert sm_ssh("config-ssh", "--remove").returncode == 0
+    assert not path.exists()
+
+
+def test_a_file_that_was_empty_stays_empty(sm_ssh: Run, config: Path) -> None:
+    config.write_bytes(b"")
+    sm_ssh("config-ssh")
+    sm_ssh("config-ssh", "--remove")
+    assert config.read_bytes() == b""
+
+
+def test_chosen_options_stay_until_others_are_chosen(sm_ssh: Run, config: Path) -> None:
+    sm_ssh("config-ssh", "--profile", "ml-dev", "-o", "ForwardAgent yes")
+    chosen = config.read_bytes()
+    assert b"start-proxy --profile ml-dev --user %r %n" in chosen
+    assert b"  ForwardAgent yes\n" in chosen
+    sm_ssh("config-ssh")
+    assert config.read_bytes() == chosen
+    sm_ssh("config-ssh", "--region", "eu-west-1")
+    assert b"start-proxy --region eu-west-1 --user %r %n" in config.read_bytes()
+    assert b"ml-dev" not in config.read_bytes()
+
+
+def test_a_dry_run_prints_the_difference_and_writes_nothing(sm_ssh: Run, config: Path, home: Path) -> None:
+    done = sm_ssh("config-ssh", "--dry-run")
+    assert done.returncode == 0
+    assert done.stderr == b""
+    assert done.stdout.startswith(f"--- {config}\n+++ {config}\n".encode())
+    assert config.read_bytes() == OTHERS
+    sm_ssh("config-ssh")
+    assert sm_ssh("config-ssh", "--dry-run").stdout == b""
+    assert b"\n-# >>> sm-ssh >>>" in sm_ssh("config-ssh", "--dry-run", "--remove").stdout
+
+
+def test_printing_writes_nothing(sm_ssh: Run, home: Path) -> None:
+    done = sm_ssh("config-ssh", "--print", "--profile", "p")
+    assert done.stdout.startswith(b"# >>> sm-ssh >>>")
+    assert done.stdout.endswith(b"# <<< sm-ssh <<<\n")
+    assert list(home.iterdir()) == []
+
+
+def test_broken_markers_are_refused_and_the_file_stays(sm_ssh: Run, config: Path) -> None:
+    config.write_bytes(OTHERS + b"# <<< sm-ssh <<<\n")
+    for words in ([], ["--remove"], ["--dry-run"]):
+        done = sm_ssh("config-ssh", *words)
+        assert done.returncode == 9
+        assert b"error[local-setup]: the sm-ssh block in" in done.stderr
+    assert config.read_bytes() == OTHERS + b"# <<< sm-ssh <<<\n"
+
+
+def test_another_file_can_be_named(sm_ssh: Run, config: Path, home: Path) -> None:
+    other = home / "other config"
+    assert sm_ssh("config-ssh", "--ssh-config-file", str(other)).returncode == 0
+    assert other.read_bytes().startswith(b"# >>> sm-ssh >>>")
+    assert config.read_bytes() == OTHERS
+
+
+def test_a_file_that_cannot_be_written_is_told(sm_ssh: Run, home: Path) -> None:
+    (home / ".ssh").write_text("in the way")
+    done = sm_ssh("config-ssh")
+    assert done.returncode == 9
+    assert b"error[local-setup]" in done.stderr
+    assert b"Traceback" not in done.stderr
