@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .job_logs import LogPump
-from .node import Node
-from .supervised import Supervised
+from sagemaker_ssh_helper.emulator.job_logs import LogPump
+from sagemaker_ssh_helper.emulator.node import Node
+from sagemaker_ssh_helper.emulator.supervised import Supervised
 
 logger = logging.getLogger(__name__)
 

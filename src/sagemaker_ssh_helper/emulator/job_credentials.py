@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .identities import ContainerCredentials, Credentials, credential_document
-from .service import Caller, Cloud
+from sagemaker_ssh_helper.emulator.identities import ContainerCredentials, Credentials, credential_document
+from sagemaker_ssh_helper.emulator.service import Caller, Cloud
 
 LIFETIME_SECONDS = 6 * 3600.0
 REFRESH_SECONDS = 3600.0

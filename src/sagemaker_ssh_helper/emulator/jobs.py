@@ -17,16 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sagemaker_ssh_helper.emulator import mounts
+from sagemaker_ssh_helper.emulator.container import Container, Ended
+from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
+from sagemaker_ssh_helper.emulator.job_storage import StorageError
+from sagemaker_ssh_helper.emulator.node import Node
+from sagemaker_ssh_helper.emulator.service import Cloud
+from sagemaker_ssh_helper.emulator.training_record import Status, TrainingRecord, utc_now
+from sagemaker_ssh_helper.emulator.training_setup import Entry, TrainingSetup
 from sagemaker_ssh_helper.names import ResourceKind, node_name
-
-from . import mounts
-from .container import Container, Ended
-from .job_credentials import JobCredentials
-from .job_storage import StorageError
-from .node import Node
-from .service import Cloud
-from .training_record import Status, TrainingRecord, utc_now
-from .training_setup import Entry, TrainingSetup
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sagemaker_ssh_helper.emulator import mounts
+from sagemaker_ssh_helper.emulator.supervised import Supervised
 from sagemaker_ssh_helper.names import Env
-
-from . import mounts
-from .supervised import Supervised
 
 BASE = "/opt/ml"
 """Where a SageMaker container has everything that SageMaker puts there or takes from there."""

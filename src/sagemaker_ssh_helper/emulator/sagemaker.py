@@ -17,16 +17,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from sagemaker_ssh_helper.emulator import mounts, other_resources, training_toolkit
+from sagemaker_ssh_helper.emulator.job_credentials import SESSION_NAME, JobCredentials, RoleSession
+from sagemaker_ssh_helper.emulator.job_storage import S3Uri
+from sagemaker_ssh_helper.emulator.jobs import JobSettings, TrainingRun
+from sagemaker_ssh_helper.emulator.node import BASE
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud, Operation
+from sagemaker_ssh_helper.emulator.training_record import TrainingRecord, utc_now
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import Env, ResourceKind
-
-from . import mounts, other_resources, training_toolkit
-from .job_credentials import SESSION_NAME, JobCredentials, RoleSession
-from .job_storage import S3Uri
-from .jobs import JobSettings, TrainingRun
-from .node import BASE
-from .service import ApiError, Call, Cloud, Operation
-from .training_record import TrainingRecord, utc_now
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import job_storage, training_toolkit
-from .job_credentials import JobCredentials
-from .job_storage import S3Uri, StorageError
-from .node import BASE, Node
-from .service import Cloud
-from .training_record import TrainingRecord
+from sagemaker_ssh_helper.emulator import job_storage, training_toolkit
+from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
+from sagemaker_ssh_helper.emulator.job_storage import S3Uri, StorageError
+from sagemaker_ssh_helper.emulator.node import BASE, Node
+from sagemaker_ssh_helper.emulator.service import Cloud
+from sagemaker_ssh_helper.emulator.training_record import TrainingRecord
 
 INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 """The network interface that nodes of one job share here."""
