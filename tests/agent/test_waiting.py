@@ -67,6 +67,21 @@ def test_a_stop_before_the_wait_began_is_not_lost(state):
         assert waiter.ended
 
 
+def test_a_stop_at_the_moment_the_wait_begins_is_not_lost(state, monkeypatch):
+    opened = os.open
+
+    def stopped_meanwhile(path, *rest, **options):
+        descriptor = opened(path, *rest, **options)
+        if os.path.dirname(path) == state.waiting:
+            stop_all(state)
+        return descriptor
+
+    with Waiter(state, "test") as waiter:
+        monkeypatch.setattr(os, "open", stopped_meanwhile)
+
+        assert waiter.wait(LONG) is False
+
+
 def test_a_wait_ends_when_what_it_watches_says_so(state):
     answers = iter([False, False, True])
 

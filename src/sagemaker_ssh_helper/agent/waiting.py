@@ -19,6 +19,7 @@ from sagemaker_ssh_helper.agent.state import State, StateDir, Status
 from sagemaker_ssh_helper.errors import LocalSetup
 
 _POLL_INTERVAL = 0.1
+_ENTRY_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Waiter:
         self._path = os.path.join(state.waiting, f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json")
         now = time.time()
         self._entry = Waiting(os.getpid(), what, now, 0.0 if seconds is None else now + seconds)
-        self._write()
+        state.write(self._path, self._text())
 
     def wait(self, seconds: float, *, unless: Callable[[], bool] = lambda: False) -> bool:
         """
@@ -54,8 +55,15 @@ class Waiter:
         ``unless`` (asked ten times a second) became true.
         """
         self._entry = dataclasses.replace(self._entry, until=time.time() + seconds)
-        if not self.ended:
-            self._write()
+        try:
+            # Into the file that is there: one made anew would undo a stop that comes at this moment.
+            descriptor = os.open(self._path, os.O_WRONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            os.write(descriptor, self._text())
+        finally:
+            os.close(descriptor)
         deadline = time.monotonic() + seconds
         while not self.ended and not unless():
             left = deadline - time.monotonic()
@@ -75,9 +83,9 @@ class Waiter:
     def __exit__(self, *exc_info: object) -> None:
         _remove(self._path)
 
-    def _write(self) -> None:
-        data = json.dumps(dataclasses.asdict(self._entry)).encode("utf-8")
-        self._state.write(self._path, data)
+    def _text(self) -> bytes:
+        """Always of the same length, so that one write replaces it."""
+        return json.dumps(dataclasses.asdict(self._entry)).ljust(_ENTRY_BYTES).encode("utf-8")
 
 
 def list_all(state: StateDir) -> List[Waiting]:
