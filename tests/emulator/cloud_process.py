@@ -17,7 +17,10 @@ TIMEOUT = 20.0  # seconds; every answer comes much sooner
 
 
 class CloudProcess(LocalCloud):
-    """A local cloud in a process of its own; a context manager."""
+    """A local cloud in a process of its own, which logs everything; a context manager."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        super().__init__(folder, *options, environment={"SM_SSH_DEBUG": "true"})
 
     @property
     def region(self) -> str:
@@ -30,7 +33,8 @@ class CloudProcess(LocalCloud):
 
     @property
     def log_text(self) -> str:
-        return self.log.read_text()
+        """What it logged so far."""
+        return "".join(path.read_text() for path in (self.log.parent / "home").rglob("sm-ssh/logs/*.log"))
 
     @property
     def memory_bytes(self) -> int:

@@ -42,6 +42,7 @@ from sagemaker_ssh_helper.protocol.websocket import (
     Role,
     WebSocket,
     client_request,
+    mask,
     new_key,
     parse_response,
 )
@@ -65,6 +66,7 @@ class Peer:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._machine = WebSocket(Role.CLIENT, random_bytes=os.urandom)
         self._events: List[Event] = []
+        self._send_timeout = TIMEOUT
         key = new_key(os.urandom(16))
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
         others = [(name, value) for name, value in headers.items() if name.lower() != "host"]
@@ -99,6 +101,43 @@ class Peer:
     def send_raw(self, data: bytes) -> None:
         """Bytes that may be no WebSocket frame at all."""
         self._socket.sendall(data)
+
+    def send_strictly(self, *messages: bytes) -> None:
+        """The same. Raises TimeoutError when the other end takes nothing for ``set_send_timeout`` seconds."""
+        self._machine.send_messages(messages)
+        self._socket.settimeout(self._send_timeout)
+        self._socket.sendall(self._machine.data_to_send())
+
+    def set_send_timeout(self, seconds: float) -> None:
+        self._send_timeout = seconds
+
+    def send_fragment(self, data: bytes, *, first: bool, last: bool = False) -> None:
+        """One fragment of a binary message. Raises Lost or OSError once nobody takes it."""
+        if self.has_event():
+            self.receive_event()
+        head = (0x82 if last else 0x02) if first else (0x80 if last else 0x00)
+        length = b"\xff" + len(data).to_bytes(8, "big") if len(data) > 0xFFFF else None
+        if length is None:
+            length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
+        key = os.urandom(4)
+        self.send_raw(bytes([head]) + length + key + mask(data, key))
+
+    def send_fragmented(self, data: bytes, size: int) -> None:
+        """One binary message in fragments of ``size`` bytes, which may be a few hundred at most."""
+        for at in range(0, len(data), size):
+            self.send_fragment(data[at : at + size], first=at == 0, last=at + size >= len(data))
+
+    def has_event(self) -> bool:
+        """Whether something is there to receive."""
+        if self._events:
+            return True
+        self._socket.settimeout(0)
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+        finally:
+            self._socket.settimeout(TIMEOUT)
 
     def ping(self, data: bytes) -> None:
         self._machine.send_ping(data)

@@ -131,6 +131,8 @@ class LiveSession:
         self._offer_key = f"session {session.id}"
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._closed: bytes | None = None
+        # Why we are ending it, and what the agent reported: status and output.
+        self._reason: tuple[str, str] | None = None
         self._result: tuple[str, str] | None = None
         self._is_forgotten = False
 
@@ -159,14 +161,14 @@ class LiveSession:
                 session_owner=session.owner_arn,
             ),
         )
-        self._arm("agent", self._timing.offer, self._fail, "The agent did not take the session.")
-        self._arm("client", self._timing.first_client, self._fail, "The client did not come.")
+        self._arm("agent", self._timing.offer, self.fail, "The agent did not take the session.")
+        self._arm("client", self._timing.first_client, self._give_up, "The client did not come.")
 
     def agent_asked(self) -> None:
         """The agent asked for the data channel, which is how it takes the offer."""
         self._link.outbox.settle(self._offer_key)
         if self.relay.to_agent.socket is None:
-            self._arm("agent", self._timing.agent_resume, self._fail, _AGENT_LOST)
+            self._arm("agent", self._timing.agent_resume, self.fail, _AGENT_LOST)
 
     def attach(self, socket: DataSocket, side: str) -> None:
         """One side opened the data channel. Raises Refused when it is too late."""
@@ -199,12 +201,12 @@ class LiveSession:
                 self._end_linger()
         elif side == "client":
             self.session.status = Status.DISCONNECTED
-            self._arm("client", self._timing.client_resume, self._fail, "The client did not come back.")
+            self._arm("client", self._timing.client_resume, self._give_up, "The client did not come back.")
         elif self._result is not None:
             self._complete()
         else:
             self.session.status = Status.DISCONNECTED
-            self._arm("agent", self._timing.agent_resume, self._fail, _AGENT_LOST)
+            self._arm("agent", self._timing.agent_resume, self.fail, _AGENT_LOST)
 
     def agent_completed(self, final_status: str, output: str) -> None:
         """The agent reported how the session ended. It may do so more than once."""
@@ -241,8 +243,8 @@ class LiveSession:
 
     # -- within --
 
-    def _fail(self, output: str) -> None:
-        self._stop(Status.FAILED, output)
+    def _give_up(self, output: str) -> None:
+        self._stop(Status.TERMINATED, output)
 
     def _stop(self, status: str, output: str) -> None:
         if self.is_over:
@@ -253,6 +255,7 @@ class LiveSession:
         self._disarm_all()
         payload = closed_payload(self.session.id, self.session.target, output)
         self._closed = channel_closed(payload)
+        self._reason = (status, output)
         is_told = self.relay.tell_agent(self._closed)
         if was_offered and not is_told:
             is_told = self._link.send(payload)
@@ -263,6 +266,9 @@ class LiveSession:
             self._end(status, output)
 
     def _complete(self) -> None:
+        if self._reason is not None:
+            self._end(*self._reason)
+            return
         assert self._result is not None, "the agent has not reported"
         final_status, output = self._result
         if self._closed is None:

@@ -17,7 +17,7 @@ module                 what it holds
 from collections.abc import Mapping
 from typing import Any
 
-from .ec2messages import MessageDelivery
+from .ec2messages import POLL_HOLD, MessageDelivery
 from .live_session import SessionTiming
 from .managed_instances import PingTiming
 from .service import ApiError, Cloud, Operation
@@ -25,7 +25,7 @@ from .ssm_commands import CommandOperations
 from .ssm_instances import Instances
 from .ssm_registration import Registration
 from .ssm_sessions import SessionOperations
-from .ssm_state import State
+from .ssm_state import TOKEN_LIFETIME, State
 
 
 class SsmService:
@@ -58,6 +58,7 @@ class SsmService:
         register("ping-status", self.switch_ping_status, self.reset_ping_status)
         register("registration-limit", self.switch_registration_limit, self.reset_registration_limit)
         register("token-lifetime", self.switch_token_lifetime, self.reset_token_lifetime)
+        register("message-poll", self.switch_message_poll, self.reset_message_poll)
 
     # -- switches --
 
@@ -96,13 +97,25 @@ class SsmService:
 
     async def switch_token_lifetime(self, body: Mapping[str, Any]) -> None:
         """``{"kind": "token-lifetime", "seconds": 120}``: of the credentials that instances get."""
-        seconds = body.get("seconds")
-        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or seconds < 1:
-            raise ApiError("ValidationException", "seconds must be a number from 1.")
-        self.state.token_lifetime = float(seconds)
+        self.state.token_lifetime = _seconds(body, 1)
 
     async def reset_token_lifetime(self) -> None:
-        self.state.token_lifetime = 3600.0
+        self.state.token_lifetime = TOKEN_LIFETIME
+
+    async def switch_message_poll(self, body: Mapping[str, Any]) -> None:
+        """``{"kind": "message-poll", "seconds": 1}``: how long GetMessages waits for a message."""
+        self.message_delivery.hold = _seconds(body, 0)
+
+    async def reset_message_poll(self) -> None:
+        self.message_delivery.hold = POLL_HOLD
+
+
+def _seconds(body: Mapping[str, Any], least: float) -> float:
+    """The ``seconds`` of a switch. Raises ApiError."""
+    seconds = body.get("seconds")
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not least <= seconds < 1_000_000:
+        raise ApiError("ValidationException", f"seconds must be a number from {least}.")
+    return float(seconds)
 
 
 def _set_numbers(target: object, body: Mapping[str, Any]) -> None:

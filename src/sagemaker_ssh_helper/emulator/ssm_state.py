@@ -17,6 +17,8 @@ from .tags import resource_context
 
 # Numbers of the service: how many managed instances an account may have, by tier.
 REGISTRATION_LIMITS: Mapping[str, int] = {"standard": 1_000, "advanced": 20_000}
+TOKEN_LIFETIME = 3600.0
+"""Seconds for which the credentials of an instance are good; agents renew them after half of it."""
 
 
 class State:
@@ -42,7 +44,7 @@ class State:
         self.tier_changed_at: float | None = None
         self.tier_changed_by = ""
         self.registration_limit: int | None = None
-        self.token_lifetime = 3600.0
+        self.token_lifetime = TOKEN_LIFETIME
 
     def arn(self, resource: str) -> str:
         """The ARN of a resource of this account, such as ``managed-instance/mi-…``."""
