@@ -267,6 +267,13 @@ def test_a_public_key_that_is_none_is_not_used_and_said_in_the_log(start, aws):
     assert (Path(job.state_path) / "authorized_keys").read_text() == ""
 
 
+def test_asking_for_the_official_agent_gets_ours_and_a_word_in_the_log(start, aws):
+    status = status_of(start(SSH_AGENT="official"))
+
+    assert len(aws.parameters("CreateActivation")) == 1
+    assert "SSH_AGENT=official: this version runs its own agent only" in Path(status.log).read_text()
+
+
 def test_no_value_of_the_environment_is_logged(start, aws):
     job = start(SSH_LOG_TO_STDOUT="true")
     job.goes_on()

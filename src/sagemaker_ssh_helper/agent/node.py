@@ -166,6 +166,8 @@ def _activate(
         raise LocalSetup("the AWS region is not known", fix="Set AWS_REGION in the job's environment")
     name = instance_name(here.node, here.name, here.kind)
     _logger.info("= setting up %s in %s", name, region)
+    if environ.get(Env.AGENT, "").strip().lower() == "official":
+        _logger.warning("! %s=official: this version runs its own agent only", Env.AGENT)
 
     transport = Transport(environ)
     credentials = ContainerCredentials(environ, transport)
