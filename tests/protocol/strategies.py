@@ -229,3 +229,23 @@ def counter_bytes() -> Callable[[int], bytes]:
         return taken[:size]
 
     return take
+
+
+# What a peer may send and Python's json would take: none of it is JSON, or none of it is text.
+HOSTILE_JSON = [
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"1",
+    b"\xff",
+    b'\xef\xbb\xbf{"SessionId":"s"}',
+    b'{"a":NaN}',
+    b'{"a":-Infinity}',
+    b'{"a":1e999}',
+    b'{"a":' + b"9" * 100000 + b"}",
+    b'{"a":' + b"[" * 100000,
+    b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b"{} {}",
+]

@@ -6,7 +6,7 @@ from typing import Dict
 
 import pytest
 
-from sagemaker_ssh_helper.protocol import control_channel, message, payloads, websocket
+from sagemaker_ssh_helper.protocol import control_channel, go_json, message, payloads, websocket
 from sagemaker_ssh_helper.protocol.message import Flag, MessageType, PayloadType
 from sagemaker_ssh_helper.protocol.payloads import JobAckStatus
 
@@ -49,7 +49,7 @@ def test_every_answer_to_a_command_has_a_row(name: str) -> None:
         f"end with `{payloads.TRUNCATED}`",
         f"At most {control_channel.MAX_RESENDS_AT_ONCE} are sent again",
         f"at most {control_channel.MAX_PENDING} or {control_channel.MAX_PENDING_BYTES >> 20} MiB",
-        f"more than {payloads._MAX_INTEGER_DIGITS} digits",
+        f"more than {go_json._MAX_INTEGER_DIGITS} digits",
     ],
 )
 def test_every_number_in_the_text_is_the_one_in_the_code(sentence: str) -> None:

@@ -98,6 +98,14 @@ def test_bytes_one_by_one_give_the_same_events(role: Role) -> None:
 
 
 @both_roles
+def test_large_message_byte_by_byte_until_its_payload(role: Role) -> None:
+    sent, events = play(peer_of(role), [("binary", bytes(65536))])
+    pieces = [sent[at : at + 1] for at in range(16)] + [sent[16:40000], sent[40000:]]
+
+    assert receive(websocket(role), pieces) == (events, None)
+
+
+@both_roles
 @given(strategies.scripts)
 def test_two_machines_understand_each_other(role: Role, script: strategies.Script) -> None:
     sender, receiver = websocket(role), websocket(peer_of(role))

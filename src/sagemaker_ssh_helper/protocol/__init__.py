@@ -9,6 +9,7 @@ module                    what it holds
 ========================  =====================================================================
 ``websocket``             RFC 6455 framing, both sides
 ``message``               the binary message with its 120-byte header
+``go_json``               JSON as the official peers write and read it
 ``payloads``              the JSON bodies: opening, handshake, acknowledge, offers, replies
 ``stream``                reliable ordered delivery over messages that may be lost
 ``data_channel``          the machine of one session's channel, both sides
