@@ -55,6 +55,8 @@ class InstanceSignature:
             signature = base64.b64decode(parts.get("Signature", ""), validate=True)
         except binascii.Error:
             raise _incomplete("the signature is not base64") from None
+        if not signature:
+            raise _incomplete("there is no signature")
         return cls(credential["instance"], credential["scope"], signed_headers, signature)
 
 

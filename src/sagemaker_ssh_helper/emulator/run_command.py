@@ -224,8 +224,7 @@ class Commands:
         """End what was not delivered, or not done, in time."""
         for invocation in list(self._running.values()):
             if now >= invocation.expires_at:
-                is_delivered = invocation.status != PENDING
-                self._end(invocation, TIMED_OUT, "ExecutionTimedOut" if is_delivered else "DeliveryTimedOut")
+                self._end(invocation, *_TOO_LATE[invocation.status])
 
     def _find(self, instance_id: str, job_id: str) -> Invocation | None:
         parts = job_id.split(".")
