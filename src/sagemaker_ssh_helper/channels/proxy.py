@@ -103,9 +103,19 @@ def _bypasses(address: Address, no_proxy: str) -> bool:
 
 
 async def open_tunnel(proxy: Proxy, address: Address) -> socket.socket:
-    """A socket through the proxy to the address. The caller has the deadline, and closes the socket."""
+    """
+    A socket through the proxy to the address. The caller has the deadline, and closes the socket.
+
+    Raises:
+        ConnectionFailed: the proxy is not there, or does not let us through; then with ``status``.
+    """
     loop = asyncio.get_running_loop()
-    sock = await _connect_tcp(proxy.host, proxy.port)
+    try:
+        sock = await _connect_tcp(proxy.host, proxy.port)
+    except OSError as error:
+        raise ConnectionFailed(
+            f"cannot reach {address} through the proxy {proxy}", evidence=str(error)
+        ) from error
     try:
         host = f"[{address.host}]" if ":" in address.host else address.host
         lines = [f"CONNECT {host}:{address.port} HTTP/1.1", f"Host: {host}:{address.port}"]
@@ -126,7 +136,7 @@ async def open_tunnel(proxy: Proxy, address: Address) -> socket.socket:
                 f"the proxy {proxy} refused to connect to {address}",
                 evidence=" ".join(words)[:200],
                 fix="Check the name and password in HTTPS_PROXY" if status == 407 else None,
-                status=status,
+                status=status or None,
             )
         return sock
     except BaseException:

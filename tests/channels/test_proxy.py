@@ -1,0 +1,258 @@
+"""Addresses, and the way through an HTTP proxy."""
+
+import asyncio
+import base64
+from typing import Dict, List, Optional
+
+import pytest
+
+from channels.party import in_loop
+from channels.relay import Relay
+from sagemaker_ssh_helper.channels import connect_websocket
+from sagemaker_ssh_helper.channels.proxy import Address, find_proxy
+from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup
+
+pytestmark = pytest.mark.container
+
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+# -- addresses --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("wss://a.example/p?q=1&r=2", Address(True, "a.example", 443, "a.example", "/p?q=1&r=2")),
+        ("ws://a.example:8080", Address(False, "a.example", 8080, "a.example:8080", "/")),
+        ("ws://[::1]:81/x", Address(False, "::1", 81, "[::1]:81", "/x")),
+    ],
+)
+def test_a_url_is_taken_apart(url: str, address: Address) -> None:
+    assert Address.parse(url) == address
+
+
+@pytest.mark.parametrize("url", ["https://a.example/", "wss:///path", "", "wss://a.example:port/"])
+def test_what_is_no_websocket_url_is_refused(url: str) -> None:
+    with pytest.raises(ConnectionFailed, match="no WebSocket URL"):
+        Address.parse(url)
+
+
+def test_the_query_is_in_no_error_and_no_name() -> None:
+    """It may hold a signature."""
+    with pytest.raises(ConnectionFailed) as failure:
+        Address.parse("https://a.example/x?signature=secret")
+    assert "secret" not in str(failure.value)
+    assert str(Address.parse("wss://a.example/x?signature=secret")) == "a.example:443"
+
+
+# -- which proxy ------------------------------------------------------------------------------------
+
+
+def proxy_for(url: str, **environ: str) -> Optional[str]:
+    proxy = find_proxy(Address.parse(url), environ)
+    return None if proxy is None else str(proxy)
+
+
+@pytest.mark.parametrize(
+    ("environ", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://p:3128"}, "p:3128"),
+        ({"https_proxy": "http://p:3128"}, "p:3128"),
+        ({"HTTPS_PROXY": "p:3128"}, "p:3128"),
+        ({"HTTPS_PROXY": "http://p"}, "p:80"),
+        ({"ALL_PROXY": "http://p:1"}, "p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "ALL_PROXY": "http://q:2"}, "p:1"),
+        ({"HTTPS_PROXY": ""}, None),
+        ({"HTTP_PROXY": "http://p:1", "http_proxy": "http://p:1"}, None),
+    ],
+)
+def test_the_proxy_of_an_encrypted_address(environ: Dict[str, str], proxy: Optional[str]) -> None:
+    assert proxy_for("wss://ssmmessages.eu-west-1.amazonaws.com/", **environ) == proxy
+
+
+def test_a_plain_address_has_the_plain_proxy() -> None:
+    url = "ws://a.example/"
+    assert proxy_for(url, http_proxy="http://p:1") == "p:1"
+    assert proxy_for(url, HTTPS_PROXY="http://p:1") is None
+    # What a CGI client can set by a header.
+    assert proxy_for(url, HTTP_PROXY="http://p:1") is None
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]"])
+def test_loopback_has_no_proxy(host: str) -> None:
+    assert proxy_for(f"wss://{host}/", HTTPS_PROXY="http://p:1") is None
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "bypassed"),
+    [
+        ("a.example", True),
+        ("example", True),
+        (".example", True),
+        ("*.example", True),
+        ("ample", False),
+        ("*", True),
+        ("b.example, a.example", True),
+        ("A.EXAMPLE", True),
+        ("a.example:443", True),
+        ("a.example:8443", False),
+        ("10.0.0.0", False),
+        ("", False),
+    ],
+)
+def test_no_proxy_lists_names_and_endings(no_proxy: str, bypassed: bool) -> None:
+    proxy = proxy_for("wss://a.example/", HTTPS_PROXY="http://p:1", NO_PROXY=no_proxy)
+
+    assert (proxy is None) is bypassed
+
+
+def test_no_proxy_may_list_an_address() -> None:
+    assert proxy_for("wss://10.1.2.3/", HTTPS_PROXY="http://p:1", no_proxy="10.1.2.3") is None
+    assert proxy_for("wss://[fd00::1]/", HTTPS_PROXY="http://p:1", no_proxy="[fd00::1]") is None
+
+
+@pytest.mark.parametrize("url", ["https://p:1", "socks5://p:1", "http://:1", "http://p:port"])
+def test_a_proxy_that_cannot_be_used_is_named(url: str) -> None:
+    with pytest.raises(LocalSetup, match="the proxy of this environment cannot be used"):
+        proxy_for("wss://a.example/", HTTPS_PROXY=url)
+
+
+def test_the_password_of_the_proxy_is_in_no_error() -> None:
+    with pytest.raises(LocalSetup) as failure:
+        proxy_for("wss://a.example/", HTTPS_PROXY="socks5://me:secret@p:1")
+    assert "secret" not in str(failure.value)
+
+
+# -- through it -------------------------------------------------------------------------------------
+
+
+class Proxy:
+    """
+    An HTTP proxy that leads every CONNECT to one port of this machine, when name and password are right.
+    """
+
+    def __init__(self, port: int, authorization: str = "") -> None:
+        self.port = port
+        self.authorization = authorization
+        self.heads: List[str] = []
+        self.answer = b"HTTP/1.1 200 Connection established\r\nVia: me\r\n\r\n"
+        self._server: Optional[asyncio.AbstractServer] = None
+        self._tasks: List[asyncio.Future[None]] = []
+
+    async def __aenter__(self) -> "Proxy":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    @property
+    def address(self) -> str:
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        return f"127.0.0.1:{port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.heads.append(head)
+        if self.authorization and f"Proxy-Authorization: {self.authorization}\r\n" not in head:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+            return
+        writer.write(self.answer)
+        if b" 200 " not in self.answer:
+            writer.close()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self.port)
+        loop = asyncio.get_running_loop()
+        self._tasks += [loop.create_task(_copy(reader, back)), loop.create_task(_copy(there, writer))]
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            data = await reader.read(65536)
+            if not data:
+                break
+            writer.write(data)
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+@in_loop
+async def test_a_websocket_goes_through_a_proxy_with_a_password(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authorization = "Basic " + base64.b64encode(b"me:s e:cret").decode()
+    async with Proxy(relay.port, authorization) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://me:s%20e%3Acret@{proxy.address}")
+
+        protocol = await connect_websocket("ws://gateway.example:8443/v1?x=1", timeout=5.0)
+
+        protocol.abort("enough")
+        await protocol.wait_closed()
+
+    assert proxy.heads[0].startswith(
+        "CONNECT gateway.example:8443 HTTP/1.1\r\nHost: gateway.example:8443\r\n"
+    )
+    assert relay.requests[0].headers["host"] == "gateway.example:8443"
+    assert "proxy-authorization" not in relay.requests[0].headers
+
+
+@in_loop
+async def test_a_proxy_that_wants_a_password_is_told_apart(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Proxy(relay.port, "Basic x") as proxy:
+        monkeypatch.setenv("http_proxy", f"http://me:wrong@{proxy.address}")
+
+        with pytest.raises(ConnectionFailed) as failure:
+            await connect_websocket("ws://gateway.example/", timeout=5.0)
+
+        assert failure.value.status == 407
+        assert str(failure.value) == (
+            f"the proxy {proxy.address} refused to connect to gateway.example:80"
+            " (HTTP/1.1 407 Proxy Authentication Required)."
+            " Check the name and password in HTTPS_PROXY"
+        )
+
+
+@pytest.mark.parametrize(
+    "answer", [b"nonsense\r\n\r\n", b"HTTP/1.1 502 Bad Gateway\r\n\r\n", b"", b"x" * 20000]
+)
+@in_loop
+async def test_a_proxy_that_does_not_let_us_through(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    async with Proxy(relay.port) as proxy:
+        proxy.answer = answer
+        monkeypatch.setenv("ALL_PROXY", f"http://{proxy.address}")
+
+        with pytest.raises(ConnectionFailed, match=f"the proxy {proxy.address}"):
+            await connect_websocket("ws://gateway.example/", timeout=5.0)
+
+    assert relay.requests == []
+
+
+@in_loop
+async def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Proxy(0) as proxy:
+        address = proxy.address
+    monkeypatch.setenv("ALL_PROXY", f"http://{address}")
+
+    with pytest.raises(ConnectionFailed, match=r"cannot reach gateway.example:80 through the proxy"):
+        await connect_websocket("ws://gateway.example/", timeout=5.0)
