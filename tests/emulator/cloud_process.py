@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ class CloudProcess(LocalCloud):
     @property
     def region(self) -> str:
         return str(self.info["region"])
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """What trusts this cloud; None without TLS."""
+        path = self.info.get("ca_file")
+        return None if path is None else ssl.create_default_context(cafile=path)
 
     @property
     def role(self) -> str:
@@ -77,10 +84,15 @@ class CloudProcess(LocalCloud):
     ) -> tuple[int, str]:
         """Status and body of any call."""
         url = urlsplit(self.endpoint_url)
+        host = url.hostname or ""
         signed = dict(headers)
         if credentials is not None:
             signed = dict(self.signed_headers(method, path, body, headers, credentials, service))
-        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=TIMEOUT)
+        connection = http.client.HTTPConnection(host, url.port, timeout=TIMEOUT)
+        if self.ssl_context is not None:
+            connection = http.client.HTTPSConnection(
+                host, url.port, timeout=TIMEOUT, context=self.ssl_context
+            )
         try:
             connection.request(method, path, body, signed)
             response = connection.getresponse()

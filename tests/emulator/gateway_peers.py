@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+import ssl
 import struct
 import time
 import uuid
@@ -60,10 +61,15 @@ class Lost(Exception):
 class Peer:
     """One WebSocket, blocking. Pongs to our pings come out of ``receive_event``."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str] = {}, ssl_context: Optional[ssl.SSLContext] = None
+    ) -> None:
         parts = urlsplit(url)
         self._socket = socket.create_connection((parts.hostname, parts.port), TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if parts.scheme == "wss":
+            assert ssl_context is not None, "the cloud's certificate has to be trusted"
+            self._socket = ssl_context.wrap_socket(self._socket, server_hostname=parts.hostname)
         self._machine = WebSocket(Role.CLIENT, random_bytes=os.urandom)
         self._events: List[Event] = []
         self._send_timeout = TIMEOUT
@@ -352,7 +358,9 @@ class Node:
             "",
             f"{len(data):x}",
         ]
-        with socket.create_connection((url.hostname, url.port), TIMEOUT) as connection:
+        plain = socket.create_connection((url.hostname, url.port), TIMEOUT)
+        context = self.cloud.ssl_context
+        with context.wrap_socket(plain, server_hostname=url.hostname) if context else plain as connection:
             connection.sendall("\r\n".join(lines).encode() + b"\r\n" + data + b"\r\n0\r\n\r\n")
             answer = b""
             while True:
@@ -400,7 +408,7 @@ class Node:
         query = "role=subscribe&stream=input" if kind == "control" else "role=publish_subscribe"
         path = f"/v1/{kind}-channel/{channel_id}?{query}"
         headers = self.cloud.signed_headers("GET", path, b"", {}, self.credentials, "ssmmessages")
-        return Peer(websocket_url(self.cloud) + path, headers)
+        return Peer(websocket_url(self.cloud) + path, headers, self.cloud.ssl_context)
 
     def open_control(self) -> "ControlPeer":
         status, xml = self.create_channel("control", self.id)
@@ -463,11 +471,13 @@ class ControlPeer:
         self.send(AgentTaskComplete(session_id, status, self._node.id, output))
 
 
-def open_client(grant: Mapping[str, str], client_id: str = "", token: str = "") -> Peer:
+def open_client(
+    grant: Mapping[str, str], token: str = "", ssl_context: Optional[ssl.SSLContext] = None
+) -> Peer:
     """The client's data channel, opened with what StartSession answered."""
-    peer = Peer(grant["StreamUrl"])
+    peer = Peer(grant["StreamUrl"], ssl_context=ssl_context)
     opening = OpenDataChannelInput(
-        token or grant["TokenValue"], str(uuid.uuid4()), client_id or str(uuid.uuid4()), "1.2.0.0"
+        token or grant["TokenValue"], str(uuid.uuid4()), str(uuid.uuid4()), "1.2.0.0"
     )
     peer.send_text(opening.serialize())
     return peer
