@@ -328,12 +328,11 @@ def _reason(error: Exception) -> str:
     """What failed, without the layers of wrapping around it."""
     inner: BaseException = error
     while True:
-        deeper = (
-            getattr(inner, "reason", None) or inner.__cause__ or getattr(inner, "kwargs", {}).get("error")
-        )
-        if not isinstance(deeper, BaseException) or deeper is inner:
+        deeper = [getattr(inner, "reason", None), inner.__cause__, getattr(inner, "kwargs", {}).get("error")]
+        causes = [cause for cause in (*deeper, *inner.args) if isinstance(cause, BaseException)]
+        if not causes or causes[0] is inner:
             break
-        inner = deeper
+        inner = causes[0]
     text = str(inner)
     # urllib3 puts the connection object in front: "<…Connection object at 0x…>: Failed to …"
     text = re.sub(r"^.*?(?:HTTPS?Connection|ConnectionPool)\([^)]*\):\s*|^<[^>]*>:\s*", "", text)

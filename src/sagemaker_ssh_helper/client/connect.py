@@ -295,6 +295,8 @@ def ssh_command(
         f"UserKnownHostsFile={quote_value(known_hosts.path())}",
         f"StrictHostKeyChecking={'accept-new' if learn_host_key else 'yes'}",
         "UpdateHostKeys=no",
+        # So that a line that ssh learnt can be found, and taken back.
+        "HashKnownHosts=no",
         # A name is what was pinned: no other spelling of it may be looked up.
         "CanonicalizeHostname=no",
         f"HostKeyAlias={host.lower()}",

@@ -24,7 +24,13 @@ from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
 from sagemaker_ssh_helper.client.pipes import Input, Output
 from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting
-from sagemaker_ssh_helper.errors import ConnectionFailed, SessionLost, SSHHelperError, SshServerDown
+from sagemaker_ssh_helper.errors import (
+    ConnectionFailed,
+    HandshakeFailed,
+    SessionLost,
+    SSHHelperError,
+    SshServerDown,
+)
 from sagemaker_ssh_helper.names import CLIENT_VERSION
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
@@ -178,18 +184,22 @@ class Tunnel:
 
     def _judge(self, error: SSHHelperError | None) -> None:
         """Raise what the end means, if it was not an ordinary one."""
-        if error is not None:
-            raise error
-        if self._last_words.lower().startswith(_UNREACHED):
+        said = self._last_words
+        if isinstance(error, HandshakeFailed) and not said:
+            # The agent gives up before the handshake, too.
+            said = error.evidence or ""
+        if said.lower().startswith(_UNREACHED):
             raise SshServerDown(
                 f"no ssh server answers in {self._started.fqdn}",
-                evidence=f"port {self._started.port}: {self._last_words}",
+                evidence=f"port {self._started.port}: {said}",
                 fix="Its log tells why; in the container: sm-wait status",
             )
-        if self._last_words or (self.closed_by_service and not self._output_at):
+        if error is not None:
+            raise error
+        if said or (self.closed_by_service and not self._output_at):
             raise SessionLost(
                 f"the session to {self._started.fqdn} was ended by the service",
-                evidence=self._last_words or "before the ssh server said anything",
+                evidence=said or "before the ssh server said anything",
                 fix="See whether the container still runs: sm-ssh list",
             )
 
