@@ -45,7 +45,8 @@ if __name__ == "__main__":
 def _package_files() -> Iterator[Path]:
     root = Path(__file__).resolve().parent
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(set(folders) - _LEFT_OUT)
+        # Tools leave hidden folders of theirs.
+        folders[:] = sorted(name for name in set(folders) - _LEFT_OUT if not name.startswith("."))
         for name in sorted(files):
             if not name.endswith((".pyc", ".pyo")):
                 yield Path(folder, name).relative_to(root)

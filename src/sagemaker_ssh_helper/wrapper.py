@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from sagemaker_ssh_helper.manager import SSMManager
 
 
+_WAITER_DELAY = 5
+"""Seconds between two looks at a job whose end is waited for."""
+
+
 class SSHEnvironmentWrapper(abc.ABC):
     """
     What every wrapper does: adds ssh to the environment of one SDK object, and finds its nodes later.
@@ -204,7 +208,9 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
     def wait_training_job(self) -> None:
         """Wait until the job has ended. Raises botocore's WaiterError when it failed."""
         waiter = self._sagemaker().get_waiter("training_job_completed_or_stopped")
-        waiter.wait(TrainingJobName=self.resource_name())
+        # The waiter's own pause is two minutes, and its patience six hours; a job may run for 28 days.
+        patience = {"Delay": _WAITER_DELAY, "MaxAttempts": 28 * 86400 // _WAITER_DELAY}
+        waiter.wait(TrainingJobName=self.resource_name(), WaiterConfig=patience)
 
     def wait_training_job_with_status(self) -> str:
         """Wait until the job has ended, and return its status: Completed, Stopped or Failed."""

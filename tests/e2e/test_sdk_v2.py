@@ -1,0 +1,69 @@
+"""The real SageMaker Python SDK 2, which needs an environment of its own: see the Makefile."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from e2e.laptop import Job, Laptop, until
+
+pytestmark = pytest.mark.sdk
+
+PYTHON = os.environ.get("SDK2_PYTHON", sys.executable)
+
+
+def test_an_estimator_of_the_sdk_is_reached_by_ssh(laptop: Callable[[str], Laptop], tmp_path: Path) -> None:
+    alice = laptop("alice")
+    alice.env["SAGEMAKER_SUPPRESS_V2_WARNING"] = "1"
+    # The SDK reports its use to an address of AWS, and waits for it, unless it is told not to.
+    settings = tmp_path / "sagemaker.yaml"
+    settings.write_text(
+        "SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n"
+    )
+    alice.env["SAGEMAKER_USER_CONFIG_OVERRIDE"] = str(settings)
+    program = Path(__file__).with_name("sdk_v2_job.py")
+    process = alice.popen(
+        PYTHON,
+        "-W",
+        "ignore",
+        str(program),
+        alice.info["role_arn"],
+        str(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        said = []
+        for line in process.stdout:
+            said.append(line.decode())
+            if line.startswith(b'{"name"'):
+                break
+        assert said[-1:] and said[-1].startswith('{"name"'), (said, process.communicate()[1].decode())
+        told = json.loads(said[-1])
+        job = Job(alice, told["name"])
+        assert f"ssh {job.host}" in "".join(said)
+        assert told["ids"] == told["attached"] == [job.wait_online()]
+        # Another process of the same user: only the key on disk and AWS are shared.
+        assert alice.ssh(job.host, "printenv TRAINING_JOB_NAME").stdout.decode().strip() == job.name
+        assert alice.ssh(job.host, "sm-wait stop").returncode == 0
+        until(lambda: "training for 3 epochs with ['data.csv']" in job.log(), "the script to go on")
+        process.stdin.write(b"stop\n")
+        process.stdin.close()
+        rest = process.stdout.read().decode().splitlines()
+        errors = process.stderr.read().decode() if process.stderr is not None else ""
+        assert process.wait(timeout=60) == 0, errors
+        assert rest[0] == "Stopped"
+        assert rest[1].startswith("LaunchRefused the estimator has already started")
+    finally:
+        process.kill()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+        process.wait()

@@ -1,0 +1,160 @@
+"""What a launch adds to a request, with real calls to a local cloud."""
+
+import io
+import json
+import tarfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Dict, Iterator
+
+import boto3
+import pytest
+
+from local_cloud import LocalCloud
+from sagemaker_ssh_helper import archive
+from sagemaker_ssh_helper.client import launches
+from sagemaker_ssh_helper.errors import LaunchRefused
+from sagemaker_ssh_helper.launch import SshLaunch, enable_for_session, enable_ssh, role_name
+from sagemaker_ssh_helper.names import ResourceKind
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    with LocalCloud(tmp_path_factory.mktemp("cloud")) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def session(cloud: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> boto3.Session:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", cloud.endpoint_url)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    alice = cloud.user("alice")
+    return boto3.Session(
+        aws_access_key_id=alice["access_key_id"],
+        aws_secret_access_key=alice["secret_access_key"],
+        region_name=cloud.info["region"],
+    )
+
+
+def request(cloud: LocalCloud, **changes: Any) -> Dict[str, Any]:
+    return {
+        "TrainingJobName": "my-job",
+        "RoleArn": cloud.info["role_arn"],
+        "AlgorithmSpecification": {"TrainingImage": "own/image", "TrainingInputMode": "File"},
+        "OutputDataConfig": {"S3OutputPath": "s3://somewhere/output"},
+        "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+        **changes,
+    }
+
+
+def test_variables_are_added_and_the_request_stays_as_it_was(
+    cloud: LocalCloud, session: boto3.Session
+) -> None:
+    given = request(cloud, Environment={"MINE": "1"})
+    before = json.dumps(given)
+    enabled = enable_ssh(given, session, connection_wait_time=timedelta(minutes=2), ssh_instance_count=1)
+    assert json.dumps(given) == before
+    environment = enabled["Environment"]
+    assert environment["MINE"] == "1"
+    assert environment["START_SSH"] == "true"
+    assert environment["SSH_WAIT_TIME_SECONDS"] == "120"
+    assert environment["SSH_INSTANCE_COUNT"] == "1"
+    assert environment["SSH_OWNER_TAG"] == cloud.user("alice")["user_id"]
+    assert environment["SSH_SSM_ROLE"] in cloud.info["role_arn"]
+    assert environment["SSH_PUBLIC_KEY"].startswith("ssh-ed25519 ")
+    assert launches.load(ResourceKind.TRAINING, "my-job") == environment["SSH_LAUNCH_ID"]
+    assert all(len(value) <= 256 for value in environment.values())
+
+
+def test_each_launch_has_an_id_of_its_own(cloud: LocalCloud, session: boto3.Session) -> None:
+    ids = {enable_ssh(request(cloud), session)["Environment"]["SSH_LAUNCH_ID"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["plain", "as the SDK writes it"])
+def test_the_library_is_put_into_the_source_archive(
+    cloud: LocalCloud, session: boto3.Session, as_json: bool
+) -> None:
+    def encode(text: str) -> str:
+        return json.dumps(text) if as_json else text
+
+    bucket = f"sagemaker-{cloud.info['region']}-{cloud.info['account_id']}"
+    s3 = session.client("s3")
+    s3.create_bucket(Bucket=bucket)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("train.py"))
+    s3.put_object(Bucket=bucket, Key="code/sourcedir.tar.gz", Body=buffer.getvalue())
+    location = f"s3://{bucket}/code/sourcedir.tar.gz"
+    hyperparameters = {
+        "sagemaker_program": encode("train.py"),
+        "sagemaker_submit_directory": encode(location),
+        "epochs": "3",
+    }
+    enabled = enable_ssh(request(cloud, HyperParameters=hyperparameters), session)["HyperParameters"]
+    assert enabled["epochs"] == "3"
+    assert enabled["sagemaker_program"] == encode(archive.LAUNCHER)
+    moved = (
+        json.loads(enabled["sagemaker_submit_directory"])
+        if as_json
+        else enabled["sagemaker_submit_directory"]
+    )
+    assert moved != location
+    body = s3.get_object(Bucket=bucket, Key=moved.removeprefix(f"s3://{bucket}/"))["Body"].read()
+    with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+        assert {"train.py", archive.LAUNCHER, "sagemaker_ssh_helper/__init__.py"} <= set(tar.getnames())
+    again = enable_ssh(request(cloud, HyperParameters=enabled), session)["HyperParameters"]
+    assert again == enabled
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"TrainingJobName": ""}, "creates no training job"),
+        ({"EnableNetworkIsolation": True}, "network isolation"),
+        ({"RoleArn": ""}, "has no role"),
+        ({"RoleArn": "arn:aws:iam::123456789012:user/me"}, "no ARN of a role"),
+        ({"Environment": {f"V{n}": "" for n in range(95)}}, "SageMaker takes 100"),
+        (
+            {"HyperParameters": {"sagemaker_program": "x.py", "sagemaker_submit_directory": "/opt/code"}},
+            "not in S3",
+        ),
+    ],
+)
+def test_what_cannot_have_ssh_is_refused(
+    cloud: LocalCloud, session: boto3.Session, changes: Dict[str, Any], why: str
+) -> None:
+    with pytest.raises(LaunchRefused, match=why):
+        enable_ssh(request(cloud, **changes), session)
+    assert launches.load(ResourceKind.TRAINING, "my-job") is None
+
+
+@pytest.mark.parametrize("options", [{"connection_wait_time_seconds": -1}, {"ssh_instance_count": 0}])
+def test_numbers_that_make_no_sense_are_refused(
+    cloud: LocalCloud, session: boto3.Session, options: Dict[str, int]
+) -> None:
+    with pytest.raises(LaunchRefused, match="must be"):
+        enable_ssh(request(cloud), session, **options)
+
+
+def test_every_job_of_a_session_gets_ssh(cloud: LocalCloud, session: boto3.Session) -> None:
+    enable_for_session(session, connection_wait_time_seconds=0)
+    client = session.client("sagemaker")
+    client.create_training_job(**request(cloud, TrainingJobName="by-another-tool"))
+    described = client.describe_training_job(TrainingJobName="by-another-tool")
+    assert described["Environment"]["START_SSH"] == "true"
+    assert described["Environment"]["SSH_WAIT_TIME_SECONDS"] == "0"
+
+
+def test_a_role_is_named_with_its_path() -> None:
+    assert role_name("arn:aws:iam::123456789012:role/service-role/Mine") == "service-role/Mine"
+    assert role_name("Mine") == "Mine"
+
+
+def test_an_owner_may_be_given(session: boto3.Session) -> None:
+    assert SshLaunch.prepare(session, "Mine", local_user_id="AIDAOTHER").owner == "AIDAOTHER"
