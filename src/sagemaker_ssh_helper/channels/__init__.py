@@ -12,6 +12,7 @@ module             what it holds
 ``certificates``   what TLS trusts
 ``proxy``          addresses, and the way through an HTTP proxy
 ``connection``     one open WebSocket, as an asyncio protocol
+``attempts``       whether to connect again, and when; only times
 ``keepalive``      when to ping, when to give up; only times
 ``runner``         connect, and again after a loss; the loop and its timer
 ``data``           the runner of a data channel

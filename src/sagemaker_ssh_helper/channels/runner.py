@@ -5,12 +5,12 @@ Keeping a machine connected: what the runners of data channels and control chann
 import asyncio
 import enum
 import logging
-import random
 import ssl
 import time
 from dataclasses import dataclass, field
 from typing import Any, Awaitable, Callable, Generic, List, Mapping, Optional, Tuple, TypeVar
 
+from sagemaker_ssh_helper.channels.attempts import Attempts
 from sagemaker_ssh_helper.channels.certificates import default_ssl_context
 from sagemaker_ssh_helper.channels.connection import (
     WRITE_BUFFER_BYTES,
@@ -19,22 +19,14 @@ from sagemaker_ssh_helper.channels.connection import (
     connect_websocket,
 )
 from sagemaker_ssh_helper.channels.keepalive import Keepalive, Life
-from sagemaker_ssh_helper.errors import (
-    ConnectionFailed,
-    EndpointUnreachable,
-    SSHHelperError,
-    Throttled,
-)
+from sagemaker_ssh_helper.errors import ConnectionFailed, SSHHelperError
 from sagemaker_ssh_helper.protocol.control_channel import ControlChannel
 from sagemaker_ssh_helper.protocol.data_channel import DataChannel
 
 logger = logging.getLogger(__name__)
 
 KEEPALIVE_INTERVAL = 15.0  # seconds of silence before a ping; twice that, and the peer is dead
-BRIEF = 1.0  # seconds; a connection that lasts no longer counts as a failed attempt
-PROVEN_AFTER = 5.0  # seconds, or one message: then the service really wanted us
 FLUSH_BYTES = 512 << 10  # written before other work gets its turn
-MAX_REFUSALS = 3  # answers like 403 to a resumed connection before they are believed
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,6 @@ class Runner(Listener, Generic[MachineT]):
         self._timer: Optional[asyncio.TimerHandle] = None
         self._timer_at = 0.0
         self._continue_handle: Optional[asyncio.Handle] = None
-        self._connected_at = 0.0
         self._proven = False
         self._keepalive = Keepalive(keepalive_interval, 0.0, 0.0)
         self._resumes = 0
@@ -122,15 +113,18 @@ class Runner(Listener, Generic[MachineT]):
         May be cancelled. An exception of a callback ends it, and comes out here.
         """
         loop = self._loop = asyncio.get_running_loop()
-        ended = self._ended = loop.create_future()
+        ended: asyncio.Future[Optional[SSHHelperError]] = loop.create_future()
+        self._ended = ended
         try:
             if self._close_asked:
                 return None
             self._arm(loop.time())
-            error = await self._stay_connected(ended)
-            return ended.result() if ended.done() else error
+            await self._stay_connected(ended)
+        except SSHHelperError as error:
+            return error
         finally:
             await self._shut()
+        return ended.result()
 
     def close(self) -> None:
         """End it from our side; ``run`` returns None soon."""
@@ -168,70 +162,47 @@ class Runner(Listener, Generic[MachineT]):
 
     # -- connecting --
 
-    async def _stay_connected(
-        self, ended: "asyncio.Future[Optional[SSHHelperError]]"
-    ) -> Optional[SSHHelperError]:
-        """Until the end, or the error that leaves no hope of a connection."""
+    async def _stay_connected(self, ended: "asyncio.Future[Optional[SSHHelperError]]") -> None:
+        """Until the end. Raises what leaves no hope of a connection."""
         loop = asyncio.get_running_loop()
-        resume = False
-        failures = 0
-        since = loop.time()
-        refusals = 0
-        while True:
-            task = loop.create_task(self._connect_once(resume))
-            handed_over = False
-            error: Exception
+        attempts = Attempts(self._open_timeout, self._resume_timeout, self._delays, loop.time())
+        while not ended.done():
             try:
-                await first_of(ended, task)
-                if ended.done():
-                    return None
-                protocol, token = task.result()
-                handed_over = True
-            except Exception as failure:
-                if _is_refusal(failure):
-                    refusals += 1
-                if not _may_pass(failure, resume, refusals):
-                    if isinstance(failure, SSHHelperError):
-                        return failure
-                    raise
-                logger.info("! %s: not connected: %s", self.what, failure)
-                failures += 1
-                error = failure
+                opened = await self._attempt(ended, attempts.resume)
+            except Exception as error:
+                attempts.failed(error, loop.time())
+                logger.info("! %s: not connected: %s", self.what, error)
             else:
-                self._lost = loop.create_future()
-                self._attach(protocol, token, resume)
-                await first_of(ended, self._lost)
-                if not ended.done() and not self._needs_connection():
+                if opened is None:
+                    return
+                lost = self._lost = loop.create_future()
+                self._attach(*opened, attempts.resume)
+                attempts.connected(loop.time())
+                await first_of(ended, lost)
+                if not self._needs_connection():
                     await first_of(ended)
                 if ended.done():
-                    return None
-                error = ConnectionFailed("the connection was lost", evidence=self._lost.result())
-                resume = True
-                refusals = 0
-                now = loop.time()
-                lasted = now - self._connected_at
-                # A service that accepts connections only to drop them must not be asked fast, nor for ever.
-                if self._proven or lasted >= PROVEN_AFTER:
-                    since = now
-                failures = failures + 1 if lasted < BRIEF else 0
-            finally:
-                if not handed_over:
-                    await _discard(task)
-            delay = self._delay(failures)
-            timeout = self._resume_timeout if resume else self._open_timeout
-            if timeout is not None and loop.time() + delay - since > timeout:
-                return self._gave_up(resume, timeout, error)
-            if delay:
-                await first_of(ended, timeout=delay)
-            if ended.done():
-                return None
+                    return
+                attempts.lost(lost.result(), self._proven, loop.time())
+            delay = attempts.next_delay(loop.time())
+            if attempts.verdict is not None:
+                raise attempts.verdict
+            await first_of(ended, timeout=delay)
 
-    def _delay(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row; the second attempt comes at once."""
-        if failures < 2:
-            return 0.0
-        first, longest = self._delays
-        return min(longest, first * 2.0 ** min(failures - 2, 16)) * (0.75 + random.random() / 2)
+    async def _attempt(
+        self, ended: "asyncio.Future[Optional[SSHHelperError]]", resume: bool
+    ) -> Optional[Tuple[WebSocketProtocol, str]]:
+        """A fresh connection and its token; None when the end comes first."""
+        task = asyncio.get_running_loop().create_task(self._connect_once(resume))
+        opened = None
+        try:
+            await first_of(ended, task)
+            if not ended.done():
+                opened = task.result()
+            return opened
+        finally:
+            if opened is None:
+                await _discard(task)
 
     async def _connect_once(self, resume: bool) -> Tuple[WebSocketProtocol, str]:
         try:
@@ -252,20 +223,10 @@ class Runner(Listener, Generic[MachineT]):
         )
         return protocol, grant.token
 
-    def _gave_up(self, resume: bool, timeout: float, last: Exception) -> SSHHelperError:
-        if resume:
-            what = f"the connection was lost and could not be regained in {timeout:g} s"
-        else:
-            what = f"no connection in {timeout:g} s"
-        error = ConnectionFailed(what, evidence=str(last))
-        error.__cause__ = last
-        return error
-
     def _attach(self, protocol: WebSocketProtocol, token: str, resume: bool) -> None:
         assert self._loop is not None, "attached before run()"
         now = self._loop.time()
         self._protocol = protocol
-        self._connected_at = now
         self._proven = False
         self._keepalive = Keepalive(self._keepalive_interval, now, time.time())
         self._resumes += resume
@@ -415,24 +376,6 @@ class Runner(Listener, Generic[MachineT]):
             protocol.detach()
             protocol.close("we are done")
             await protocol.wait_closed()
-
-
-def _is_refusal(error: Exception) -> bool:
-    """An answer that will not change by asking again."""
-    status = error.status if isinstance(error, ConnectionFailed) else None
-    return status is not None and 400 <= status < 500 and status not in (408, 429)
-
-
-def _may_pass(error: Exception, resume: bool, refusals: int) -> bool:
-    """Whether another attempt may succeed."""
-    if isinstance(error, ConnectionFailed):
-        if _is_refusal(error):
-            return resume and refusals < MAX_REFUSALS
-        # At the start it is a fact about the set-up; later perhaps a hotel's network that wants a click.
-        return resume or not isinstance(error.__cause__, ssl.SSLCertVerificationError)
-    if isinstance(error, SSHHelperError):
-        return isinstance(error, (EndpointUnreachable, Throttled))
-    return isinstance(error, (OSError, asyncio.TimeoutError))
 
 
 async def first_of(*futures: "asyncio.Future[Any]", timeout: Optional[float] = None) -> None:
