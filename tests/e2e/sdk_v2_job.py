@@ -22,7 +22,8 @@ import argparse, os, time
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int)
 arguments = parser.parse_args()
-print("training for", arguments.epochs, "epochs with", os.listdir(os.environ["SM_CHANNEL_TRAINING"]), flush=True)
+files = os.listdir(os.environ["SM_CHANNEL_TRAINING"])
+print("training for", arguments.epochs, "epochs with", files, flush=True)
 time.sleep(600)
 """
 

@@ -21,9 +21,7 @@ def test_an_estimator_of_the_sdk_is_reached_by_ssh(laptop: Callable[[str], Lapto
     alice.env["SAGEMAKER_SUPPRESS_V2_WARNING"] = "1"
     # The SDK reports its use to an address of AWS, and waits for it, unless it is told not to.
     settings = tmp_path / "sagemaker.yaml"
-    settings.write_text(
-        "SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n"
-    )
+    settings.write_text("SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n")
     alice.env["SAGEMAKER_USER_CONFIG_OVERRIDE"] = str(settings)
     program = Path(__file__).with_name("sdk_v2_job.py")
     process = alice.popen(
@@ -45,7 +43,8 @@ def test_an_estimator_of_the_sdk_is_reached_by_ssh(laptop: Callable[[str], Lapto
             said.append(line.decode())
             if line.startswith(b'{"name"'):
                 break
-        assert said[-1:] and said[-1].startswith('{"name"'), (said, process.communicate()[1].decode())
+        if not said[-1:] or not said[-1].startswith('{"name"'):
+            raise AssertionError((said, process.communicate()[1].decode()))
         told = json.loads(said[-1])
         job = Job(alice, told["name"])
         assert f"ssh {job.host}" in "".join(said)

@@ -1,0 +1,143 @@
+"""The demo shows the product at work, and fails when it does not work."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import List, Mapping, Optional
+
+import pytest
+
+from local_cloud import clean_environment
+
+DEMO = [sys.executable, "-m", "sagemaker_ssh_helper", "demo"]
+
+
+def run(
+    command: List[str], home: Path, env: Optional[Mapping[str, str]] = None
+) -> "subprocess.CompletedProcess[str]":
+    home.mkdir(exist_ok=True)
+    return subprocess.run(
+        command,
+        env={**clean_environment(home), **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+def test_the_demo_shows_every_step_with_evidence(tmp_path: Path) -> None:
+    done = run(DEMO, tmp_path / "home")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "demo: ok"
+    name = next(word for word in lines[1].split() if word.startswith("demo-"))
+    assert f"TRAINING_JOB_NAME={name}; host key SHA256:" in done.stdout
+    assert "here, there, and back again" in done.stdout
+    assert "its page holds" in done.stdout
+    assert "Completed" in lines[-3]
+    assert f"{name}/output/model.tar.gz" in lines[-2]
+    # Nothing of the user's is touched.
+    assert list((tmp_path / "home").rglob("*")) == []
+
+
+def test_the_demo_runs_a_user_s_own_script(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "points.csv").write_text("1,2")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "helper.py").write_text("WORD = 'helped'")
+    (tmp_path / "code" / "my_train.py").write_text(
+        "import os, sys, helper\n"
+        "print('told', sys.argv[1:], os.listdir(os.environ['SM_CHANNEL_TRAIN']), helper.WORD)\n"
+        "open(os.environ['SM_MODEL_DIR'] + '/model', 'w').write('model')\n"
+    )
+    script = str(tmp_path / "code" / "my_train.py")
+    options = ["--input", f"train={tmp_path / 'data'}", "--hyperparameter", "epochs=3"]
+    done = run([*DEMO, script, *options], tmp_path / "home")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "told ['--epochs', '3'] ['points.csv'] helped" in done.stdout
+
+
+def test_the_demo_fails_with_the_job_s_own_reason(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "my_train.py").write_text("raise ValueError('no such data')")
+    done = run([*DEMO, str(tmp_path / "code" / "my_train.py")], tmp_path / "home")
+    assert done.returncode == 1
+    assert "demo: FAILED at step 'wait for the job to complete'" in done.stdout
+    assert "no such data" in done.stdout
+    assert "demo: ok" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["nowhere.py"], "no training script"),
+        (["--input", "train"], "not of the form"),
+        (["--input", "train=/nowhere"], "no folder"),
+        (["--hyperparameter", "=3"], "not of the form"),
+    ],
+)
+def test_what_the_demo_cannot_run_is_told_before_anything_starts(
+    tmp_path: Path, words: List[str], why: str
+) -> None:
+    done = run([*DEMO, *words], tmp_path / "home")
+    assert done.returncode == 2
+    assert done.stderr.startswith("sm-ssh: error[usage]: ")
+    assert why in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("host_key", "Host key verification failed"),
+        ("gateway", "error[endpoint-unreachable]"),
+    ],
+)
+def test_the_demo_fails_when_its_ground_is_broken(tmp_path: Path, what: str, why: str) -> None:
+    done = run([sys.executable, str(Path(__file__).with_name("sabotaged_demo.py")), what], tmp_path / "home")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "demo: FAILED at step 'ssh " in done.stdout
+    assert why in done.stdout
+    assert "demo: ok" not in done.stdout
+
+
+def test_the_demo_fails_without_an_ssh_server(tmp_path: Path) -> None:
+    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    assert sshd is not None
+    # Hidden from this one process tree only.
+    hide = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-m", "sh", "-c"]
+    done = run([*hide, f'mount --bind /dev/null {sshd} && exec "$@"', "sh", *DEMO], tmp_path / "home")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "demo: FAILED at step 'wait for its agent'" in done.stdout
+    assert "no OpenSSH server in this image" in done.stdout
+
+
+def test_the_demo_names_the_missing_extra(tmp_path: Path) -> None:
+    # A Python that has this package and not those of the extra.
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("moto", "h11"):
+        (blocked / f"{name}.py").write_text(
+            "raise ModuleNotFoundError('No module named ' + repr(__name__), name=__name__)"
+        )
+    done = run(DEMO, tmp_path / "home", {"PYTHONPATH": str(blocked)})
+    assert done.returncode == 1
+    assert "pip install 'sagemaker-ssh-helper[emulator]'" in done.stdout + done.stderr
+
+
+def test_the_demo_runs_as_an_ordinary_user(tmp_path: Path) -> None:
+    # A user namespace where we are number 1000, without any rights, and an account of that number.
+    home = tmp_path / "home"
+    accounts = tmp_path / "passwd"
+    accounts.write_text(
+        f"root:x:0:0:root:/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/bin/false\nplain:x:1000:1000::{home}:/bin/sh\n"
+    )
+    outer = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-m", "sh", "-c"]
+    inner = ["unshare", "-U", "--map-user=1000", "--map-group=1000", "--", *DEMO]
+    done = run([*outer, f'mount --bind {accounts} /etc/passwd && exec "$@"', "sh", *inner], home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "demo: ok"
