@@ -187,3 +187,21 @@ def test_output_without_a_handshake_is_passed_at_once() -> None:
         assert client.sent[:2] == [first, second]
 
     run(test)
+
+
+def test_agent_that_must_not_be_paused_is_not() -> None:
+    async def inside() -> None:
+        relay = SessionRelay("session", "mi-1", is_official=True, may_pause=False)
+        client, agent = Socket(), Socket()
+        relay.attach_client(client)  # type: ignore[arg-type]
+        relay.attach_agent(agent)  # type: ignore[arg-type]
+        relay.detach(client)  # type: ignore[arg-type]
+        data = output_data(b"while away", 0)
+        relay.receive_from_agent([data])
+        relay.attach_client(client)  # type: ignore[arg-type]
+
+        assert agent.sent == []
+        assert client.sent == [data]
+        relay.close(channel_closed(closed_payload("session", "mi-1", "")))
+
+    asyncio.run(inside())

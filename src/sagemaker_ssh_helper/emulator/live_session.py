@@ -23,6 +23,7 @@ from sagemaker_ssh_helper.errors import ProtocolError
 from sagemaker_ssh_helper.protocol.payloads import (
     InteractiveShell,
     OpenDataChannelInput,
+    SessionType,
     TaskStatus,
 )
 from sagemaker_ssh_helper.protocol.websocket import DEFAULT_MAX_MESSAGE_BYTES
@@ -123,7 +124,13 @@ class LiveSession:
         forget: Callable[["LiveSession"], None],
     ) -> None:
         self.session = session
-        self.relay = SessionRelay(session.id, session.target, is_official=link.is_official)
+        is_command = session.document.content.get("sessionType") == SessionType.NON_INTERACTIVE_COMMANDS
+        self.relay = SessionRelay(
+            session.id,
+            session.target,
+            is_official=link.is_official,
+            may_pause=not (link.is_official and is_command),
+        )
         self._sessions = sessions
         self._link = link
         self._timing = timing

@@ -156,9 +156,13 @@ class SessionRelay:
         session_id: the session's id, which is also that of its data channel.
         instance_id: the agent's.
         is_official: the agent is not ours and needs help with acknowledges.
+        may_pause: the agent may be asked to pause. An official one fails a command whose streams are kept
+            apart when it is.
     """
 
-    def __init__(self, session_id: str, instance_id: str, *, is_official: bool) -> None:
+    def __init__(
+        self, session_id: str, instance_id: str, *, is_official: bool, may_pause: bool = True
+    ) -> None:
         self.session_id = session_id
         self.instance_id = instance_id
         self.to_client = Outlet()
@@ -168,6 +172,7 @@ class SessionRelay:
         self.is_closed = False
         """The client was told that the session is over, and nothing is passed on any more."""
         self._is_official = is_official
+        self._may_pause = may_pause
         self._client_was_here = False
         self._is_paused = False
         self._pause_again_at = 0
@@ -396,7 +401,9 @@ class SessionRelay:
             self._pause()
 
     def _pause(self) -> None:
-        if not self.is_closed and self.tell_agent(_own_message(MessageType.PAUSE_PUBLICATION, b"{}")):
+        if self.is_closed or not self._may_pause:
+            return
+        if self.tell_agent(_own_message(MessageType.PAUSE_PUBLICATION, b"{}")):
             self._is_paused = True
             self._pause_again_at = self.to_client.queued_bytes + LOW_BYTES
 

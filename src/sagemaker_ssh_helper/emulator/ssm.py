@@ -14,6 +14,7 @@ module                 what it holds
 =====================  ==================================================================
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,7 +81,10 @@ class SsmService:
 
     async def switch_session_timing(self, body: Mapping[str, Any]) -> None:
         """``{"kind": "session-timing", "client_resume": 60}``, seconds; see SessionTiming."""
-        _set_numbers(self.gateway.timing, body)
+        # Sessions under way keep the times they began with.
+        timing = dataclasses.replace(self.gateway.timing)
+        _set_numbers(timing, body)
+        self.gateway.timing = timing
 
     async def reset_session_timing(self) -> None:
         self.gateway.timing = SessionTiming()
