@@ -805,6 +805,12 @@ def test_unknown_session_has_no_data_channel(ssm_cloud: CloudProcess) -> None:
     assert "Session is already terminated" in error.value.body
 
 
+def test_agent_is_told_that_an_unknown_session_is_over(ssm_cloud: CloudProcess) -> None:
+    status, xml = Node(ssm_cloud).create_channel("data", "nobody-00000000000000000")
+    assert status == 400
+    assert "Session is already terminated" in xml
+
+
 def test_text_on_an_open_channel_is_ignored(ssm_cloud: CloudProcess) -> None:
     with Session(ssm_cloud) as session:
         session.open().settle()

@@ -254,8 +254,14 @@ class MessageGateway:
         instance_id = caller.instance_id if caller is not None else None
         if instance_id is None or self._instances.get(instance_id) is None:
             raise ApiError("AccessDeniedException", "Only a registered managed instance may do this.")
-        session = self._sessions.get(request.channel_id) if request.kind == "data" else None
-        if instance_id != (session.target if session is not None else request.channel_id):
+        owner = request.channel_id
+        if request.kind == "data":
+            session = self._sessions.get(request.channel_id)
+            if session is None:
+                # Perhaps of a cloud before this one: its agent is to give up, and not to ask again.
+                raise ApiError("InvalidRequestException", ALREADY_TERMINATED)
+            owner = session.target
+        if instance_id != owner:
             raise ApiError("AccessDeniedException", f"{instance_id} may not use this channel.")
         return instance_id
 
