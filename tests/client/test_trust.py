@@ -181,6 +181,18 @@ def test_login_names_are_written_for_ssh_and_taken_back() -> None:
     assert trust.hosts_path().read_text() == "Host a.training.sagemaker\n  User nobody\n"
 
 
+def test_only_the_last_hundreds_of_login_names_are_kept() -> None:
+    lines = "".join(f"Host h{number}.training.sagemaker\n  User u\n" for number in range(500))
+    config_dir().mkdir(parents=True)
+    trust.hosts_path().write_text(lines)
+    trust.write_user_line("new.training.sagemaker", "u")
+    kept = trust.hosts_path().read_text()
+
+    assert kept.count("Host ") == 500
+    assert "h0." not in kept
+    assert kept.endswith("Host new.training.sagemaker\n  User u\n")
+
+
 def test_a_container_that_runs_as_root_needs_no_line(home: Path) -> None:
     trust.write_user_line("a.training.sagemaker", "root")
     trust.write_user_line("a.training.sagemaker", None)
