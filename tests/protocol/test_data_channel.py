@@ -48,6 +48,7 @@ from sagemaker_ssh_helper.protocol.payloads import (
     ProcessedAction,
     SessionType,
 )
+from sagemaker_ssh_helper.protocol.stream import Receiver
 
 pytestmark = pytest.mark.container
 
@@ -305,6 +306,79 @@ def test_all_bytes_arrive_in_order_and_once_whatever_the_link_does(
     assert link.client.received == sent_down
     assert link.client.channel.malformed == link.agent.channel.malformed == 0
     assert link.client.channel.refused == link.agent.channel.refused == 0
+
+
+# -- an agent of ours and an official client --------------------------------------------------------
+
+
+class OfficialReceiver(Receiver[AgentMessage]):
+    """Says nothing about what it has delivered before."""
+
+    def receive(self, sequence_number: int, item: AgentMessage, size: int) -> bool:
+        known = sequence_number < self.expected
+        return super().receive(sequence_number, item, size) and not known
+
+
+def link_to_official_client(delay: float, window_bytes: int) -> Link:
+    link = Link(agent=make_channel(Side.AGENT, window_bytes=window_bytes), delay=delay)
+    link.client.channel._receiver = OfficialReceiver()
+    link.start()
+    link.agent.channel._meet(None)
+    return link
+
+
+@pytest.mark.parametrize("side", list(Side), ids=lambda side: f"{side.value} cut")
+@pytest.mark.parametrize("window_bytes", [20_000, 8 << 20])
+def test_acknowledges_lost_in_a_cut_do_not_stop_a_download_of_an_official_client(
+    side: Side, window_bytes: int
+) -> None:
+    """The official agent stands still for good there."""
+    link = link_to_official_client(0.02, window_bytes)
+    data = bytes(number % 251 for number in range(2_000_000))
+    link.send(Side.AGENT, data)
+    for number in range(5):
+        link.at(link.now + 0.05 + 0.3 * number, lambda: link.cut(side, 0.01))
+    link.run(lambda: len(link.client.received) >= len(data), limit=60.0)
+    assert link.client.received == data
+
+    # And what is said later arrives as quickly as ever.
+    link.run_for(120.0)
+    began = link.now
+    link.send(Side.AGENT, b"!")
+    link.run(lambda: bytes(link.client.received[-1:]) == b"!")
+    assert link.now - began < 0.1
+
+
+def test_all_acknowledges_of_a_full_window_may_be_lost() -> None:
+    link = link_to_official_client(0.02, 100_000)
+    data = bytes(number % 251 for number in range(400_000))
+    link.send(Side.AGENT, data)
+    # The window has arrived, its acknowledges are on their way.
+    link.run_for(0.03)
+    assert len(link.client.received) > 99_000
+    link.cut(Side.CLIENT, 0.01)
+    link.run(lambda: len(link.client.received) >= len(data), limit=30.0)
+
+    assert link.client.received == data
+
+
+@given(
+    cuts=st.lists(st.tuples(st.floats(0, 3), st.sampled_from(list(Side))), max_size=6),
+    delay=st.sampled_from([0.001, 0.04, 0.4]),
+    window_bytes=st.sampled_from([5000, 60_000, 1 << 20]),
+    size=st.integers(1, 200_000),
+)
+def test_a_download_of_an_official_client_survives_any_cuts(
+    cuts: List[Tuple[float, Side]], delay: float, window_bytes: int, size: int
+) -> None:
+    link = link_to_official_client(delay, window_bytes)
+    data = bytes(number * 7 % 251 for number in range(size))
+    link.send(Side.AGENT, data)
+    for after, side in cuts:
+        link.at(link.now + after, lambda side=side: link.cut(side, 0.05))
+    link.run(lambda: len(link.client.received) >= size, limit=300.0)
+
+    assert link.client.received == data
 
 
 # -- opening ----------------------------------------------------------------------------------------

@@ -521,6 +521,7 @@ class DataChannel:
             return
         self._tell_gateway(AgentSessionState.CONNECTED)
         if not self._kind.handshake:
+            self._meet(None)
             self._start(Ready(self._session_type, self._properties, "", ""), now)
             return
         self._handshake_until = now + AGENT_HANDSHAKE_TIMEOUT
@@ -541,6 +542,11 @@ class DataChannel:
         early, self._early, self._early_bytes = self._early, [], 0
         for message in early:
             self._handle(message, now)
+
+    def _meet(self, marker: Optional[Mapping[str, Any]]) -> None:
+        """Know the peer by its marker, or as a foreigner by having none."""
+        self.peer_max_payload_bytes = _accepted_by(marker)
+        self._sender.repeats_acknowledges = self.peer_max_payload_bytes is not None
 
     def _fail(self, what: str, *, evidence: Optional[str] = None) -> None:
         error = HandshakeFailed(what, evidence=evidence)
@@ -658,7 +664,7 @@ class DataChannel:
         """Client: do what the agent asks for, and answer once."""
         request = payloads.HandshakeRequest.parse(message.payload)
         self._request = request
-        self.peer_max_payload_bytes = _accepted_by(request.sm_ssh)
+        self._meet(request.sm_ssh)
         actions = []
         if request.session_type:
             error = ""
@@ -694,6 +700,7 @@ class DataChannel:
     def _on_first_data(self, message: AgentMessage, now: float) -> None:
         """Client: output before any handshake means that there is none. Only shells are like that."""
         self._session_type = SessionType.STANDARD_STREAM
+        self._meet(None)
         self._start(Ready(SessionType.STANDARD_STREAM, None, "", ""), now)
         self._on_data(message, now)
 
@@ -707,7 +714,7 @@ class DataChannel:
                     evidence=f"status {action.status} {action.error}".strip(),
                 )
                 return
-        self.peer_max_payload_bytes = _accepted_by(response.sm_ssh)
+        self._meet(response.sm_ssh)
         taken_ns = int((now - self._handshake_started_at) * 1e9)
         complete = payloads.HandshakeComplete(taken_ns, "")
         self._push(complete.serialize(), PayloadType.HANDSHAKE_COMPLETE, self._created_ms())
