@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from sagemaker_ssh_helper import names
+from sagemaker_ssh_helper.emulator.channel_socket import ChannelSocket
+from sagemaker_ssh_helper.emulator.outbox import Outbox
 from sagemaker_ssh_helper.errors import MalformedMessage
 from sagemaker_ssh_helper.protocol.control_channel import ControlPayload, parse_control, serialize_control
 from sagemaker_ssh_helper.protocol.message import AgentMessage, format_message_id, new_message_id
 from sagemaker_ssh_helper.protocol.payloads import OpenControlChannelInput
-
-from .channel_socket import ChannelSocket
-from .outbox import Outbox
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sagemaker_ssh_helper.emulator.channel_socket import Refused
+from sagemaker_ssh_helper.emulator.control_link import ControlLink, ControlSocket
+from sagemaker_ssh_helper.emulator.live_session import (
+    ALREADY_TERMINATED,
+    DataSocket,
+    LiveSession,
+    SessionTiming,
+)
+from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstances
+from sagemaker_ssh_helper.emulator.service import ApiError, ChannelRequest, Cloud
+from sagemaker_ssh_helper.emulator.sessions import Session, Sessions
+from sagemaker_ssh_helper.emulator.tokens import Tokens
 from sagemaker_ssh_helper.errors import MalformedMessage
 from sagemaker_ssh_helper.protocol.control_channel import ControlPayload, parse_control
 from sagemaker_ssh_helper.protocol.message import AgentMessage, format_message_id
@@ -26,14 +38,6 @@ from sagemaker_ssh_helper.protocol.payloads import (
     OpenControlChannelInput,
     OpenDataChannelInput,
 )
-
-from .channel_socket import Refused
-from .control_link import ControlLink, ControlSocket
-from .live_session import ALREADY_TERMINATED, DataSocket, LiveSession, SessionTiming
-from .managed_instances import ManagedInstances
-from .service import ApiError, ChannelRequest, Cloud
-from .sessions import Session, Sessions
-from .tokens import Tokens
 
 logger = logging.getLogger(__name__)
 

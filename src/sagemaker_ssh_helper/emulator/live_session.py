@@ -19,6 +19,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sagemaker_ssh_helper.emulator.channel_socket import ChannelSocket, Refused
+from sagemaker_ssh_helper.emulator.control_link import ControlLink
+from sagemaker_ssh_helper.emulator.session_relay import SessionRelay, channel_closed, closed_payload
+from sagemaker_ssh_helper.emulator.sessions import Session, Sessions, Status
 from sagemaker_ssh_helper.errors import ProtocolError
 from sagemaker_ssh_helper.protocol.payloads import (
     InteractiveShell,
@@ -27,11 +31,6 @@ from sagemaker_ssh_helper.protocol.payloads import (
     TaskStatus,
 )
 from sagemaker_ssh_helper.protocol.websocket import DEFAULT_MAX_MESSAGE_BYTES
-
-from .channel_socket import ChannelSocket, Refused
-from .control_link import ControlLink
-from .session_relay import SessionRelay, channel_closed, closed_payload
-from .sessions import Session, Sessions, Status
 
 logger = logging.getLogger(__name__)
 

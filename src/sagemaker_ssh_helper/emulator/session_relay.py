@@ -27,6 +27,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from sagemaker_ssh_helper.emulator.channel_socket import ChannelSocket
 from sagemaker_ssh_helper.errors import MalformedMessage
 from sagemaker_ssh_helper.protocol.message import (
     HEADER_BYTES,
@@ -39,8 +40,6 @@ from sagemaker_ssh_helper.protocol.message import (
     serialize_message,
 )
 from sagemaker_ssh_helper.protocol.payloads import Acknowledge, ChannelClosed, format_created_date
-
-from .channel_socket import ChannelSocket
 
 logger = logging.getLogger(__name__)
 

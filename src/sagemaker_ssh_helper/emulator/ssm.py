@@ -18,15 +18,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from .ec2messages import POLL_HOLD, MessageDelivery
-from .live_session import SessionTiming
-from .managed_instances import PingTiming
-from .service import ApiError, Cloud, Operation
-from .ssm_commands import CommandOperations
-from .ssm_instances import Instances
-from .ssm_registration import Registration
-from .ssm_sessions import SessionOperations
-from .ssm_state import TOKEN_LIFETIME, State
+from sagemaker_ssh_helper.emulator.ec2messages import POLL_HOLD, MessageDelivery
+from sagemaker_ssh_helper.emulator.live_session import SessionTiming
+from sagemaker_ssh_helper.emulator.managed_instances import PingTiming
+from sagemaker_ssh_helper.emulator.service import ApiError, Cloud, Operation
+from sagemaker_ssh_helper.emulator.ssm_commands import CommandOperations
+from sagemaker_ssh_helper.emulator.ssm_instances import Instances
+from sagemaker_ssh_helper.emulator.ssm_registration import Registration
+from sagemaker_ssh_helper.emulator.ssm_sessions import SessionOperations
+from sagemaker_ssh_helper.emulator.ssm_state import TOKEN_LIFETIME, State
 
 
 class SsmService:
