@@ -47,8 +47,8 @@ def run(test: Callable[[SessionRelay, Any, Any], None], *, is_official: bool = F
     async def inside() -> None:
         relay = SessionRelay("session", "mi-1", is_official=is_official)
         client, agent = Socket(), Socket()
-        relay.attach_client(client)  # type: ignore[arg-type]
-        relay.attach_agent(agent)  # type: ignore[arg-type]
+        relay.attach_client(client)
+        relay.attach_agent(agent)
         test(relay, client, agent)
         relay.close(channel_closed(closed_payload("session", "mi-1", "")))
 
@@ -62,7 +62,7 @@ def test_outlet_keeps_order_and_no_duplicates() -> None:
     outlet.send(messages[:3])
     assert outlet.queued_bytes == sum(map(len, messages[:3]))
 
-    outlet.socket = socket  # type: ignore[assignment]
+    outlet.socket = socket
     outlet.flush()
     outlet.send(messages[3:4])
     socket.writable = False
@@ -193,12 +193,12 @@ def test_agent_that_must_not_be_paused_is_not() -> None:
     async def inside() -> None:
         relay = SessionRelay("session", "mi-1", is_official=True, may_pause=False)
         client, agent = Socket(), Socket()
-        relay.attach_client(client)  # type: ignore[arg-type]
-        relay.attach_agent(agent)  # type: ignore[arg-type]
-        relay.detach(client)  # type: ignore[arg-type]
+        relay.attach_client(client)
+        relay.attach_agent(agent)
+        relay.detach(client)
         data = output_data(b"while away", 0)
         relay.receive_from_agent([data])
-        relay.attach_client(client)  # type: ignore[arg-type]
+        relay.attach_client(client)
 
         assert agent.sent == []
         assert client.sent == [data]
