@@ -373,8 +373,8 @@ def _launch_by_boto3(job: Job, session: Any, role_arn: str, folder: Path) -> str
 def _launch_by_sdk_v2(job: Job, session: Any, role_arn: str, folder: Path) -> str:
     os.environ["SAGEMAKER_SUPPRESS_V2_WARNING"] = "1"
     try:
-        import sagemaker
         from sagemaker.estimator import Estimator
+        from sagemaker.session import Session
     except ImportError as error:
         raise StepFailed(f"{error}; run: pip install 'sagemaker<3'") from error
     from sagemaker_ssh_helper import archive
@@ -394,7 +394,7 @@ def _launch_by_sdk_v2(job: Job, session: Any, role_arn: str, folder: Path) -> st
         hyperparameters=dict(job.hyperparameters),
         output_path=f"s3://{bucket}/demo/output",
         base_job_name="demo",
-        sagemaker_session=sagemaker.Session(boto_session=session, default_bucket=bucket),
+        sagemaker_session=Session(boto_session=session, default_bucket=bucket),
     )
     wrapper = SSHEstimatorWrapper.create(estimator, connection_wait_time_seconds=600)
     estimator.fit(_upload_inputs(job, session, bucket) or None, wait=False)
