@@ -9,6 +9,7 @@ from typing import List, Mapping, Optional
 
 import pytest
 
+from e2e.laptop import until
 from local_cloud import clean_environment
 
 DEMO = [sys.executable, "-m", "sagemaker_ssh_helper", "demo"]
@@ -141,3 +142,31 @@ def test_the_demo_runs_as_an_ordinary_user(tmp_path: Path) -> None:
     done = run([*outer, f'mount --bind {accounts} /etc/passwd && exec "$@"', "sh", *inner], home)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "demo: ok"
+
+
+def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    marked = {**clean_environment(home), "DEMO_OF_THIS_TEST": str(tmp_path)}
+    process = subprocess.Popen(DEMO, env=marked, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        # The job's processes are up as soon as it has a name.
+        started = process.stdout.readline(), process.stdout.readline()
+        assert "launch a training job" in started[1]
+        process.kill()
+        process.wait()
+    until(lambda: not _marked(str(tmp_path)), "everything that the demo started to end", 20)
+
+
+def _marked(text: str) -> List[int]:
+    """The processes that have the mark of this test in their environment, or its home in that of a job."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"DEMO_OF_THIS_TEST={text}".encode() in environment:
+            found.append(int(folder.name))
+    return found

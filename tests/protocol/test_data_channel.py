@@ -2,6 +2,7 @@
 
 import json
 import logging
+import uuid
 from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
@@ -746,6 +747,15 @@ def test_data_is_cut_into_payloads_and_numbered(side: Side) -> None:
     assert [message.sequence_number for message in messages] == [first, first + 1, first + 2, first + 3]
     assert {message.flags for message in messages} == {0}
     assert len({message.message_id for message in messages}) == 4
+
+
+def test_message_ids_are_random_uuids() -> None:
+    channel, _ = ready(Side.CLIENT, random_bytes=lambda size: bytes(range(256)) * (size // 256))
+    channel.send_data(bytes(300 * 1024), 0.0)
+
+    for message in sent(channel, 0.0):
+        parsed = uuid.UUID(bytes=message.message_id)
+        assert (parsed.version, parsed.variant) == (4, uuid.RFC_4122)
 
 
 @BOTH

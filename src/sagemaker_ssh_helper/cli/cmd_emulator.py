@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--json",
         action="store_true",
         help="print what clients need, secrets included, as one line of JSON, when it is ready",
+    )
+    start.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="end also when standard input is closed, as it is when the program that holds it dies",
     )
     _add_common(start)
     start.set_defaults(run=run)
@@ -87,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def started(local: "LocalCloud") -> int:
         if args.verb == "start":
-            return await _stay(local, args.json)
+            return await _stay(local, as_json=args.json, until_eof=args.until_eof)
         return await _run_command(local, command, environment)
 
     port = args.port if args.verb == "start" else 0
@@ -103,9 +109,11 @@ def _forget_aws() -> None:
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
-async def _stay(local: "LocalCloud", as_json: bool) -> int:
+async def _stay(local: "LocalCloud", *, as_json: bool, until_eof: bool) -> int:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
+    if until_eof:
+        threading.Thread(target=_read_to_the_end, args=(loop, ended), daemon=True).start()
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signal_number, ended.set)
     described = local.describe()
@@ -117,6 +125,13 @@ async def _stay(local: "LocalCloud", as_json: bool) -> int:
         print(_for_people(described), flush=True)
     await ended.wait()
     return 0
+
+
+def _read_to_the_end(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    # Unbuffered: a thread inside sys.stdin would hold a lock that the interpreter wants at its end.
+    while os.read(0, 4096):
+        pass
+    loop.call_soon_threadsafe(ended.set)
 
 
 def _for_people(described: Mapping[str, Any]) -> str:
