@@ -29,7 +29,6 @@ from sagemaker_ssh_helper.protocol.message import (
     MessageType,
     PayloadType,
     format_message_id,
-    new_message_id,
     serialize_message,
 )
 from sagemaker_ssh_helper.protocol.payloads import (
@@ -52,6 +51,7 @@ MAX_PAYLOAD_BYTES = 65536  # what we tell another of our ends that we accept
 MAX_EARLY_BYTES = 1 << 20  # data that comes before the handshake is over
 MAX_PENDING = 20_000  # messages outside the stream that wait to be written
 RELEASE_BYTES = 256 << 10  # delivered at once after a pause
+IDS_AT_ONCE = 64
 
 logger = logging.getLogger(__name__)
 _STREAM_OUTPUT = int(PayloadType.OUTPUT)
@@ -766,13 +766,20 @@ class DataChannel:
 
     def _new_id(self) -> bytes:
         if not self._ids:
-            pool = self._random_bytes(64 * MESSAGE_ID_BYTES)
+            pool = bytearray(self._random_bytes(IDS_AT_ONCE * MESSAGE_ID_BYTES))
+            # As new_message_id does, all at once.
+            pool[6::MESSAGE_ID_BYTES] = pool[6::MESSAGE_ID_BYTES].translate(_VERSION_4)
+            pool[8::MESSAGE_ID_BYTES] = pool[8::MESSAGE_ID_BYTES].translate(_VARIANT)
+            ids = bytes(pool)
             self._ids = [
-                new_message_id(pool[start : start + MESSAGE_ID_BYTES])
-                for start in range(0, len(pool), MESSAGE_ID_BYTES)
+                ids[start : start + MESSAGE_ID_BYTES] for start in range(0, len(ids), MESSAGE_ID_BYTES)
             ]
         return self._ids.pop()
 
+
+# The bytes of a random UUID that are not all random.
+_VERSION_4 = bytes(byte & 0x0F | 0x40 for byte in range(256))
+_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 
 _FLOWING = (State.OPEN, State.GRACE)
 
