@@ -147,26 +147,28 @@ def test_the_demo_runs_as_an_ordinary_user(tmp_path: Path) -> None:
 def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    marked = {**clean_environment(home), "DEMO_OF_THIS_TEST": str(tmp_path)}
+    # Everything that it starts has this folder somewhere in its environment, the job's processes too.
+    marked = {**clean_environment(home), "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(DEMO, env=marked, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout:
         # The job's processes are up as soon as it has a name.
         started = process.stdout.readline(), process.stdout.readline()
         assert "launch a training job" in started[1]
+        assert len(_processes_with(tmp_path)) > 2
         process.kill()
         process.wait()
-    until(lambda: not _marked(str(tmp_path)), "everything that the demo started to end", 20)
+    until(lambda: not _processes_with(tmp_path), "everything that the demo started to end", 20)
 
 
-def _marked(text: str) -> List[int]:
-    """The processes that have the mark of this test in their environment, or its home in that of a job."""
+def _processes_with(folder: Path) -> List[int]:
+    """The processes that have this folder in their environment."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            environment = (folder / "environ").read_bytes()
+            environment = (process / "environ").read_bytes()
         except OSError:
             continue
-        if f"DEMO_OF_THIS_TEST={text}".encode() in environment:
-            found.append(int(folder.name))
+        if bytes(folder) in environment:
+            found.append(int(process.name))
     return found
