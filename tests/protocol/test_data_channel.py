@@ -307,6 +307,11 @@ def test_all_bytes_arrive_in_order_and_once_whatever_the_link_does(
     assert link.client.received == sent_down
     assert link.client.channel.malformed == link.agent.channel.malformed == 0
     assert link.client.channel.refused == link.agent.channel.refused == 0
+    for side, end in link.ends.items():
+        handed_out = [data for sender, data in link.messages if sender is side]
+        assert len(handed_out) - len(set(handed_out)) == end.channel.resent, (
+            "handed out twice, and not as a resend"
+        )
 
 
 # -- an agent of ours and an official client --------------------------------------------------------
