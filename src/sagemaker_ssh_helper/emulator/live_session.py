@@ -89,6 +89,10 @@ class DataSocket(ChannelSocket):
     def received(self, messages: Sequence[bytes]) -> None:
         self._receive(messages)
 
+    def ponged(self, data: bytes) -> None:
+        if self is self._live.relay.to_client.socket:
+            self._live.relay.client_ponged(data)
+
     def drained(self) -> None:
         if self._side == "agent":
             self._live.relay.agent_drained()
