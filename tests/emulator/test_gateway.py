@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from emulator.cloud_process import CloudProcess
 from emulator.gateway_peers import (
+    OFFICIAL_CLIENT_VERSION,
     ControlPeer,
     Lost,
     Node,
@@ -79,9 +80,9 @@ class Session:
         self._opened.append(peer)
         return peer
 
-    def open(self) -> "Session":
+    def open(self, client_version: str = OFFICIAL_CLIENT_VERSION) -> "Session":
         self.agent: Peer = self.keep(self.node.open_data(self.id))
-        self.client: Peer = self.keep(open_client(self.grant))
+        self.client: Peer = self.keep(open_client(self.grant, version=client_version))
         self.agent.synchronize()
         self.client.synchronize()
         return self
@@ -461,16 +462,36 @@ def test_second_client_takes_the_place_of_the_first(ssm_cloud: CloudProcess) -> 
         session.agent.assert_silent(0.1)
 
 
-def test_client_that_does_not_come_back_ends_the_session(switched: CloudProcess) -> None:
-    switched.faults(kind="session-timing", client_resume=0.3)
+@pytest.mark.parametrize(
+    ("client_version", "timing"),
+    [(names.CLIENT_VERSION, "client_resume"), (OFFICIAL_CLIENT_VERSION, "foreign_resume")],
+)
+def test_client_that_does_not_come_back_ends_the_session(
+    switched: CloudProcess, client_version: str, timing: str
+) -> None:
+    switched.faults(kind="session-timing", **{timing: 0.3})
     with Session(switched) as session:
-        session.open()
+        session.open(client_version)
         session.client.close()
         assert session.agent.receive_message().message_type == "pause_publication"
         assert session.agent.receive_message().message_type == "channel_closed"
         session.agent.close()
         session.control.complete(session.id)
         session.wait_status("Terminated")
+
+
+def test_client_that_asks_to_come_back_is_waited_for_again(switched: CloudProcess) -> None:
+    switched.faults(kind="session-timing", foreign_resume=1.0)
+    with Session(switched) as session:
+        session.open()
+        session.client.reset()
+        session.wait_status("Disconnected")
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            resumed = session.ssm.resume_session(SessionId=session.id)
+
+        session.keep(open_client(resumed)).synchronize()
+        assert session.status == "Connected"
 
 
 def test_client_that_never_comes_ends_the_session(switched: CloudProcess) -> None:

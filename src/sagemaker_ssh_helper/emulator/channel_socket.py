@@ -152,7 +152,7 @@ class ChannelSocket(asyncio.Protocol):
         self.flush()
 
     def ping(self, data: bytes) -> None:
-        """Ask the peer to say when it has read so far, to ``ponged``. Nothing on a connection that is over."""
+        """Ask the peer to say when it has read so far, to ``ponged``. Nothing on a closed connection."""
         try:
             self._websocket.send_ping(data)
         except ConnectionFailed:

@@ -135,6 +135,7 @@ class MessageGateway:
         live = self._live.get(session.id)
         if live is None or not live.awaits_client:
             return None
+        live.client_asked()
         return self._tokens.issue(session.id, "client", _now())
 
     def terminate_session(self, session: Session) -> None:
