@@ -568,6 +568,36 @@ def test_a_foreign_agent_gets_no_data_for_a_moment_after_the_handshake() -> None
     assert message.payload == b"SSH-2.0-me\r\n"
 
 
+def test_what_a_foreign_agent_does_not_acknowledge_it_does_not_have() -> None:
+    """
+    Unlike clients, it acknowledges a message as often as it comes; what it is not ready for, not at all.
+    """
+    channel, _ = asked({"AgentVersion": "3.3.0.0", "RequestedClientActions": [session_type("Port")]})
+    channel.receive_message(acknowledge(Side.CLIENT, 0), 0.0)
+    complete = HandshakeComplete().serialize()
+    channel.receive_message(stream(Side.CLIENT, 1, complete, 7), 0.0)
+    channel.handle_timer(GRACE)
+    room = channel.send_capacity_bytes
+
+    channel.send_data(bytes(4 * 1024), 1.0)
+    sent(channel, 1.0)
+    for number in (2, 3, 4):
+        channel.receive_message(acknowledge(Side.CLIENT, number), 1.01)
+    channel.handle_timer(2.0)
+    (again,) = of_type(sent(channel, 2.0), PayloadType.OUTPUT)
+    channel.send_data(bytes(1024), 2.0)
+    sent(channel, 2.0)
+    channel.receive_message(acknowledge(Side.CLIENT, 5), 2.01)
+    for tick in range(10):
+        channel.handle_timer(3.0 + tick)
+        assert [message.sequence_number for message in sent(channel, 3.0 + tick)] == [1]
+
+    assert again.sequence_number == 1
+    assert channel.send_capacity_bytes == room - 5 * 1024
+    channel.receive_message(acknowledge(Side.CLIENT, 1), 13.0)
+    assert channel.drained
+
+
 @pytest.mark.parametrize("marker", [None, {}, {"v": 2, "max": 65536}, {"v": 1}, {"v": 1, "max": "big"}, 7])
 def test_a_marker_that_cannot_be_read_is_that_of_a_foreigner(marker: Any) -> None:
     channel, _ = asked(

@@ -546,7 +546,9 @@ class DataChannel:
     def _meet(self, marker: Optional[Mapping[str, Any]]) -> None:
         """Know the peer by its marker, or as a foreigner by having none."""
         self.peer_max_payload_bytes = _accepted_by(marker)
-        self._sender.repeats_acknowledges = self.peer_max_payload_bytes is not None
+        # Agents acknowledge every copy of a message, official ones as well; official clients only the first.
+        if self.side is Side.AGENT:
+            self._sender.repeats_acknowledges = self.peer_max_payload_bytes is not None
 
     def _fail(self, what: str, *, evidence: Optional[str] = None) -> None:
         error = HandshakeFailed(what, evidence=evidence)
