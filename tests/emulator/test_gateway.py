@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from emulator.cloud_process import CloudProcess
 from emulator.gateway_peers import (
     OFFICIAL_CLIENT_VERSION,
+    OFFICIAL_VERSION,
     ControlPeer,
     Lost,
     Node,
@@ -36,6 +37,7 @@ from sagemaker_ssh_helper.protocol.payloads import (
     OpenControlChannelInput,
     OpenDataChannelInput,
 )
+from sagemaker_ssh_helper.protocol.websocket import Ping
 
 OURS = names.AGENT_VERSION
 HANDSHAKE_REQUEST, HANDSHAKE_RESPONSE, HANDSHAKE_COMPLETE = 5, 6, 7
@@ -447,6 +449,32 @@ def test_client_that_was_cut_off_resumes(ssm_cloud: CloudProcess, how: str) -> N
         assert [client.receive() for _ in missed] == missed
         assert session.agent.receive_message().message_type == "start_publication"
         assert session.status == "Connected"
+
+
+def test_official_agent_learns_what_an_official_client_had_before_it_was_cut_off(
+    ssm_cloud: CloudProcess,
+) -> None:
+    """Its acknowledges were lost, and it does not acknowledge anything twice."""
+    with Session(ssm_cloud, OFFICIAL_VERSION) as session:
+        session.open().settle()
+        data = [output_data(b"abc", number) for number in (2, 3)]
+        session.agent.send(*data)
+        assert [session.client.receive() for _ in data] == data
+        session.client.reset()
+        session.wait_status("Disconnected")
+
+        resumed = session.ssm.resume_session(SessionId=session.id)
+        client = session.keep(open_client(resumed))
+
+        assert [client.receive() for _ in range(4)][2:] == data
+        # The pong that is behind these two is Peer's own doing.
+        assert isinstance(client.receive_event(), Ping)
+        told = []
+        while len(told) < 4:
+            message = session.agent.receive_message()
+            if message.message_type == "acknowledge":
+                told.append(Acknowledge.parse(message.payload).sequence_number)
+        assert told == [0, 1, 2, 3]
 
 
 def test_second_client_takes_the_place_of_the_first(ssm_cloud: CloudProcess) -> None:
