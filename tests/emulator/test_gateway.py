@@ -560,6 +560,21 @@ def test_agent_that_does_not_come_back_ends_the_session(switched: CloudProcess) 
         session.wait_status("Failed")
 
 
+def test_agent_learns_of_the_end_when_it_is_back(switched: CloudProcess) -> None:
+    """After some seconds an official agent asks no more for the data channel, and keeps the session."""
+    switched.faults(kind="session-timing", agent_resume=0.3)
+    with Session(switched) as session:
+        session.open()
+        session.control.peer.reset()
+        session.agent.reset()
+        session.wait_status("Failed")
+
+        control = session.keep(session.node.open_control())
+
+        assert control.receive(ChannelClosed)[1].session_id == session.id
+        control.peer.assert_silent(0.1)
+
+
 def test_agent_that_does_not_take_the_offer_ends_the_session(switched: CloudProcess) -> None:
     switched.faults(kind="session-timing", offer=0.3)
     with Session(switched) as session:

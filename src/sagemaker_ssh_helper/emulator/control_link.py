@@ -134,6 +134,14 @@ class ControlLink:
         self._socket.send([data])
         return True
 
+    def send_when_open(self, key: str, payload: ControlPayload) -> bool:
+        """Send a payload once: now, or when the agent is connected again. False: it is not now."""
+        if self.send(payload):
+            return True
+        data = self._serialize(payload, new_message_id(os.urandom(16)))
+        self.outbox.put_once(key, data, asyncio.get_running_loop().time())
+        return False
+
     def postpone(self, key: str, delay: float) -> None:
         """The agent has no room for this one: deliver it after a while, in seconds."""
         now = asyncio.get_running_loop().time()

@@ -289,7 +289,8 @@ class LiveSession:
         self._reason = (status, output)
         is_told = self.relay.tell_agent(self._closed)
         if was_offered and not is_told:
-            is_told = self._link.send(payload)
+            # An agent whose channels are both gone has the session still, and asks no more after a while.
+            is_told = self._link.send_when_open(f"end of {self.session.id}", payload)
         self.relay.close(self._closed)
         if is_told:
             self._arm("agent", self._timing.closing, self._end, status, output)
