@@ -314,6 +314,22 @@ def test_input_and_acknowledges_are_repeated_to_an_official_agent_that_is_back()
     run_official(test)
 
 
+def test_acknowledges_reach_an_official_agent_at_the_end_of_the_session() -> None:
+    """It waits for them, two seconds at most, before it closes the data channel."""
+
+    async def test(relay: SessionRelay, client: Socket, agent: Socket) -> None:
+        output = [output_data(b"x", number) for number in range(2)]
+        relay.receive_from_agent(output)
+        relay.receive_from_client([acknowledge(output[0])])
+        relay.close(channel_closed(closed_payload("session", "mi-1", "")))
+        assert agent.types == ["acknowledge"]
+
+        relay.receive_from_client([acknowledge(output[1])])
+        assert await acknowledged_numbers(agent, 2) == [0, 1]
+
+    run_official(test)
+
+
 def test_what_is_kept_for_a_cut_is_bounded() -> None:
     kept = Unacknowledged(max_bytes=3 * len(input_data(b"x", 0)))
     for number in range(5):

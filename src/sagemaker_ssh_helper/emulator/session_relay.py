@@ -27,6 +27,7 @@ acknowledged when the pong comes, it had before.
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import struct
 import time
@@ -393,6 +394,8 @@ class SessionRelay:
             self._release_complete_late()
         self.is_closed = True
         self.to_agent.clear()
+        # The agent waits for them before it goes.
+        self._release_acknowledges(math.inf)
         self._cancel_timers()
         self.to_client.send([closed])
         # Both have to be read to the end, so that we see them go.
@@ -475,13 +478,17 @@ class SessionRelay:
         if self._ack_timer is None:
             self._ack_timer = loop.call_later(ACK_HOLD, self._release_acknowledges)
 
-    def _release_acknowledges(self) -> None:
-        self._ack_timer = None
+    def _release_acknowledges(self, until: float | None = None) -> None:
+        """Write the acknowledges that are due by then, or now, which is monotonic seconds."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
         loop = asyncio.get_running_loop()
-        # A timer may fire a clock tick early.
-        now = loop.time() + 0.001
+        if until is None:
+            # A timer may fire a clock tick early.
+            until = loop.time() + 0.001
         released: list[bytes] = []
-        while self._held_acks and self._held_acks[0][0] <= now:
+        while self._held_acks and self._held_acks[0][0] <= until:
             released.append(self._held_acks.popleft()[1])
         if self._held_acks:
             self._ack_timer = loop.call_at(self._held_acks[0][0], self._release_acknowledges)
@@ -516,7 +523,7 @@ class SessionRelay:
         self._client_is_held = _hold(self.to_client.socket, self._client_is_held, self.to_agent.queued_bytes)
 
     def _cancel_timers(self) -> None:
-        for timer in (self._ack_timer, self._absence_timer, self._complete_timer):
+        for timer in (self._absence_timer, self._complete_timer):
             if timer is not None:
                 timer.cancel()
 
