@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import List
 
 import pytest
-from local_cloud import clean_environment
 
+from local_cloud import clean_environment
 from sagemaker_ssh_helper import names
 
 ROOT = Path(__file__).resolve().parents[1]

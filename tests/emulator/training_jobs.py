@@ -65,7 +65,17 @@ class JobCloud:
         self.temporary = folder / "tmp"
         self.temporary.mkdir(parents=True)
         self.temporary.chmod(0o777)  # also for a cloud that runs as somebody else
-        self._command = [*prefix, sys.executable, "-c", START, "emulator", "start", "--json", "--until-eof", *options]
+        self._command = [
+            *prefix,
+            sys.executable,
+            "-c",
+            START,
+            "emulator",
+            "start",
+            "--json",
+            "--until-eof",
+            *options,
+        ]
         self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.temporary),
