@@ -1,0 +1,413 @@
+"""
+Whatever happens to the network, a tunnel goes on: not one byte is lost, doubled or reordered. And when it
+cannot go on, one line says so, at once.
+
+Everything here is real ssh and scp through the local cloud, whose switches break the links. The long forms
+run with ``make soak``.
+"""
+
+import hashlib
+import os
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+
+import pytest
+
+from e2e.laptop import Job, Laptop, end, running, until
+from local_cloud import LocalCloud
+
+MB = 1_000_000
+SIDES = ("client", "agent", "both")
+
+
+@pytest.fixture(scope="module")
+def alice(laptop: Callable[[str], Laptop]) -> Laptop:
+    return laptop("alice")
+
+
+@pytest.fixture(scope="module")
+def job(alice: Laptop) -> Iterator[Job]:
+    with running(alice, StoppingCondition={"MaxRuntimeInSeconds": 3600}) as job:
+        alice.configure_ssh()
+        yield job
+
+
+class Site:
+    """What the scenarios need: a user's ssh, the job, and the cloud's switches."""
+
+    def __init__(self, cloud: LocalCloud, alice: Laptop, job: Job) -> None:
+        self.cloud = cloud
+        self.alice = alice
+        self.host = job.host
+        self._ssh = ["-F", str(alice.home / ".ssh" / "config"), "-o", "BatchMode=yes"]
+
+    def run(self, *words: str, stdin: Any = b"", timeout: float = 100) -> "subprocess.CompletedProcess[bytes]":
+        """ssh or scp, to its end."""
+        program, *rest = words
+        source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+        return subprocess.run(
+            [program, *self._ssh, *rest],
+            capture_output=True,
+            env=self.alice.env,
+            cwd=self.alice.home,
+            timeout=timeout,
+            check=False,
+            **source,
+        )
+
+    def shell(self, **options: Any) -> "Shell":
+        return Shell(["ssh", *self._ssh, self.host], self.alice)
+
+    def active(self) -> Set[str]:
+        listed = self.cloud.client("ssm", user="admin").describe_sessions(State="Active")["Sessions"]
+        return {str(session["SessionId"]) for session in listed}
+
+    def link(self) -> Dict[str, Any]:
+        """What the switches did to the session."""
+        rows = [row for row in self.cloud.local("GET", "faults")["faults"] if row["kind"] == "link"]
+        assert len(rows) == 1, rows
+        found: Dict[str, Any] = rows[0]
+        return found
+
+    def proxies(self) -> List[int]:
+        found = subprocess.run(
+            ["pgrep", "-u", str(os.getuid()), "-f", f"start-proxy.*{self.host}"], stdout=subprocess.PIPE
+        )
+        return [int(word) for word in found.stdout.split()]
+
+
+class Shell:
+    """A shell in the container that is spoken to line by line; ``session`` is its session's id."""
+
+    def __init__(self, command: List[str], alice: Laptop) -> None:
+        self._told = b""
+        self._said = b""
+        self._heard = threading.Condition()
+        self.process = alice.popen(
+            *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._threads = [
+            threading.Thread(target=self._collect, args=(name,), daemon=True) for name in ("stdout", "stderr")
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _collect(self, name: str) -> None:
+        stream = getattr(self.process, name)
+        for piece in iter(lambda: os.read(stream.fileno(), 65536), b""):
+            with self._heard:
+                if name == "stdout":
+                    self._said += piece
+                else:
+                    self._told += piece
+                self._heard.notify_all()
+
+    @property
+    def told(self) -> List[str]:
+        """Our own lines on stderr so far."""
+        with self._heard:
+            return [line for line in self._told.decode().splitlines() if line.startswith("sm-ssh: ")]
+
+    def ask(self, word: str, timeout: float = 20) -> float:
+        """Seconds until the shell has echoed this word."""
+        began = time.monotonic()
+        self.type(word)
+        self.wait_for(word, timeout)
+        return time.monotonic() - began
+
+    def type(self, word: str) -> None:
+        assert self.process.stdin is not None
+        # In two halves: a terminal's echo is not the answer.
+        self.process.stdin.write(f"echo {word[:2]}''{word[2:]}\n".encode())
+        self.process.stdin.flush()
+
+    def wait_for(self, word: str, timeout: float) -> None:
+        with self._heard:
+            found = self._heard.wait_for(lambda: word.encode() in self._said, timeout)
+            assert found, (word, self._said[-200:], self._told)
+
+    def close(self) -> Tuple[int, bytes, bytes]:
+        """End it in an ordinary way: status, stdout, stderr."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return self.wait_closed(20)
+
+    def wait_closed(self, timeout: float) -> Tuple[int, bytes, bytes]:
+        try:
+            self.process.wait(timeout)
+        finally:
+            end(self.process)
+        for thread in self._threads:
+            thread.join(10)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+        return self.process.returncode, self._said, self._told
+
+
+@pytest.fixture(scope="module")
+def site(e2e_cloud: LocalCloud, alice: Laptop, job: Job) -> Site:
+    return Site(e2e_cloud, alice, job)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(site: Site) -> Iterator[None]:
+    """Every scenario ends with good links, no session and no process, whatever was done to it."""
+    sessions, proxies = site.active(), set(site.proxies())
+    yield
+    site.cloud.clear_faults()
+    until(lambda: site.active() <= sessions, "the sessions to be over", 10)
+    until(lambda: set(site.proxies()) <= proxies, "the proxies to be gone", 10)
+
+
+@pytest.fixture
+def shell(site: Site) -> Iterator[Callable[[], Tuple[Shell, str]]]:
+    """Opens shells, each with its session's id; those that are still there afterwards are killed."""
+    opened: List[Shell] = []
+
+    def open_shell() -> Tuple[Shell, str]:
+        before = site.active()
+        one = site.shell()
+        opened.append(one)
+        one.ask("hello", 30)
+        (session,) = site.active() - before
+        return one, session
+
+    yield open_shell
+    for one in opened:
+        if one.process.poll() is None:
+            one.wait_closed(0.1)
+
+
+@pytest.fixture(scope="module")
+def payload(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Tuple[Path, str]]:
+    """A file of so many random bytes, and its hash."""
+
+    def make(size: int) -> Tuple[Path, str]:
+        path = tmp_path_factory.mktemp("payload") / f"{size}.bin"
+        data = random.Random(size).randbytes(size)
+        path.write_bytes(data)
+        return path, hashlib.sha256(data).hexdigest()
+
+    return make
+
+
+def random_cuts(count: int, size: int, chance: random.Random) -> List[Dict[str, Any]]:
+    """Cuts at random byte offsets of a stream, in equal numbers for each side and both, by either way."""
+    sides = [SIDES[number % 3] for number in range(count)]
+    chance.shuffle(sides)
+    return [
+        {"at": chance.randrange(20_000, size), "side": side, "how": chance.choice(("reset", "close"))}
+        for side in sides
+    ]
+
+
+def upload(site: Site, path: Path, expected: str, timeout: float = 100) -> None:
+    with path.open("rb") as source:
+        done = site.run("ssh", site.host, "sha256sum", stdin=source, timeout=timeout)
+    assert done.stdout.decode().split()[:1] == [expected], done.stderr.decode()
+    assert done.returncode == 0
+
+
+def download(site: Site, path: Path, expected: str, timeout: float = 100) -> None:
+    done = site.run("ssh", site.host, f"cat {path}", timeout=timeout)
+    assert hashlib.sha256(done.stdout).hexdigest() == expected, done.stderr.decode()
+    assert done.returncode == 0
+
+
+MOVES = {"up": upload, "down": download}
+
+
+def copy_with_cuts(site: Site, move: str, path: Path, expected: str, count: int, timeout: float) -> None:
+    """Carry the file while the link is cut so often; prints what was in flight at each cut."""
+    size = path.stat().st_size
+    seed = random.SystemRandom().randrange(1 << 32)
+    cuts = random_cuts(count, size - size // 50, random.Random(seed))
+    print(f"{move}: {size // MB} MB, {count} cuts, seed {seed}")
+    log: List[Dict[str, Any]] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        # The switch's figures go with the session.
+        while not over.wait(0.1):
+            rows = [row for row in site.cloud.local("GET", "faults")["faults"] if row["kind"] == "link"]
+            for row in rows:
+                log[:] = row["cuts"]
+
+    site.cloud.faults(kind="cut", cuts=cuts)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.monotonic()
+    try:
+        MOVES[move](site, path, expected, timeout)
+    finally:
+        over.set()
+        watcher.join()
+        site.cloud.clear_faults()
+    seconds = time.monotonic() - began
+    sender = "client" if move == "up" else "agent"
+    in_flight = [cut["in_flight"][sender] for cut in log]
+    print(f"{seconds:.1f} s, {size / seconds / MB:.1f} MB/s; messages in flight at the cuts: {in_flight}")
+    by_side = {side: sum(cut["side"] == side for cut in log) for side in SIDES}
+    print(f"cuts by side: {by_side}")
+    assert len(log) == count
+    # At some moments a sender has really nothing under way.
+    assert sum(number > 0 for number in in_flight) >= count * 0.8
+    assert min(by_side.values()) >= count // 3
+
+
+@pytest.mark.parametrize("move", ["up", "down"])
+def test_a_stream_with_ten_cuts_arrives_whole(site: Site, payload: Any, move: str) -> None:
+    copy_with_cuts(site, move, *payload(30 * MB), 10, 100)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("move", ["up", "down"])
+def test_a_long_stream_with_fifty_cuts_arrives_whole(site: Site, payload: Any, move: str) -> None:
+    copy_with_cuts(site, move, *payload(200 * MB), 50, 500)
+
+
+@pytest.mark.parametrize("move", ["up", "down"])
+def test_a_stream_through_a_lossy_link_arrives_whole(site: Site, payload: Any, move: str) -> None:
+    path, expected = payload(5 * MB)
+    site.cloud.faults(kind="link", drop_data=0.05, drop_acks=0.05, duplicate=0.02, reorder=0.02)
+    began = time.monotonic()
+    MOVES[move](site, path, expected)
+    print(f"{move}: 5 MB with 5 % of data and of acknowledges lost: {time.monotonic() - began:.1f} s")
+
+
+def test_scp_through_a_lossy_distant_link(site: Site, payload: Any) -> None:
+    path, expected = payload(2 * MB)
+    site.cloud.faults(kind="link", drop_data=0.02, drop_acks=0.02, rtt=0.05)
+    assert site.run("scp", "-q", str(path), f"{site.host}:there.bin").returncode == 0
+    assert site.run("scp", "-q", f"{site.host}:there.bin", "back.bin").returncode == 0
+    assert hashlib.sha256((site.alice.home / "back.bin").read_bytes()).hexdigest() == expected
+
+
+def outage(site: Site, session: str, seconds: float) -> None:
+    """Nobody reaches anybody for so long."""
+    switches = [("ssm:ResumeSession", "*"), ("ssmmessages:CreateDataChannel", "*")]
+    for action, user in switches:
+        site.cloud.faults(kind="unreachable", action=action, user=user)
+    site.cloud.faults(kind="cut", side="both", session=session)
+    # The length of an outage is what it is.
+    threading.Event().wait(seconds)
+    site.cloud.clear_faults()
+
+
+def keep_a_shell(site: Site, shell: Any, seconds: float) -> None:
+    one, session = shell()
+    one.type("meanwhile")
+    outage(site, session, seconds)
+    began = time.monotonic()
+    one.wait_for("meanwhile", 20)
+    resumed = time.monotonic() - began
+    print(f"{seconds:g} s outage: the shell answered {resumed:.2f} s after its end")
+    assert one.ask("again", 20) < 5
+    status, said, _ = one.close()
+    assert status == 0
+    assert b"sm-ssh" not in said
+    assert [re.sub(r"[\d.]+ s", "N s", line) for line in one.told] == [
+        "sm-ssh: link lost, resuming…",
+        "sm-ssh: link resumed after N s",
+    ]
+    assert resumed < 2
+
+
+def test_a_shell_survives_an_outage(site: Site, shell: Any) -> None:
+    keep_a_shell(site, shell, 5)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(200)
+def test_a_shell_survives_a_long_outage(site: Site, shell: Any) -> None:
+    keep_a_shell(site, shell, 60)
+
+
+def test_a_short_loss_is_not_told(site: Site, shell: Any) -> None:
+    one, session = shell()
+    for side in SIDES:
+        site.cloud.faults(kind="cut", side=side, session=session, how="close")
+        assert one.ask(f"after{side}") < 5
+    assert one.close()[0] == 0
+    assert one.told == []
+
+
+def test_a_link_that_is_rotated_all_the_time_goes_on(site: Site, shell: Any, payload: Any) -> None:
+    path, expected = payload(5 * MB)
+    site.cloud.faults(kind="rotation", seconds=0.3)
+    upload(site, path, expected)
+    download(site, path, expected)
+
+
+def test_a_refused_resume_ends_with_one_line(site: Site, shell: Any) -> None:
+    one, session = shell()
+    site.cloud.faults(kind="refuse-resume", session=session)
+    began = time.monotonic()
+    site.cloud.faults(kind="cut", side="client", session=session)
+    status, _, _ = one.wait_closed(20)
+    assert time.monotonic() - began < 5
+    assert status == 255
+    (line,) = one.told
+    assert line.startswith("sm-ssh: error[session-lost]: ")
+
+
+def test_a_session_ended_by_an_administrator_says_so(site: Site, shell: Any) -> None:
+    one, session = shell()
+    one.type("$(echo $SSH_CONNECTION | tr ' ' _)")
+    began = time.monotonic()
+    site.cloud.client("ssm", user="admin").terminate_session(SessionId=session)
+    status, _, _ = one.wait_closed(20)
+    assert time.monotonic() - began < 5
+    assert status == 255
+    (line,) = one.told
+    assert line.startswith("sm-ssh: error[session-lost]: ")
+    until(lambda: not sessions_of_sshd(site), "the server's side to be closed", 10)
+
+
+def sessions_of_sshd(site: Site) -> List[str]:
+    """The server's processes for a login, but that of the question itself."""
+    done = site.run("ssh", site.host, "ps -o args= -e | grep '^sshd.*: .*@notty' || true")
+    return done.stdout.decode().splitlines()[1:]
+
+
+def many_sessions(site: Site, count: int, timeout: float) -> None:
+    """So many shells at once on one agent, each with an answer of its own."""
+    started: List[Shell] = []
+    began = time.monotonic()
+    try:
+        for _ in range(count):
+            started.append(site.shell())
+        for number, one in enumerate(started):
+            one.type(f"number-{number}-")
+        for number, one in enumerate(started):
+            one.wait_for(f"number-{number}-", timeout)
+        seconds = time.monotonic() - began
+        assert len(site.active()) >= count
+        print(f"{count} sessions at once, all answered after {seconds:.1f} s")
+        site.cloud.faults(kind="cut", side="both")
+        for number, one in enumerate(started):
+            one.type(f"again-{number}-")
+        for number, one in enumerate(started):
+            one.wait_for(f"again-{number}-", timeout)
+        assert [one.close()[0] for one in started] == [0] * count
+    finally:
+        for one in started:
+            end(one.process)
+
+
+def test_twenty_sessions_at_once(site: Site) -> None:
+    many_sessions(site, 20, 60)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_hundred_sessions_at_once(site: Site) -> None:
+    many_sessions(site, 100, 300)
