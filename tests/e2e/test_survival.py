@@ -47,7 +47,9 @@ class Site:
         self.host = job.host
         self._ssh = ["-F", str(alice.home / ".ssh" / "config"), "-o", "BatchMode=yes"]
 
-    def run(self, *words: str, stdin: Any = b"", timeout: float = 100) -> "subprocess.CompletedProcess[bytes]":
+    def run(
+        self, *words: str, stdin: Any = b"", timeout: float = 100
+    ) -> "subprocess.CompletedProcess[bytes]":
         """ssh or scp, to its end."""
         program, *rest = words
         source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
@@ -291,21 +293,21 @@ def test_scp_through_a_lossy_distant_link(site: Site, payload: Any) -> None:
     assert hashlib.sha256((site.alice.home / "back.bin").read_bytes()).hexdigest() == expected
 
 
-def outage(site: Site, session: str, seconds: float) -> None:
-    """Nobody reaches anybody for so long."""
+def begin_outage(site: Site, session: str) -> None:
+    """Nobody reaches anybody, until the switches are cleared."""
     switches = [("ssm:ResumeSession", "*"), ("ssmmessages:CreateDataChannel", "*")]
     for action, user in switches:
         site.cloud.faults(kind="unreachable", action=action, user=user)
     site.cloud.faults(kind="cut", side="both", session=session)
-    # The length of an outage is what it is.
-    threading.Event().wait(seconds)
-    site.cloud.clear_faults()
 
 
 def keep_a_shell(site: Site, shell: Any, seconds: float) -> None:
     one, session = shell()
+    begin_outage(site, session)
     one.type("meanwhile")
-    outage(site, session, seconds)
+    # The length of an outage is what it is.
+    time.sleep(seconds)
+    site.cloud.clear_faults()
     began = time.monotonic()
     one.wait_for("meanwhile", 20)
     resumed = time.monotonic() - began

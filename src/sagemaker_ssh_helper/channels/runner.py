@@ -56,6 +56,7 @@ class Runner(Listener, Generic[MachineT]):
     """
 
     what = "channel"
+    _eager = False
 
     def __init__(
         self,
@@ -165,7 +166,9 @@ class Runner(Listener, Generic[MachineT]):
     async def _stay_connected(self, ended: "asyncio.Future[Optional[SSHHelperError]]") -> None:
         """Until the end. Raises what leaves no hope of a connection."""
         loop = asyncio.get_running_loop()
-        attempts = Attempts(self._open_timeout, self._resume_timeout, self._delays, loop.time())
+        attempts = Attempts(
+            self._open_timeout, self._resume_timeout, self._delays, loop.time(), eager=self._eager
+        )
         while not ended.done():
             try:
                 opened = await self._attempt(ended, attempts.resume)
