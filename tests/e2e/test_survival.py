@@ -10,12 +10,11 @@ import hashlib
 import os
 import random
 import re
-import signal
 import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 
 import pytest
 
@@ -70,12 +69,13 @@ class Site:
         listed = self.cloud.client("ssm", user="admin").describe_sessions(State="Active")["Sessions"]
         return {str(session["SessionId"]) for session in listed}
 
-    def link(self) -> Dict[str, Any]:
-        """What the switches did to the session."""
-        rows = [row for row in self.cloud.local("GET", "faults")["faults"] if row["kind"] == "link"]
-        assert len(rows) == 1, rows
-        found: Dict[str, Any] = rows[0]
-        return found
+    def links(self) -> List[Dict[str, Any]]:
+        """What the switches do to each session."""
+        return [row for row in self.cloud.local("GET", "faults")["faults"] if row["kind"] == "link"]
+
+    def carried(self, session: str) -> int:
+        """Bytes of data that a session has carried since the switches look at it."""
+        return sum(int(row["carried"]) for row in self.links() if row["session"] == session)
 
     def proxies(self) -> List[int]:
         found = subprocess.run(
@@ -134,6 +134,17 @@ class Shell:
             found = self._heard.wait_for(lambda: word.encode() in self._said, timeout)
             assert found, (word, self._said[-200:], self._told)
 
+    def server(self) -> int:
+        """The process of the ssh server that this shell belongs to; containers here share our processes."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"echo server=$PPID.\n")
+        self.process.stdin.flush()
+        self.wait_for(".", 20)
+        with self._heard:
+            found = re.search(rb"server=(\d+)\.", self._said)
+        assert found is not None
+        return int(found[1])
+
     def close(self) -> Tuple[int, bytes, bytes]:
         """End it in an ordinary way: status, stdout, stderr."""
         assert self.process.stdin is not None
@@ -147,6 +158,7 @@ class Shell:
             end(self.process)
         for thread in self._threads:
             thread.join(10)
+        # Once more does no harm.
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
@@ -183,8 +195,8 @@ def shell(site: Site) -> Iterator[Callable[[], Tuple[Shell, str]]]:
 
     yield open_shell
     for one in opened:
-        if one.process.poll() is None:
-            one.wait_closed(0.1)
+        end(one.process)
+        one.wait_closed(10)
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +250,7 @@ def copy_with_cuts(site: Site, move: str, path: Path, expected: str, count: int,
     def watch() -> None:
         # The switch's figures go with the session.
         while not over.wait(0.1):
-            rows = [row for row in site.cloud.local("GET", "faults")["faults"] if row["kind"] == "link"]
-            for row in rows:
+            for row in site.links():
                 log[:] = row["cuts"]
 
     site.cloud.faults(kind="cut", cuts=cuts)
@@ -333,6 +344,51 @@ def test_a_shell_survives_a_long_outage(site: Site, shell: Any) -> None:
     keep_a_shell(site, shell, 60)
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(200)
+def test_dead_connections_are_noticed_in_half_a_minute(site: Site, shell: Any, payload: Any) -> None:
+    """Of the client and of the agent, while nothing is said and in the middle of a copy each way."""
+    path, expected = payload(20 * MB)
+    began: Dict[str, float] = {}
+    seconds: Dict[str, float] = {}
+
+    def kill(session: str, side: str) -> None:
+        site.cloud.faults(kind="freeze", side=side, session=session, seconds=600, new=False)
+
+    def copy(move: str, name: str) -> None:
+        MOVES[move](site, path, expected)
+        seconds[name] = time.monotonic() - began[name]
+
+    shells = {}
+    for side in ("client", "agent"):
+        one, session = shell()
+        kill(session, side)
+        began[f"idle, {side}"] = time.monotonic()
+        shells[f"idle, {side}"] = one
+        one.type(f"dead-{side}")
+    # So that the bytes of those to come are counted.
+    site.cloud.faults(kind="link")
+    copies = []
+    for move, side in (("up", "client"), ("down", "agent"), ("up", "agent"), ("down", "client")):
+        known = site.active()
+        copies.append(threading.Thread(target=copy, args=(move, f"{move}, {side}")))
+        copies[-1].start()
+        (session,) = until(lambda known=known: site.active() - known, "the copy's session")  # type: ignore[misc]
+        until(lambda session=session: site.carried(session) > MB, "the copy to move")  # type: ignore[misc]
+        kill(session, side)
+        began[f"{move}, {side}"] = time.monotonic()
+    for name, one in shells.items():
+        one.wait_for(f"dead-{name.split()[1]}", 60)
+        seconds[name] = time.monotonic() - began[name]
+        assert one.close()[0] == 0
+    for thread in copies:
+        thread.join()
+    print({name: round(value, 1) for name, value in seconds.items()})
+    assert set(seconds) == set(began)
+    assert all(seconds[name] < 33 for name in shells)
+    assert all(value < 45 for value in seconds.values())
+
+
 def test_a_short_loss_is_not_told(site: Site, shell: Any) -> None:
     one, session = shell()
     for side in SIDES:
@@ -361,9 +417,19 @@ def test_a_refused_resume_ends_with_one_line(site: Site, shell: Any) -> None:
     assert line.startswith("sm-ssh: error[session-lost]: ")
 
 
+def test_a_service_that_fails_for_a_while_does_not_end_the_session(site: Site, shell: Any) -> None:
+    one, session = shell()
+    site.cloud.faults(
+        kind="error", action="ssm:ResumeSession", code="InternalServerError", status=500, times=7
+    )
+    site.cloud.faults(kind="cut", side="client", session=session)
+    one.ask("nevertheless", 40)
+    assert one.close()[0] == 0
+
+
 def test_a_session_ended_by_an_administrator_says_so(site: Site, shell: Any) -> None:
     one, session = shell()
-    one.type("$(echo $SSH_CONNECTION | tr ' ' _)")
+    server = one.server()
     began = time.monotonic()
     site.cloud.client("ssm", user="admin").terminate_session(SessionId=session)
     status, _, _ = one.wait_closed(20)
@@ -371,13 +437,15 @@ def test_a_session_ended_by_an_administrator_says_so(site: Site, shell: Any) -> 
     assert status == 255
     (line,) = one.told
     assert line.startswith("sm-ssh: error[session-lost]: ")
-    until(lambda: not sessions_of_sshd(site), "the server's side to be closed", 10)
+    until(lambda: not process_exists(server), "the server's side to be closed", 10)
 
 
-def sessions_of_sshd(site: Site) -> List[str]:
-    """The server's processes for a login, but that of the question itself."""
-    done = site.run("ssh", site.host, "ps -o args= -e | grep '^sshd.*: .*@notty' || true")
-    return done.stdout.decode().splitlines()[1:]
+def process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def many_sessions(site: Site, count: int, timeout: float) -> None:
@@ -403,6 +471,7 @@ def many_sessions(site: Site, count: int, timeout: float) -> None:
     finally:
         for one in started:
             end(one.process)
+            one.wait_closed(10)
 
 
 def test_twenty_sessions_at_once(site: Site) -> None:

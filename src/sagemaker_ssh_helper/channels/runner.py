@@ -308,7 +308,7 @@ class Runner(Listener, Generic[MachineT]):
         assert self._loop is not None, "a timer before run()"
         deadline = self._machine.next_deadline()
         if self._protocol is not None:
-            check = self._keepalive.next_check(self._protocol.last_received_at, not self._protocol.can_write)
+            check = self._keepalive.next_check(self._protocol.last_received_at)
             if deadline is None or check < deadline:
                 deadline = check
         if deadline is None:
@@ -338,7 +338,7 @@ class Runner(Listener, Generic[MachineT]):
         if protocol is None:
             return
         heard_at = protocol.last_received_at
-        life = self._keepalive.check(now, time.time(), heard_at, not protocol.can_write)
+        life = self._keepalive.check(now, time.time(), heard_at)
         if life is Life.PING:
             protocol.send_ping()
         elif life is Life.DEAD:

@@ -27,6 +27,7 @@ from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Start
 from sagemaker_ssh_helper.errors import (
     ConnectionFailed,
     HandshakeFailed,
+    ServiceError,
     SessionLost,
     SSHHelperError,
     SshServerDown,
@@ -63,6 +64,9 @@ TELL_AFTER = 2.0
 
 START_TIMEOUT = 5.0
 """Seconds that the end waits for a StartSession under way, so as to end what it starts."""
+
+# How AWS's codes for faults of its own begin, and what stands for an answer that was not AWS's.
+_SERVICE_FAULTS = ("Internal", "ServiceUnavailable", "HTTP 5")
 
 # How the agent's last words begin when nothing answers on the port.
 _UNREACHED = "unable to connect to specified port"
@@ -300,7 +304,13 @@ class Tunnel:
 
     async def _get_grant(self, resume: bool) -> Grant:
         if resume:
-            renewed = await _in_thread(lambda: sessions.resume(self._client, self._grant))
+            try:
+                renewed = await _in_thread(lambda: sessions.resume(self._client, self._grant))
+            except ServiceError as error:
+                if not error.code.startswith(_SERVICE_FAULTS):
+                    raise
+                # The service has trouble of its own, which may pass; the session waits for us there.
+                raise ConnectionFailed(error.what, status=503, evidence=error.evidence) from error
             if renewed is None:
                 raise SessionLost(
                     "the link was lost and the session cannot be resumed",

@@ -9,6 +9,7 @@ every session, those to come as well) and most an optional ``side`` (``client``,
     {"kind": "cut", "cuts": [{"at": 40000, "side": "agent"}, ...]}          later, by the stream's bytes
     {"kind": "link", "drop_data": 0.05, "drop_acks": 0.05, "duplicate": 0.01, "reorder": 0.01, "rtt": 0.08}
     {"kind": "freeze", "side": "client", "seconds": 40}                     silence, both ways
+    {"kind": "freeze", "side": "both", "seconds": 600, "new": false}        and a new connection is good
     {"kind": "rotation", "side": "both", "seconds": 3600}                   a close frame, again and again
     {"kind": "refuse-resume"}                                               nobody is let in again
 
@@ -281,11 +282,12 @@ class LinkFaults:
     async def switch_freeze(self, body: Mapping[str, Any]) -> None:
         """
         Neither read nor write for so many seconds. Nothing is lost, as in a network that is away: whoever
-        still has the connection afterwards gets what was sent. New connections of that side are silent, too.
+        still has the connection afterwards gets what was sent. New connections of that side are silent, too,
+        unless ``new`` is false.
         """
         side, seconds = _side(body, "both"), _number(body, "seconds", None, 0, 3600)
         for live in self._meant(body):
-            live.freeze(side, seconds)
+            live.freeze(side, seconds, new_too=bool(body.get("new", True)))
 
     async def switch_rotation(self, body: Mapping[str, Any]) -> None:
         """A close frame every so many seconds; 0 ends it."""

@@ -270,11 +270,16 @@ class LiveSession:
                 else:
                     outlet.socket.cut()
 
-    def freeze(self, side: str, seconds: float) -> None:
-        """Be silent to ``"client"``, ``"agent"`` or ``"both"`` for so long; 0 ends it."""
+    def freeze(self, side: str, seconds: float, *, new_too: bool = True) -> None:
+        """
+        Be silent to ``"client"``, ``"agent"`` or ``"both"`` for so long; 0 ends it.
+
+        With ``new_too`` the connections that they open meanwhile are silent as well.
+        """
         for name, outlet in (("client", self.relay.to_client), ("agent", self.relay.to_agent)):
             if side in (name, "both"):
-                self._frozen_until[name] = asyncio.get_running_loop().time() + seconds
+                if new_too:
+                    self._frozen_until[name] = asyncio.get_running_loop().time() + seconds
                 if outlet.socket is not None:
                     outlet.socket.freeze(seconds)
 
