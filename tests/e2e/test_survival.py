@@ -440,6 +440,18 @@ def test_a_session_ended_by_an_administrator_says_so(site: Site, shell: Any) -> 
     until(lambda: not process_exists(server), "the server's side to be closed", 10)
 
 
+def test_ssh_killed_in_an_outage_leaves_nothing(site: Site, shell: Any) -> None:
+    known = set(site.proxies())
+    one, session = shell()
+    begin_outage(site, session)
+    one.type("never-arrives")
+    began = time.monotonic()
+    one.process.kill()
+    until(lambda: set(site.proxies()) <= known, "the proxy to be gone", 10)
+    assert time.monotonic() - began < 6
+    until(lambda: session not in site.active(), "the session to be over", 10)
+
+
 def process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)

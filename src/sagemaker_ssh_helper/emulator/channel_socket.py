@@ -49,6 +49,8 @@ class ChannelSocket(asyncio.Protocol):
         self._opening_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._thaw_timer: asyncio.TimerHandle | None = None
+        # What came together with the frame that opened a connection which is silent from then on.
+        self._held: list[bytes] = []
 
     # -- what a subclass fills in --
 
@@ -222,6 +224,9 @@ class ChannelSocket(asyncio.Protocol):
     def _receive_binary(self, messages: Sequence[bytes]) -> None:
         if not self._is_opened:
             raise MalformedMessage("a binary message came before the opening text frame")
+        if self._thaw_timer is not None:
+            self._held += messages
+            return
         self.received(messages)
 
     def _opening_is_late(self) -> None:
@@ -243,6 +248,13 @@ class ChannelSocket(asyncio.Protocol):
             return
         self.writable = transport.get_write_buffer_size() <= _HIGH_WATER_BYTES
         self.flush()
+        held, self._held = self._held, []
+        try:
+            if held:
+                self.received(held)
+        except MalformedMessage as error:
+            self.break_off(error)
+            return
         self.resume_reading()
         if self.writable and self._is_opened:
             self.drained()
