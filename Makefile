@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 DEV := $(VENV)/.dev
 SDK2 := $(VENV)-sdk2
 
-.PHONY: demo test test-floors lint bench clean system
+.PHONY: demo test test-floors soak lint bench clean system
 
 # The virtual environment that users get: the package with its local cloud, nothing for developers.
 $(VENV)/.demo: pyproject.toml
@@ -39,10 +39,14 @@ endif
 test: system $(DEV) $(SDK2)/.ready
 	SDK2_PYTHON=$(SDK2)/bin/python $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
+# Long transfers, long outages, many sessions: some minutes, with the figures printed.
+soak: system $(DEV)
+	$(PY) -m pytest -m soak -s
+
 # The container side on the oldest Python it promises, and the user's side on its own.
 test-floors: system
 	scripts/test-floor 3.8 'container'
-	scripts/test-floor 3.10 'not sdk and not container'
+	scripts/test-floor 3.10 'not sdk and not container and not soak'
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check .

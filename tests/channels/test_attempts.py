@@ -34,6 +34,31 @@ def test_the_first_attempt_after_a_loss_comes_at_once_and_then_ever_more_slowly(
     assert delays == pytest.approx([0, 0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
 
 
+def test_where_somebody_waits_a_silent_network_is_asked_every_second() -> None:
+    again = Attempts(30.0, 900.0, (0.1, 5.0), 100.0, chance=lambda: 1.0, eager=True)
+    again.connected(100.0)
+    again.lost("reset", True, 160.0)
+    for _ in range(20):
+        again.failed(ConnectionFailed("cannot reach it"), 160.0)
+        delay = again.next_delay(160.0)
+    assert 0.7 < delay < 1.0
+
+    again.failed(refusal(503), 160.0)
+    assert again.next_delay(160.0) > 5.0
+
+
+def test_a_link_that_is_cut_all_the_time_is_used_while_it_carries_something() -> None:
+    again = attempts()
+    now = 100.0
+    for _ in range(1000):
+        again.connected(now)
+        now += 0.3
+        again.lost("reset", True, now)
+        assert again.next_delay(now) <= 0.1
+
+    assert again.verdict is None
+
+
 def test_delays_are_spread_by_a_quarter() -> None:
     for chance, delay in ((0.0, 0.075), (1.0, 0.125)):
         again = Attempts(30.0, 900.0, (0.1, 5.0), 100.0, chance=lambda chance=chance: chance)

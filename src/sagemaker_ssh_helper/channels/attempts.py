@@ -15,6 +15,7 @@ from sagemaker_ssh_helper.errors import (
 )
 
 BRIEF = 1.0  # seconds; a connection that lasts no longer counts as a failed attempt
+UNANSWERED_DELAY = 0.75  # seconds; see Attempts
 PROVEN_AFTER = 5.0  # seconds, or one message: then the service really wanted us
 MAX_REFUSALS = 3  # answers like 403 to a resumed connection before they are believed
 
@@ -31,6 +32,9 @@ class Attempts:
         resume_timeout: seconds of attempts after a loss; None without end.
         delays: seconds between attempts. The second attempt comes at once, then the first of these is waited,
             doubled up to the second, give or take a quarter: thousands of agents must not come all at once.
+        eager: a connection that was there is asked for again in less than a second, however long, as long as
+            nobody answers: then it goes on within a second of the network's return. A service that answers,
+            with an error, is asked as slowly as ``delays`` says.
         now: when it begins.
         chance: gives numbers from 0 to 1.
     """
@@ -42,6 +46,8 @@ class Attempts:
         delays: Tuple[float, float],
         now: float,
         chance: Callable[[], float] = random.random,
+        *,
+        eager: bool = False,
     ) -> None:
         self.resume = False
         """There was a connection before: the next one continues it."""
@@ -51,6 +57,8 @@ class Attempts:
         self._resume_timeout = resume_timeout
         self._delays = delays
         self._chance = chance
+        self._eager = eager
+        self._unanswered = False
         self._since = now
         self._connected_at = now
         self._failures = 0
@@ -69,12 +77,20 @@ class Attempts:
         # A service that accepts connections only to drop them must not be asked fast, nor for ever.
         if proven or lasted >= PROVEN_AFTER:
             self._since = now
-        self._failures = self._failures + 1 if lasted < BRIEF else 0
+        if lasted >= BRIEF:
+            self._failures = 0
+        elif proven:
+            # It was good for something: a network that cuts all the time still carries a stream.
+            self._failures = min(self._failures + 1, 2)
+        else:
+            self._failures += 1
+        self._unanswered = False
         self._last = ConnectionFailed("the connection was lost", evidence=reason)
 
     def failed(self, error: BaseException, now: float) -> None:
         """There was none."""
         self._failures += 1
+        self._unanswered = _is_silence(error)
         if _is_refusal(error):
             self._refusals += 1
         self._last = error
@@ -86,6 +102,8 @@ class Attempts:
         delay = 0.0
         if self._failures > 1:
             first, longest = self._delays
+            if self._eager and self.resume and self._unanswered:
+                longest = min(longest, UNANSWERED_DELAY)
             delay = min(longest, first * 2.0 ** min(self._failures - 2, 16)) * (0.75 + self._chance() / 2)
         timeout = self._resume_timeout if self.resume else self._open_timeout
         if self.verdict is None and timeout is not None and now + delay - self._since > timeout:
@@ -112,3 +130,10 @@ def _is_refusal(error: BaseException) -> bool:
     """An answer that will not change by asking again."""
     status = error.status if isinstance(error, ConnectionFailed) else None
     return status is not None and 400 <= status < 500 and status not in (408, 429)
+
+
+def _is_silence(error: BaseException) -> bool:
+    """Nobody answered: the network is away, or seems to be."""
+    if isinstance(error, ConnectionFailed):
+        return error.status is None
+    return isinstance(error, (EndpointUnreachable, OSError, asyncio.TimeoutError))

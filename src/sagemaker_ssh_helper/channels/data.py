@@ -57,6 +57,9 @@ class DataChannelRunner(Runner[DataChannel]):
         delays: seconds between attempts, the first and the longest.
     """
 
+    # Somebody waits at the keyboard.
+    _eager = True
+
     def __init__(
         self,
         channel: DataChannel,

@@ -26,8 +26,9 @@ class Keepalive:
     hours ago.
 
     Args:
-        interval: seconds of silence before a ping. Twice that, and the peer is dead; four times when our
-            own data is stuck, since then our ping is, too.
+        interval: seconds of silence before a ping. Twice that, and the peer is dead: also one that takes
+            nothing more from us, though our ping is stuck then, too. As long as it took our data, however
+            slowly, it acknowledged it.
         now, wall: when the connection began, by the two clocks.
     """
 
@@ -37,21 +38,20 @@ class Keepalive:
         self._wall = wall
         self._doubted_at: Optional[float] = None
 
-    def next_check(self, heard_at: float, stuck: bool) -> float:
+    def next_check(self, heard_at: float) -> float:
         """When to call ``check`` at the latest."""
         check = max(heard_at, self._pinged_at) + self.interval
-        check = min(check, self._dead_at(heard_at, stuck))
+        check = min(check, heard_at + 2 * self.interval)
         if self._doubted_at is not None and heard_at <= self._doubted_at:
             check = min(check, self._doubted_at + DOUBT_TIMEOUT)
         return check
 
-    def check(self, now: float, wall: float, heard_at: float, stuck: bool) -> Life:
+    def check(self, now: float, wall: float, heard_at: float) -> Life:
         """
         What to do. PING counts as done.
 
         Args:
             heard_at: when the peer last sent anything.
-            stuck: the socket takes nothing more from us.
         """
         slept = wall - self._wall - (now - self._now) > SLEPT
         self._now, self._wall = now, wall
@@ -60,7 +60,7 @@ class Keepalive:
         if slept and self._doubted_at is None:
             self._doubted_at = self._pinged_at = now
             return Life.PING
-        if now >= self._dead_at(heard_at, stuck):
+        if now >= heard_at + 2 * self.interval:
             return Life.DEAD
         if self._doubted_at is not None and now >= self._doubted_at + DOUBT_TIMEOUT:
             return Life.DEAD
@@ -68,6 +68,3 @@ class Keepalive:
             self._pinged_at = now
             return Life.PING
         return Life.FINE
-
-    def _dead_at(self, heard_at: float, stuck: bool) -> float:
-        return heard_at + self.interval * (4 if stuck else 2)

@@ -56,6 +56,7 @@ class Runner(Listener, Generic[MachineT]):
     """
 
     what = "channel"
+    _eager = False
 
     def __init__(
         self,
@@ -165,7 +166,9 @@ class Runner(Listener, Generic[MachineT]):
     async def _stay_connected(self, ended: "asyncio.Future[Optional[SSHHelperError]]") -> None:
         """Until the end. Raises what leaves no hope of a connection."""
         loop = asyncio.get_running_loop()
-        attempts = Attempts(self._open_timeout, self._resume_timeout, self._delays, loop.time())
+        attempts = Attempts(
+            self._open_timeout, self._resume_timeout, self._delays, loop.time(), eager=self._eager
+        )
         while not ended.done():
             try:
                 opened = await self._attempt(ended, attempts.resume)
@@ -305,7 +308,7 @@ class Runner(Listener, Generic[MachineT]):
         assert self._loop is not None, "a timer before run()"
         deadline = self._machine.next_deadline()
         if self._protocol is not None:
-            check = self._keepalive.next_check(self._protocol.last_received_at, not self._protocol.can_write)
+            check = self._keepalive.next_check(self._protocol.last_received_at)
             if deadline is None or check < deadline:
                 deadline = check
         if deadline is None:
@@ -335,7 +338,7 @@ class Runner(Listener, Generic[MachineT]):
         if protocol is None:
             return
         heard_at = protocol.last_received_at
-        life = self._keepalive.check(now, time.time(), heard_at, not protocol.can_write)
+        life = self._keepalive.check(now, time.time(), heard_at)
         if life is Life.PING:
             protocol.send_ping()
         elif life is Life.DEAD:

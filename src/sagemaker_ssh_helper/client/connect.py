@@ -308,6 +308,8 @@ def ssh_command(
         f"IdentityFile={quote_value(key)}",
         "IdentitiesOnly=yes",
         "ServerAliveInterval=15",
+        # The proxy knows better than ssh whether the link may come back; it takes 15 minutes to give up.
+        "ServerAliveCountMax=80",
         f"ConnectTimeout={CONNECT_TIMEOUT}",
     ]
     argv = [program]

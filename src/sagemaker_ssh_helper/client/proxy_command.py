@@ -142,7 +142,7 @@ def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
     from sagemaker_ssh_helper.client import tunnel
 
     gc.enable()
-    return tunnel.run(client, starting, interrupts, output)
+    return tunnel.run(client, starting, interrupts, output, tell)
 
 
 def claim_stdout() -> int:

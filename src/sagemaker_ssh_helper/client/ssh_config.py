@@ -87,6 +87,8 @@ def block_text(program: Sequence[str], chosen: BlockOptions, *, created: bool = 
         "  UpdateHostKeys no",
         "  HostKeyAlgorithms ssh-ed25519",
         "  ServerAliveInterval 15",
+        # The proxy knows better than ssh whether the link may come back; it takes 15 minutes to give up.
+        "  ServerAliveCountMax 80",
         f"  ConnectTimeout {CONNECT_TIMEOUT}",
         "# What follows is for all hosts, as before.",
         "Host *",

@@ -27,6 +27,7 @@ from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Start
 from sagemaker_ssh_helper.errors import (
     ConnectionFailed,
     HandshakeFailed,
+    ServiceError,
     SessionLost,
     SSHHelperError,
     SshServerDown,
@@ -58,8 +59,17 @@ FLUSH_TIMEOUT = 5.0
 TERMINATE_TIMEOUT = 2.0
 """Seconds to wait for the service to end the session."""
 
+HANG_UP_TIMEOUT = 0.5
+"""Seconds for ssh to hang up after the session has ended; when it does, that was an ordinary end."""
+
+TELL_AFTER = 2.0
+"""Seconds without a link after which the user is told."""
+
 START_TIMEOUT = 5.0
 """Seconds that the end waits for a StartSession under way, so as to end what it starts."""
+
+# How AWS's codes for faults of its own begin, and what stands for an answer that was not AWS's.
+_SERVICE_FAULTS = ("Internal", "ServiceUnavailable", "HTTP 5")
 
 # How the agent's last words begin when nothing answers on the port.
 _UNREACHED = "unable to connect to specified port"
@@ -67,12 +77,20 @@ _UNREACHED = "unable to connect to specified port"
 T = TypeVar("T")
 
 
-def run(client: Client, starting: Starting, interrupts: Interrupts, output: int) -> int:
-    """The exit status of a tunnel from standard input to the descriptor ``output``. Raises SSHHelperError."""
-    return asyncio.run(_run(client, starting, interrupts, output))
+def run(
+    client: Client, starting: Starting, interrupts: Interrupts, output: int, tell: Callable[[str], None]
+) -> int:
+    """
+    The exit status of a tunnel from standard input to the descriptor ``output``. Raises SSHHelperError.
+
+    ``tell`` gets lines for the user.
+    """
+    return asyncio.run(_run(client, starting, interrupts, output, tell))
 
 
-async def _run(client: Client, starting: Starting, interrupts: Interrupts, output: int) -> int:
+async def _run(
+    client: Client, starting: Starting, interrupts: Interrupts, output: int, tell: Callable[[str], None]
+) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -88,7 +106,7 @@ async def _run(client: Client, starting: Starting, interrupts: Interrupts, outpu
         elif stop.is_set():
             await _terminate(client, started.grant)
         else:
-            tunnel = Tunnel(client, started, stdout, stop)
+            tunnel = Tunnel(client, started, stdout, stop, tell)
             try:
                 await tunnel.run()
             finally:
@@ -148,8 +166,16 @@ class Tunnel:
     ``closed_by_service`` says whether the service itself ended it. Set ``stop`` to end it from here.
     """
 
-    def __init__(self, client: Client, started: Started, stdout: Output, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        client: Client,
+        started: Started,
+        stdout: Output,
+        stop: asyncio.Event,
+        tell: Callable[[str], None],
+    ) -> None:
         self.closed_by_service = False
+        self._outage = Outage(tell)
         self._client = client
         self._started = started
         self._grant = started.grant
@@ -169,10 +195,13 @@ class Tunnel:
         """Until the end. Raises SSHHelperError when it is not an ordinary one."""
         try:
             error = await self._run_signed_or_not()
+            hurry = self._stop.is_set() and not self._input_ended
+            await self._stdout.flush(HURRY_TIMEOUT if hurry else FLUSH_TIMEOUT)
+            if error is None and self.closed_by_service and self._output_at and not self._last_words:
+                await self._wait_for_hang_up()
         finally:
+            self._outage.close()
             self._stdin.close()
-        hurry = self._stop.is_set() and not self._input_ended
-        await self._stdout.flush(HURRY_TIMEOUT if hurry else FLUSH_TIMEOUT)
         self._judge(error)
 
     async def _run_signed_or_not(self) -> SSHHelperError | None:
@@ -200,12 +229,27 @@ class Tunnel:
             )
         if error is not None:
             raise error
-        if said or (self.closed_by_service and not self._output_at):
+        if said or (self.closed_by_service and not self._stop.is_set()):
+            silent = "by an administrator, or the ssh server hung up"
+            if not self._output_at:
+                silent = "before the ssh server said anything"
             raise SessionLost(
                 f"the session to {self._started.fqdn} was ended by the service",
-                evidence=said or "before the ssh server said anything",
+                evidence=said or silent,
                 fix="See whether the container still runs: sm-ssh list",
             )
+
+    async def _wait_for_hang_up(self) -> None:
+        """
+        The service says without a word that the session is over. An ssh that knows why, because the server
+        told it, hangs up now; one that does not was cut off.
+        """
+        self._stdin.resume()
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([stopped], timeout=HANG_UP_TIMEOUT)
+        finally:
+            stopped.cancel()
 
     async def _run_once(self) -> SSHHelperError | None:
         runner = self._runner
@@ -264,7 +308,13 @@ class Tunnel:
 
     async def _get_grant(self, resume: bool) -> Grant:
         if resume:
-            renewed = await _in_thread(lambda: sessions.resume(self._client, self._grant))
+            try:
+                renewed = await _in_thread(lambda: sessions.resume(self._client, self._grant))
+            except ServiceError as error:
+                if not error.code.startswith(_SERVICE_FAULTS):
+                    raise
+                # The service has trouble of its own, which may pass; the session waits for us there.
+                raise ConnectionFailed(error.what, status=503, evidence=error.evidence) from error
             if renewed is None:
                 raise SessionLost(
                     "the link was lost and the session cannot be resumed",
@@ -305,3 +355,42 @@ class Tunnel:
 
     def _on_link(self, link: Link, why: str) -> None:
         logger.info("= link %s %s", link.value, why)
+        if link is Link.DOWN:
+            self._outage.begin()
+        else:
+            self._outage.end()
+
+
+class Outage:
+    """Tells the user about a lost link, unless it is back soon. ``tell`` gets one line at a time."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._began_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._told = False
+
+    def begin(self) -> None:
+        """The link is lost. Nothing when it was already, or had come back for a moment only."""
+        loop = asyncio.get_running_loop()
+        if self._timer is None:
+            self._began_at = loop.time()
+            self._timer = loop.call_later(TELL_AFTER, self._tell_lost)
+
+    def end(self) -> None:
+        """The link is back, or was there all along."""
+        if self._told:
+            seconds = asyncio.get_running_loop().time() - self._began_at
+            self._tell(f"link resumed after {seconds:.0f} s")
+        self.close()
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._told = False
+
+    def _tell_lost(self) -> None:
+        self._told = True
+        self._tell("link lost, resuming…")

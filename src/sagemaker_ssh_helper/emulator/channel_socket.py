@@ -48,6 +48,9 @@ class ChannelSocket(asyncio.Protocol):
         self._is_opened = False
         self._opening_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
+        self._thaw_timer: asyncio.TimerHandle | None = None
+        # What came together with the frame that opened a connection which is silent from then on.
+        self._held: list[bytes] = []
 
     # -- what a subclass fills in --
 
@@ -110,10 +113,7 @@ class ChannelSocket(asyncio.Protocol):
         except (MalformedMessage, Refused) as error:
             violation = error
         if violation is not None:
-            logger.warning("! %s: %s", self.label, violation)
-            if self._is_opened:
-                self.violated(violation)
-            self.close(POLICY_VIOLATION, str(violation))
+            self.break_off(violation)
             return
         self.flush()
         if is_closed:
@@ -127,6 +127,8 @@ class ChannelSocket(asyncio.Protocol):
         self.writable = False
 
     def resume_writing(self) -> None:
+        if self._thaw_timer is not None:
+            return
         self.writable = True
         if self._is_opened:
             self.drained()
@@ -161,6 +163,8 @@ class ChannelSocket(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what the WebSocket machine has queued."""
+        if self._thaw_timer is not None:
+            return
         data = self._websocket.data_to_send()
         if data and self._transport is not None:
             self._transport.write(data)
@@ -171,7 +175,7 @@ class ChannelSocket(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._thaw_timer is None and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def refuse(self, why: str, code: int = POLICY_VIOLATION) -> None:
@@ -188,6 +192,29 @@ class ChannelSocket(asyncio.Protocol):
     def finish(self) -> None:
         """End the connection without a Close frame, once what was written is sent."""
         self._end()
+
+    def break_off(self, violation: ProtocolError) -> None:
+        """End the connection because its peer broke the protocol."""
+        logger.warning("! %s: %s", self.label, violation)
+        if self._is_opened:
+            self.violated(violation)
+        self.close(POLICY_VIOLATION, str(violation))
+
+    def freeze(self, seconds: float) -> None:
+        """
+        Neither read nor write for so many seconds, as if the network were away; 0 ends it.
+
+        Nothing is lost by it: what is written meanwhile leaves afterwards.
+        """
+        if self._thaw_timer is not None:
+            self._thaw_timer.cancel()
+            self._thaw_timer = None
+        if seconds > 0 and self._transport is not None:
+            self._transport.pause_reading()
+            self.writable = False
+            self._thaw_timer = asyncio.get_running_loop().call_later(seconds, self._thaw)
+        elif not self.writable:
+            self._thaw()
 
     def cut(self) -> None:
         """Drop the connection as a broken network would: nothing is sent, the peer sees a reset."""
@@ -213,6 +240,9 @@ class ChannelSocket(asyncio.Protocol):
     def _receive_binary(self, messages: Sequence[bytes]) -> None:
         if not self._is_opened:
             raise MalformedMessage("a binary message came before the opening text frame")
+        if self._thaw_timer is not None:
+            self._held += messages
+            return
         self.received(messages)
 
     def _opening_is_late(self) -> None:
@@ -227,7 +257,25 @@ class ChannelSocket(asyncio.Protocol):
         self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, transport.abort)
         transport.close()
 
+    def _thaw(self) -> None:
+        self._thaw_timer = None
+        transport = self._transport
+        if transport is None:
+            return
+        self.writable = transport.get_write_buffer_size() <= _HIGH_WATER_BYTES
+        self.flush()
+        held, self._held = self._held, []
+        try:
+            if held:
+                self.received(held)
+        except MalformedMessage as error:
+            self.break_off(error)
+            return
+        self.resume_reading()
+        if self.writable and self._is_opened:
+            self.drained()
+
     def _cancel_timers(self) -> None:
-        for timer in (self._opening_timer, self._linger_timer):
+        for timer in (self._opening_timer, self._linger_timer, self._thaw_timer):
             if timer is not None:
                 timer.cancel()

@@ -98,11 +98,16 @@ class Faults:
         self._faults: dict[str, Fault] = {}
         self._ids = itertools.count(1)
         self._handlers: dict[str, tuple[Handler, Callable[[], Awaitable[None]] | None]] = {}
+        self._describers: list[Callable[[], list[dict[str, Any]]]] = []
         self._requests: Counter[tuple[str, str]] = Counter()
         self._errors: Counter[tuple[str, str, str]] = Counter()
 
     def register(
-        self, kind: str, handler: Handler, clear: Callable[[], Awaitable[None]] | None = None
+        self,
+        kind: str,
+        handler: Handler,
+        clear: Callable[[], Awaitable[None]] | None = None,
+        describe: Callable[[], list[dict[str, Any]]] | None = None,
     ) -> None:
         """
         Serve a kind of switch.
@@ -110,8 +115,11 @@ class Faults:
         Args:
             handler: awaited with the body of each POST of this kind.
             clear: awaited when the administrator clears all switches.
+            describe: what the administrator sees of them.
         """
         self._handlers[kind] = (handler, clear)
+        if describe is not None:
+            self._describers.append(describe)
 
     async def add(self, body: Mapping[str, Any]) -> str:
         """Turn a switch on; returns its id. Raises ApiError ``ValidationException`` for one that makes no
@@ -137,8 +145,9 @@ class Faults:
                 await clear()
 
     def describe(self) -> list[dict[str, Any]]:
-        """The switches that are on, oldest first."""
-        return [fault.describe() for fault in self._faults.values()]
+        """The switches that are on, oldest first; then what services tell of theirs."""
+        own = [fault.describe() for fault in self._faults.values()]
+        return own + [row for describe in self._describers for row in describe()]
 
     async def before(self, action: str, caller: Caller | None) -> None:
         """

@@ -13,6 +13,7 @@ from typing import Any
 
 from sagemaker_ssh_helper.emulator.channel_socket import Refused
 from sagemaker_ssh_helper.emulator.control_link import ControlLink, ControlSocket
+from sagemaker_ssh_helper.emulator.link_faults import LinkFaults
 from sagemaker_ssh_helper.emulator.live_session import (
     ALREADY_TERMINATED,
     DataSocket,
@@ -72,6 +73,7 @@ class MessageGateway:
         self._sessions = sessions
         self._links: dict[str, ControlLink] = {}
         self._live: dict[str, LiveSession] = {}
+        self.link_faults = LinkFaults(self._live)
         self._tokens = Tokens()
         self._jobs: dict[str, asyncio.Event] = {}
         self._is_stopped = False
@@ -127,13 +129,14 @@ class MessageGateway:
         """Offer a session to its target, which is connected; returns the client's token."""
         live = LiveSession(session, self._sessions, self._links[session.target], self.timing, self._forget)
         self._live[session.id] = live
+        self.link_faults.begin(live)
         live.offer()
         return self._tokens.issue(session.id, "client", _now())
 
     def resume_session(self, session: Session) -> str | None:
         """A new token for the client of a session; None when it is too late."""
         live = self._live.get(session.id)
-        if live is None or not live.awaits_client:
+        if live is None or not live.awaits_client or self.link_faults.refuses_resume(session.id):
             return None
         live.client_asked()
         return self._tokens.issue(session.id, "client", _now())
@@ -219,21 +222,15 @@ class MessageGateway:
 
     async def switch_cut(self, body: Mapping[str, Any]) -> None:
         """
-        ``{"kind": "cut", "side": "client"}``: break the connections of that side of every session, or of
-        the one in ``session``. ``side`` is ``client``, ``agent``, ``both`` or ``control``; the last one
-        breaks control channels, all or that of ``instance``.
+        ``{"kind": "cut", "side": "control"}``: break the control channels of all agents, or that of
+        ``instance``. For the other sides see ``link_faults``.
         """
-        side = body.get("side")
-        if side == "control":
+        if body.get("side") == "control":
             for link in self._links.values():
                 if body.get("instance", link.instance_id) == link.instance_id:
                     link.cut()
             return
-        if side not in ("client", "agent", "both"):
-            raise ApiError("ValidationException", "side must be client, agent, both or control.")
-        for live in list(self._live.values()):
-            if body.get("session", live.session.id) == live.session.id:
-                live.cut(side)
+        await self.link_faults.switch_cut(body)
 
     async def start(self) -> None:
         """It is not stopped any more."""

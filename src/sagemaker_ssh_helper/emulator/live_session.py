@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from sagemaker_ssh_helper import names
 from sagemaker_ssh_helper.emulator.channel_socket import ChannelSocket, Refused
 from sagemaker_ssh_helper.emulator.control_link import ControlLink
+from sagemaker_ssh_helper.emulator.link_faults import CLOSE_CODE, BadLink
 from sagemaker_ssh_helper.emulator.session_relay import SessionRelay, channel_closed, closed_payload
 from sagemaker_ssh_helper.emulator.sessions import Session, Sessions, Status
-from sagemaker_ssh_helper.errors import ProtocolError
+from sagemaker_ssh_helper.errors import MalformedMessage, ProtocolError
 from sagemaker_ssh_helper.protocol.payloads import (
     InteractiveShell,
     OpenDataChannelInput,
@@ -80,34 +81,57 @@ class DataSocket(ChannelSocket):
         super().__init__(f"data channel of {live.session.id}", max_message_bytes=DEFAULT_MAX_MESSAGE_BYTES)
         self._live = live
         self._authenticate = authenticate
-        self._side = ""
+        self.side = ""
+        """``"client"`` or ``"agent"``, once it is open."""
         self._receive = live.relay.receive_from_client
 
     def opened(self, data: bytes) -> None:
         opening = OpenDataChannelInput.parse(data)
-        self._side = self._authenticate(opening)
-        if self._side == "client":
+        self.side = self._authenticate(opening)
+        if self.side == "client":
             self._live.client_is_ours = opening.client_version == names.CLIENT_VERSION
-        self.label += f", {self._side}"
-        if self._side == "agent":
+        self.label += f", {self.side}"
+        if self.side == "agent":
             self._receive = self._live.relay.receive_from_agent
-        self._live.attach(self, self._side)
+        self._live.attach(self, self.side)
 
     def received(self, messages: Sequence[bytes]) -> None:
+        bad_link = self._live.bad_link
+        if bad_link is None:
+            self._receive(messages)
+        else:
+            bad_link.pass_on(self, messages)
+
+    def receive_now(self, messages: Sequence[bytes]) -> None:
+        """What came through a bad link."""
         self._receive(messages)
 
     def ponged(self, data: bytes) -> None:
         if self is self._live.relay.to_client.socket:
             self._live.relay.client_ponged(data)
 
+    def receive_late(self, messages: Sequence[bytes]) -> None:
+        """The same, later. What was under way in a connection that is gone is lost."""
+        if not self.is_attached:
+            return
+        try:
+            self._receive(messages)
+        except MalformedMessage as error:
+            self.break_off(error)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether this is the connection of its side."""
+        return self in (self._live.relay.to_client.socket, self._live.relay.to_agent.socket)
+
     def drained(self) -> None:
-        if self._side == "agent":
+        if self.side == "agent":
             self._live.relay.agent_drained()
         else:
             self._live.relay.client_drained()
 
     def violated(self, violation: ProtocolError) -> None:
-        self._live.violated(self._side, violation)
+        self._live.violated(self.side, violation)
 
     def lost(self) -> None:
         self._live.detach(self)
@@ -155,6 +179,9 @@ class LiveSession:
         self._result: tuple[str, str] | None = None
         self._client_was_here = False
         self._is_forgotten = False
+        self.bad_link: BadLink | None = None
+        """What a switch does to this session's connections; nothing by default."""
+        self._frozen_until = {"client": 0.0, "agent": 0.0}
 
     @property
     def is_over(self) -> bool:
@@ -213,6 +240,9 @@ class LiveSession:
             self.relay.attach_agent(socket)
         if old is not None:
             old.finish()
+        frozen = self._frozen_until[side] - asyncio.get_running_loop().time()
+        if frozen > 0:
+            socket.freeze(frozen)
         if not self.is_over and self.relay.to_client.socket and self.relay.to_agent.socket:
             self.session.status = Status.CONNECTED
 
@@ -257,11 +287,27 @@ class LiveSession:
         """One side sent what it must not."""
         self._stop(Status.FAILED, f"The {side} broke the protocol: {violation.what}")
 
-    def cut(self, side: str) -> None:
-        """Break the connections of ``"client"``, ``"agent"`` or ``"both"``."""
+    def cut(self, side: str, how: str = "reset", code: int = CLOSE_CODE) -> None:
+        """Break the connections of ``"client"``, ``"agent"`` or ``"both"``: by a reset, or a close frame."""
         for name, outlet in (("client", self.relay.to_client), ("agent", self.relay.to_agent)):
             if side in (name, "both") and outlet.socket is not None:
-                outlet.socket.cut()
+                if how == "close":
+                    outlet.socket.close(code, "cut by a switch")
+                else:
+                    outlet.socket.cut()
+
+    def freeze(self, side: str, seconds: float, *, new_too: bool = True) -> None:
+        """
+        Be silent to ``"client"``, ``"agent"`` or ``"both"`` for so long; 0 ends it.
+
+        With ``new_too`` the connections that they open meanwhile are silent as well.
+        """
+        for name, outlet in (("client", self.relay.to_client), ("agent", self.relay.to_agent)):
+            if side in (name, "both"):
+                if new_too:
+                    self._frozen_until[name] = asyncio.get_running_loop().time() + seconds
+                if outlet.socket is not None:
+                    outlet.socket.freeze(seconds)
 
     def close(self) -> None:
         """Let go of everything at once; the gateway ends."""
@@ -325,6 +371,8 @@ class LiveSession:
         if self._is_forgotten:
             return
         self._is_forgotten = True
+        if self.bad_link is not None:
+            self.bad_link.end()
         self._disarm_all()
         for outlet in (self.relay.to_client, self.relay.to_agent):
             outlet.clear()

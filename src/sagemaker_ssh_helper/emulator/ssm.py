@@ -54,6 +54,7 @@ class SsmService:
         register = cloud.faults.register
         register("gateway", self.gateway.switch_gateway, self.gateway.start)
         register("cut", self.gateway.switch_cut)
+        self.gateway.link_faults.register(cloud.faults)
         register("session-timing", self.switch_session_timing, self.reset_session_timing)
         register("tier", self.switch_tier, self.reset_tier)
         register("ping-status", self.switch_ping_status, self.reset_ping_status)
