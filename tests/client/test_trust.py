@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 from collections.abc import Sequence
@@ -104,6 +105,14 @@ def test_without_proof_the_user_has_to_say_so(of_node: dict[str, str], known: Se
     with pytest.raises(HostNotTrusted, match="--trust-first-use My-Job"):
         establish(of_node=of_node, known=known)
     assert establish(of_node=of_node, known=known, trust_first_use=True).host_key is not None
+
+
+def test_a_pinned_container_that_takes_another_name_is_proven_again() -> None:
+    establish()
+    renamed = dataclasses.replace(instance(), name="Other-Job")
+    with pytest.raises(HostNotTrusted, match="not the one of that launch"):
+        establish(renamed, known=[OTHER])
+    assert establish().name == "My-Job"
 
 
 def test_a_node_without_a_host_key_tag_has_its_key_learnt_by_ssh() -> None:
