@@ -283,7 +283,7 @@ class Pipeline:
                 caller=caller,
                 path=call.path,
                 headers=trailers,
-                keep=body if stores and body.size > IN_MEMORY_BYTES else None,
+                keep=body if stores and _can_be_kept(request, body, trailers) else None,
             )
         except ApiError as error:
             self._cloud.faults.count_error(action, caller, error_code(error, Family.S3))
@@ -427,6 +427,13 @@ def _check_body(request: Request, payload: str, body: Body) -> None:
         while chunk := file.read(1024 * 1024):
             crc.update(chunk)
         check_checksum("x-amz-checksum-crc32", request.headers["x-amz-checksum-crc32"], crc.digest())
+
+
+def _can_be_kept(request: Request, body: Body, trailers: Mapping[str, str]) -> bool:
+    """Whether the body is large, and moto will not want to compute a checksum that nobody sent."""
+    algorithm = request.headers.get("x-amz-sdk-checksum-algorithm", "").lower()
+    name = f"x-amz-checksum-{algorithm}"
+    return body.size > IN_MEMORY_BYTES and (not algorithm or name in request.headers or name in trailers)
 
 
 def _deleted_keys(body: Body) -> list[str]:
