@@ -191,7 +191,10 @@ def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance
         else instance
         for instance in found
     ]
-    return [instance for instance in known if instance.kind in (kind, None)]
+    # An instance keeps the name of its activation; whoever may change tags can make it claim another one.
+    return [
+        instance for instance in known if instance.kind in (kind, None) and instance.name in (name, "")
+    ]
 
 
 def _online(instance: Instance) -> Instance:

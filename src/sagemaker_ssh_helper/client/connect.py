@@ -5,6 +5,7 @@ From a target to a container that will let us in: instance, trust, key; and the 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import os
 import re
 import shlex
@@ -97,11 +98,19 @@ def prepare(
     else:
         instance = instances.resolve(client, target)
     pin = trust.load(instance.id)
-    if pin is None or fresh or not pin.fresh(time.time()):
+    if pin is not None and instance_id is not None and pin.name.lower() == instance.name.lower():
+        # ssh and users may fold its letters.
+        instance = dataclasses.replace(instance, name=pin.name)
+    # An instance that was asked for by its id may have told no name: it is what it was.
+    renamed = pin is not None and instance.name not in ("", pin.name)
+    if pin is None or fresh or renamed or not pin.fresh(time.time()):
         tags = instance.tags if instance.tags is not None else instances.tags_of(client, instance.id)
         instance = instance.with_tags(tags)
-        if instance_id is not None and target.name != tags.get(Tag.RESOURCE_NAME, target.name):
-            raise HostNotTrusted(f"{instance_id} is no container of {target.name}")
+        if instance_id is not None and target.name:
+            tagged = tags.get(Tag.RESOURCE_NAME, target.name)
+            if target.name.lower() != tagged.lower():
+                raise HostNotTrusted(f"{instance_id} is no container of {target.name}")
+            instance = dataclasses.replace(instance, name=tagged)
         pin = trust.establish(
             instance,
             tags,

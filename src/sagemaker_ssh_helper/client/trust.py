@@ -4,7 +4,8 @@ Whether a container is the one the user means, decided before the first byte flo
 The host key is made in the container and told in the tag SSHHostKey of its activation. The first time an
 instance is met, its SSHLaunchId must be the launch id of the resource: the one this machine recorded when it
 launched it, or else the one in the environment that AWS describes. Then the key is pinned for that instance
-id, and from then on ssh checks it strictly. A tag that says another key later is refused.
+id, and from then on ssh checks it strictly. A tag that says another key later is refused, and an instance
+that claims another name later has to prove that one too.
 
 The pins stand in ``pins.json``; beside the key each keeps the few other tags that a connection needs, so that
 the next one need not read them.
@@ -57,6 +58,8 @@ class Pin:
     """
 
     instance_id: InstanceId
+    name: str
+    """The resource that it was shown to belong to; empty when it claims none."""
     host_key: PublicKey | None
     port: int
     user: str | None
@@ -93,12 +96,12 @@ def establish(
     The pin of an instance whose tags were just read; made now when it is the first time.
 
     ``launch_ids`` gives the launch ids that the resource is known by, and may stop at the one it is given; it
-    is asked at the first time only, so it may make a call. Raises HostKeyChanged when the tag is not what was
-    pinned, HostNotTrusted when nothing shows that the instance is what it claims to be.
+    is asked at the first time of a name only, so it may make a call. Raises HostKeyChanged when the tag is
+    not what was pinned, HostNotTrusted when nothing shows that the instance is what it claims to be.
     """
     known = _load_all().get(instance.id)
     host_key = _host_key(instance, tags)
-    if known is None:
+    if known is None or (known.name != instance.name and known.host_key == host_key):
         _admit(instance, tags, host_key, launch_ids, trust_first_use)
     elif known.host_key is None and host_key is None:
         pass
@@ -111,6 +114,7 @@ def establish(
         )
     pin = Pin(
         instance_id=instance.id,
+        name=instance.name,
         host_key=host_key,
         port=_port(tags),
         user=_user(tags),
@@ -267,6 +271,7 @@ def _parse(instance_id: InstanceId, entry: Any) -> Pin | None:
     try:
         return Pin(
             instance_id=instance_id,
+            name=entry["name"],
             host_key=parse_host_key(entry["host_key"]) if entry["host_key"] else None,
             port=int(entry["port"]),
             user=entry["user"],
@@ -288,6 +293,7 @@ def _store(pin: Pin, now: float) -> None:
         old = {known.instance_id for known in pins.values() if now - known.used_at > KEPT_TIMEOUT}
         entries = {
             known.instance_id: {
+                "name": known.name,
                 "host_key": known.host_key.line if known.host_key else "",
                 "port": known.port,
                 "user": known.user,
