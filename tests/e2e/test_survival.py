@@ -21,6 +21,9 @@ import pytest
 from e2e.laptop import Job, Laptop, end, running, until
 from local_cloud import LocalCloud
 
+# Minutes of broken links in all.
+pytestmark = pytest.mark.soak
+
 MB = 1_000_000
 SIDES = ("client", "agent", "both")
 
