@@ -214,7 +214,7 @@ def test_a_missing_extra_is_one_clear_error(
         f"raise ModuleNotFoundError('No module named {module}', name='{module}')"
     )
 
-    done = emulator(*words, PYTHONPATH=os.pathsep.join([str(hidden), *sys.path[1:2]]))
+    done = emulator(*words, PYTHONPATH=os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")]))
 
     assert (done.returncode, done.stdout) == (9, "")
     assert done.stderr == (
