@@ -16,13 +16,13 @@ DEMO = [sys.executable, "-m", "sagemaker_ssh_helper", "demo"]
 
 
 def run(
-    command: List[str], home: Path, env: Optional[Mapping[str, str]] = None
+    command: List[str], home: Path, env: Optional[Mapping[str, str]] = None, *, typed: str = ""
 ) -> "subprocess.CompletedProcess[str]":
     home.mkdir(exist_ok=True)
     return subprocess.run(
         command,
         env={**clean_environment(home), **(env or {})},
-        stdin=subprocess.DEVNULL,
+        input=typed,
         capture_output=True,
         text=True,
         timeout=110,
@@ -60,6 +60,17 @@ def test_the_demo_runs_a_user_s_own_script(tmp_path: Path) -> None:
     done = run([*DEMO, script, *options], tmp_path / "home")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "told ['--epochs', '3'] ['points.csv'] helped" in done.stdout
+
+
+def test_a_shell_in_the_demo_may_let_the_job_go_on(tmp_path: Path) -> None:
+    typed = "echo in $TRAINING_JOB_NAME\nsm-wait stop\nwhile kill -0 $PPID; do sleep 0.1; done\n"
+    done = run([*DEMO, "--shell"], tmp_path / "home", typed=typed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    name = next(word for word in lines[1].split() if word.startswith("demo-"))
+    assert f"in {name}" in lines
+    assert any("stop the waiting loop" in line and "the job has gone on" in line for line in lines)
+    assert lines[-1] == "demo: ok"
 
 
 def test_the_demo_fails_with_the_job_s_own_reason(tmp_path: Path) -> None:
