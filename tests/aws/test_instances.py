@@ -228,6 +228,13 @@ def test_a_name_that_ssh_has_folded_is_found_in_its_own_case(stub: AwsStub, clie
     assert resolve(client, "my-job.training.sagemaker").name == "My-Job"
 
 
+def test_a_name_that_aws_itself_folds_is_found_in_its_own_case(stub: AwsStub, client: Client) -> None:
+    registered(stub, entry(ID_1, "algo-1.My-Job.training.sagemaker"))
+    stub.answers["DescribeTrainingJob"] = job(TrainingJobName="My-Job")
+
+    assert resolve(client, "my-job.training.sagemaker").name == "My-Job"
+
+
 def test_a_validation_error_that_is_none_about_the_name_is_not_hidden(stub: AwsStub, client: Client) -> None:
     registered(stub)
     stub.answers["DescribeTrainingJob"] = missing("1 validation error detected")

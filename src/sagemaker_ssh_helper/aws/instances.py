@@ -192,9 +192,7 @@ def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance
         for instance in found
     ]
     # An instance keeps the name of its activation; whoever may change tags can make it claim another one.
-    return [
-        instance for instance in known if instance.kind in (kind, None) and instance.name in (name, "")
-    ]
+    return [instance for instance in known if instance.kind in (kind, None) and instance.name in (name, "")]
 
 
 def _online(instance: Instance) -> Instance:
@@ -219,6 +217,9 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
         raise
     if resource is None and kind is not ResourceKind.STUDIO and not candidates:
         return _by_other_case(client, target)
+    if resource is not None and resource.name != name and resource.name.lower() == name.lower():
+        # AWS describes a name in any letter case; tags are compared letter by letter.
+        return resolve(client, dataclasses.replace(target, name=resource.name))
     if resource is not None and resource.ended:
         raise _ended(resource)
     if others:
