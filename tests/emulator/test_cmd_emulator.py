@@ -223,6 +223,40 @@ def test_a_missing_extra_is_one_clear_error(
     )
 
 
+def test_packages_of_other_versions_are_one_clear_error(emulator: Callable[..., Any], tmp_path: Path) -> None:
+    other = tmp_path / "other" / "moto"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    (other / "settings.py").write_text("")
+    (other / "core.py").write_text("")
+
+    done = emulator(
+        "start", PYTHONPATH=os.pathsep.join([str(other.parent), os.environ.get("PYTHONPATH", "")])
+    )
+
+    assert (done.returncode, done.stdout) == (9, "")
+    assert done.stderr.startswith("sm-ssh: error[local-setup]: the local cloud")
+    assert done.stderr.endswith("Install it: pip install 'sagemaker-ssh-helper[emulator]'\n")
+
+
+def test_a_killed_clouds_folder_is_removed_by_the_next(tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    foreign = temporary / "sm-ssh-cloud-being-made"
+    foreign.mkdir()
+    with LocalCloud(tmp_path / "1", environment={"TMPDIR": str(temporary)}) as running:
+        with LocalCloud(tmp_path / "2", environment={"TMPDIR": str(temporary)}) as killed:
+            killed.process.kill()
+            killed.process.wait(TIMEOUT)
+        assert len(list(temporary.iterdir())) == 3
+
+        with LocalCloud(tmp_path / "3", environment={"TMPDIR": str(temporary)}):
+            assert len(list(temporary.iterdir())) == 3
+
+        assert running.client("sts").get_caller_identity()
+    assert list(temporary.iterdir()) == [foreign]
+
+
 def test_start_is_quick(tmp_path: Path) -> None:
     # Processor time, which other programs on the machine do not change.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -15,6 +15,9 @@ from sagemaker_ssh_helper.errors import LocalSetup, UsageError
 if TYPE_CHECKING:
     from sagemaker_ssh_helper.emulator.server import LocalCloud
 
+_EXTRA = ("boto3", "botocore", "cryptography", "h11", "moto", "werkzeug", "yaml", "py_partiql_parser")
+"""What the extra brings, by the names of the modules."""
+
 STOP_GRACE = 10.0
 """Seconds that a command has between our SIGTERM to it and SIGKILL."""
 
@@ -85,10 +88,15 @@ def run(args: argparse.Namespace) -> int:
     _forget_aws()
     try:
         from sagemaker_ssh_helper.emulator import server
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        missing = isinstance(error, ModuleNotFoundError)
         raise LocalSetup(
-            "the local cloud is not installed",
-            evidence=f"there is no module {error.name}",
+            "the local cloud is not installed"
+            if missing
+            else "the local cloud's packages are of other versions",
+            evidence=f"there is no module {error.name}" if missing else str(error),
             fix="Install it: pip install 'sagemaker-ssh-helper[emulator]'",
         ) from None
 

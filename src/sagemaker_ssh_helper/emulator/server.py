@@ -5,12 +5,9 @@ One local cloud: its sockets, its services, its life.
 import asyncio
 import errno
 import logging
-import shutil
 import socket
 import ssl
-import tempfile
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from sagemaker_ssh_helper.emulator.faults import Faults
@@ -25,6 +22,7 @@ from sagemaker_ssh_helper.emulator.security_tokens import StsService
 from sagemaker_ssh_helper.emulator.service import Caller, Cloud
 from sagemaker_ssh_helper.emulator.simulation import IamService
 from sagemaker_ssh_helper.emulator.ssm import SsmService
+from sagemaker_ssh_helper.emulator.state_folder import StateFolder
 from sagemaker_ssh_helper.emulator.tls import make_certificates
 from sagemaker_ssh_helper.emulator.users import create_users
 from sagemaker_ssh_helper.errors import LocalSetup
@@ -41,8 +39,9 @@ class LocalCloud:
     A running cloud; made by ``start``, ended by ``close``. One at a time in a process, because of moto.
     """
 
-    def __init__(self, cloud: Cloud, moto: Moto, models: Models) -> None:
+    def __init__(self, cloud: Cloud, folder: StateFolder, moto: Moto, models: Models) -> None:
         self.cloud = cloud
+        self._folder = folder
         self._moto = moto
         self._models = models
         self._servers: list[asyncio.Server] = []
@@ -65,21 +64,21 @@ class LocalCloud:
         """
         sockets = _bind(port)
         plain_sockets = sockets
-        state_dir = Path(tempfile.mkdtemp(prefix="sm-ssh-cloud-"))
+        folder = StateFolder()
         try:
             if tls:
                 plain_sockets = _bind(0)
-            cloud = Cloud(account_id=ACCOUNT_ID, region=REGION, state_dir=state_dir)
+            cloud = Cloud(account_id=ACCOUNT_ID, region=REGION, state_dir=folder.path)
             cloud.require_signed_client = require_signed_client
             cloud.http_endpoint_url = f"http://localhost:{_port(plain_sockets)}"
             cloud.endpoint_url = f"https://localhost:{_port(sockets)}" if tls else cloud.http_endpoint_url
             cloud.message_gateway_url = cloud.endpoint_url
             context = None
             if tls:
-                cloud.ca_file, context = make_certificates(state_dir)
+                cloud.ca_file, context = make_certificates(folder.path)
             moto = Moto(ACCOUNT_ID, FAMILIES)
             models = Models()
-            self = cls(cloud, moto, models)
+            self = cls(cloud, folder, moto, models)
             self._fill(cloud)
             await self._listen(Pipeline(cloud, moto, models), plain_sockets, None)
             if context is not None:
@@ -87,7 +86,7 @@ class LocalCloud:
         except BaseException:
             for one in {*sockets, *plain_sockets}:
                 one.close()
-            shutil.rmtree(state_dir, ignore_errors=True)
+            folder.close()
             raise
         # The first calls need not wait for this, and the start does not.
         self._loading = asyncio.create_task(asyncio.to_thread(self._load))
@@ -175,7 +174,7 @@ class LocalCloud:
         if self._loading is not None:
             await self._loading
         await asyncio.to_thread(self._moto.close)
-        shutil.rmtree(self.cloud.state_dir, ignore_errors=True)
+        self._folder.close()
 
 
 async def serve(
