@@ -130,6 +130,7 @@ class _Connection(asyncio.Protocol):
         self._relay._all.append(self)
 
     def connection_lost(self, error: Optional[Exception]) -> None:
+        self.abort()
         self._relay._all.remove(self)
         if self._side is not None and self._relay.connections.get(self._side) is self:
             del self._relay.connections[self._side]

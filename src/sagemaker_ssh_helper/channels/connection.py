@@ -143,6 +143,9 @@ class WebSocketProtocol(asyncio.Protocol):
     def connection_lost(self, error: Optional[Exception]) -> None:
         if self._abort_timer is not None:
             self._abort_timer.cancel()
+        if self._transport is not None:
+            # To asyncio before 3.11, a TLS transport that the peer closed is one that nobody closed.
+            self._transport.abort()
         if not self._reason:
             self._reason = str(error) if error else "the peer closed the connection"
         self._websocket.receive_eof()
