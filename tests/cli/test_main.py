@@ -180,6 +180,18 @@ def test_what_others_say_cannot_move_the_cursor(sm_ssh: Run, stub: AwsStub) -> N
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_descriptor_that_is_closed_is_no_error(
+    environment: dict[str, str], stub: AwsStub, home: Path, closed: str
+) -> None:
+    stub.answers.update(ListTrainingJobs=JOBS, DescribeInstanceInformation=NODES)
+    command = ["sh", "-c", f'"$@" list training {closed}', "sh", *SM_SSH]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"error" not in done.stderr
+    assert b"region eu-west-1" not in done.stdout
+
+
 def test_two_regions_that_differ_are_a_warning(sm_ssh: Run, stub: AwsStub) -> None:
     done = sm_ssh("list", "training", env={"AWS_DEFAULT_REGION": "us-east-1"})
     assert b"AWS_REGION=eu-west-1 is used, not AWS_DEFAULT_REGION=us-east-1" in done.stderr

@@ -30,9 +30,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="KEY=VALUE",
         help="a hyperparameter of the job; may be repeated",
     )
-    parser.add_argument(
-        "--shell", action="store_true", help="open a shell in the job before it is let go on"
-    )
+    parser.add_argument("--shell", action="store_true", help="open a shell in the job before it is let go on")
     parser.add_argument(
         "--sdk", choices=["boto3", "v2"], default="boto3", help="what launches the job (default: boto3)"
     )

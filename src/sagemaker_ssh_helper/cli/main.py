@@ -36,10 +36,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``sm-ssh`` with these words (those of the process if None); the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = ""
+    _open_closed_descriptors()
     try:
         command, words = _dispatch(words)
+        if sys.stdout is None and command != "start-proxy":
+            sys.stdout = os.fdopen(1, "w", closefd=False)
         status = _run(command, words)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except SSHHelperError as error:
         say(f"error[{error.id}]: {error}")
@@ -58,6 +62,24 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         say(f"error[internal]: {type(error).__name__}: {_one_line(str(error))}{_keep_traceback(error)}")
         return 255 if command == "start-proxy" else 1
+
+
+def _open_closed_descriptors() -> None:
+    """
+    Put /dev/null where our caller left a standard descriptor closed.
+
+    The next file or socket that is opened would else take its number, and be read as our input or get our
+    messages. ``sys.stdout`` stays None: ``start-proxy`` has to tell that nobody can hear it.
+    """
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            break
+        # What other programs of ours inherit it for.
+        os.set_inheritable(descriptor, True)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def say(line: str) -> None:

@@ -151,11 +151,9 @@ def claim_stdout() -> int:
 
     Whatever else this process writes to standard output goes to standard error from now on.
     """
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    try:
-        output = os.dup(1)
-        os.dup2(2, 1)
-    except OSError as error:
-        raise LocalSetup("standard output or standard error is closed", evidence=str(error)) from error
+    if sys.stdout is None:
+        raise LocalSetup("standard output is closed", fix="It carries the session's bytes: give it to ssh")
+    sys.stdout.flush()
+    output = os.dup(1)
+    os.dup2(2, 1)
     return output
