@@ -120,7 +120,7 @@ class SessionClient:
     def __init__(self, service: "FakeService", session_id: str, session_type: str = "Port") -> None:
         self.session_id = session_id
         self.received = bytearray()
-        self.by_type: Dict[int, bytes] = {}
+        self.by_type: Dict[int, bytearray] = {}
         """What came, by payload type."""
         self.ready: Optional[Ready] = None
         self.failed: Optional[SSHHelperError] = None
@@ -238,8 +238,7 @@ class SessionClient:
         for event in events:
             if isinstance(event, StreamData):
                 self.received += event.data
-                kind = event.payload_type
-                self.by_type[kind] = self.by_type.get(kind, b"") + event.data
+                self.by_type.setdefault(event.payload_type, bytearray()).extend(event.data)
             elif isinstance(event, Ready):
                 self.ready = event
             elif isinstance(event, Failed):
