@@ -41,6 +41,9 @@ NO_TERMINAL_SIZE = (300, 100)
 TWICE_TIMEOUT = 1.0
 """Seconds between two interrupts that together mean: end this here and now."""
 
+END_AGAIN_DELAY = 1.0
+"""Seconds after which the end of input is told again, if there was output since."""
+
 _EXIT_CODE = re.compile(rb"\s*EXIT_CODE: *(\d{1,3})\s*")
 # What a terminal makes of the keys that send signals, here or there.
 _KEYS = {signal.SIGINT: b"\x03", signal.SIGQUIT: b"\x1c", signal.SIGTSTP: b"\x1a"}
@@ -254,7 +257,25 @@ class TerminalSession(Tunnel):
             super()._on_input_end()
             return
         # Within a line the first one only hands the line over.
-        self._runner.send_data(_END_OF_INPUT * (1 if self._last_byte == b"\n" else 2))
+        self._press_end(_END_OF_INPUT * (1 if self._last_byte == b"\n" else 2))
+
+    def _press_end(self, keys: bytes) -> None:
+        """
+        Tell that there is no more input, and tell it again to whoever comes after the one that took it.
+
+        A pipe stays at its end, but a terminal's program that saw it hands on to the next, a shell perhaps.
+        """
+        self._runner.send_data(keys)
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+
+        def look() -> None:
+            if self._output_at > sent_at:
+                self._press_end(_END_OF_INPUT)
+            else:
+                loop.call_later(END_AGAIN_DELAY, look)
+
+        loop.call_later(END_AGAIN_DELAY, look)
 
 
 class _LocalTerminal:
