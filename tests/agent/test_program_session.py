@@ -418,3 +418,21 @@ def test_documents_that_cannot_be_done_are_refused(
 
     assert status == "Failed"
     assert reason in output
+
+
+def test_session_runs_as_the_user_that_the_service_names(service: FakeService, agent: AgentThread) -> None:
+    inputs = {"runAsEnabled": True, "runAsDefaultUser": "nobody-of-that-name"}
+    document = {**INTERACTIVE, "inputs": inputs}
+    client = service.offer_session(
+        document=document,
+        parameters={"command": "id -un; test -w $(tty) && echo :$JOB_NAME:"},
+        run_as_user="nobody",
+    )
+    result = service.result(client)
+
+    if os.geteuid() == 0:
+        assert outcome(result) == ("Success", "")
+        assert bytes(client.received) == b"nobody\r\n::\r\n"
+    else:
+        assert result.final_status == "Failed"
+        assert "and is not root" in result.output

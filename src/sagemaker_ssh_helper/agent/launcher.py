@@ -40,11 +40,33 @@ def main(arguments: list[str]) -> int:
             os.setgroups([int(group) for group in groups.split(",") if group])
             os.setgid(int(gid))
             os.setuid(int(uid))
-        os.execvp(words[0], words)
+        _execute(words)
     except OSError as error:
         text = f"cannot run {words[0]}: {error.strerror}\n"
         os.write(2, os.fsencode(text))
         return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def _execute(words: list[str]) -> None:
+    """
+    Like os.execvp, which imports a module first: another user may not read where the agent's Python is.
+
+    Raises OSError.
+    """
+    names = [words[0]]
+    if "/" not in words[0]:
+        path = os.environ.get("PATH") or os.defpath
+        names = [os.path.join(folder, words[0]) for folder in path.split(":")]
+    failure: OSError = FileNotFoundError(2, os.strerror(2))
+    for name in names:
+        try:
+            os.execv(name, words)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            # One that may not be executed counts only when there is no other.
+            failure = error
+    raise failure
 
 
 if __name__ == "__main__":
