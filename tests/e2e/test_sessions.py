@@ -239,6 +239,23 @@ def test_an_interrupt_ends_a_command(alice: Laptop, job: Job) -> None:
     assert not _runs("sleep 3000")
 
 
+def test_two_interrupts_end_a_session_whose_command_takes_none(alice: Laptop, job: Job) -> None:
+    command = "command=trap '' INT HUP; echo started; sleep 5000"
+    process = alice.popen(
+        *SM_SSH, "session", job.host, *INTERACTIVE, "--parameter", command,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    with process.stdin, process.stdout as output:
+        assert output.readline() == b"started\r\n"
+        process.send_signal(signal.SIGINT)
+        assert output.read(2) == b"^C"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+    until(lambda: not _runs("sleep 5000"), "sleep to end", 5)
+
+
 def test_a_reader_that_leaves_ends_the_session(alice: Laptop, job: Job) -> None:
     process = alice.popen(
         *SM_SSH, "session", job.host, *INTERACTIVE, "--parameter", "command=yes 4000",

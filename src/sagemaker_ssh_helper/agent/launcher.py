@@ -40,18 +40,18 @@ def main(arguments: list[str]) -> int:
             os.setgroups([int(group) for group in groups.split(",") if group])
             os.setgid(int(gid))
             os.setuid(int(uid))
-        _execute(words)
+        raise _execute(words)
     except OSError as error:
         text = f"cannot run {words[0]}: {error.strerror}\n"
         os.write(2, os.fsencode(text))
         return 127 if isinstance(error, FileNotFoundError) else 126
 
 
-def _execute(words: list[str]) -> None:
+def _execute(words: list[str]) -> OSError:
     """
-    Like os.execvp, which imports a module first: another user may not read where the agent's Python is.
+    Become the program, or say why not.
 
-    Raises OSError.
+    Like os.execvp, which imports a module first: another user may not read where the agent's Python is.
     """
     names = [words[0]]
     if "/" not in words[0]:
@@ -66,7 +66,7 @@ def _execute(words: list[str]) -> None:
         except OSError as error:
             # One that may not be executed counts only when there is no other.
             failure = error
-    raise failure
+    return failure
 
 
 if __name__ == "__main__":

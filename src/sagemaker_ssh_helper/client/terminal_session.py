@@ -28,6 +28,7 @@ from sagemaker_ssh_helper.client.pipes import Output
 from sagemaker_ssh_helper.client.proxy_command import ProxyOptions, Started, Starting
 from sagemaker_ssh_helper.client.tunnel import FLUSH_TIMEOUT, Tunnel, terminate, wait_started
 from sagemaker_ssh_helper.errors import LocalSetup, SessionLost, SSHHelperError, UserError
+from sagemaker_ssh_helper.names import Tag
 from sagemaker_ssh_helper.protocol.data_channel import Event, Ready, StreamData
 from sagemaker_ssh_helper.protocol.message import PayloadType
 from sagemaker_ssh_helper.protocol.payloads import SessionType
@@ -88,7 +89,7 @@ class _StartingDocument(Starting):
         instance = instances.resolve(self._client, Target.parse(asked.host))
         if self._called_off.is_set():
             return None
-        owner = instance.tags.get("SSHOwner") if instance.tags is not None else None
+        owner = instance.tags.get(Tag.OWNER) if instance.tags is not None else None
         grant = sessions.start_document(self._client, instance.id, asked.document, asked.parameters, owner)
         return Started(grant, instance.fqdn, 0)
 
