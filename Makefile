@@ -1,5 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each sets up what it needs, then runs.
 PYTHON ?= python3
+# Test processes at once. Most tests wait for processes of theirs, so two share two cores well.
+export WORKERS ?= 2
 VENV ?= .venv
 PY := $(VENV)/bin/python
 DEV := $(VENV)/.dev
@@ -35,7 +37,7 @@ demo: system $(VENV)/.demo
 endif
 
 test: system $(DEV) $(SDK2)/.ready
-	SDK2_PYTHON=$(SDK2)/bin/python $(PY) -m pytest
+	SDK2_PYTHON=$(SDK2)/bin/python $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 # The container side on the oldest Python it promises, and the user's side on its own.
 test-floors: system

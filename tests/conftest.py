@@ -1,8 +1,15 @@
 """What all tests share: how long Hypothesis looks. ``HYPOTHESIS_PROFILE=deep`` looks for hours."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
+
+# Under nohup, or in the background of a script, these are ignored, and every process started here would
+# inherit that: tests of what a signal does would test nothing.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # No deadlines: two cores are shared, and a slow example is no bug.
 settings.register_profile(

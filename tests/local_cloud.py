@@ -63,8 +63,17 @@ class LocalCloud:
         self.log = self._folder / "cloud.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sagemaker_ssh_helper", "emulator", "start", "--json", *self._options],
-                stdin=subprocess.DEVNULL,
+                [
+                    sys.executable,
+                    "-m",
+                    "sagemaker_ssh_helper",
+                    "emulator",
+                    "start",
+                    "--json",
+                    "--until-eof",
+                    *self._options,
+                ],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -93,6 +102,8 @@ class LocalCloud:
             raise
         finally:
             self.process.stdout.close()
+            assert self.process.stdin is not None
+            self.process.stdin.close()
 
     @property
     def endpoint_url(self) -> str:

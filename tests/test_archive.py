@@ -55,8 +55,14 @@ def test_dependency_dir_is_made_once() -> None:
 def test_dependency_dir_imports_as_a_bare_folder_with_the_standard_library_alone(tmp_path: Path) -> None:
     code = "import sagemaker_ssh_helper as s; s.setup_and_start_ssh(); print(s.__version__)"
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, sys.argv[1]); {code}"]
-        + [str(Path(archive.dependency_dir()).parent)],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            f"import sys; sys.path.insert(0, sys.argv[1]); {code}",
+            str(Path(archive.dependency_dir()).parent),
+        ],
         capture_output=True,
         text=True,
         env={"HOME": str(tmp_path)},
@@ -80,7 +86,7 @@ def test_a_copy_of_the_library_in_the_source_is_replaced() -> None:
 
 
 def test_an_archive_without_the_entry_point_is_refused() -> None:
-    with pytest.raises(LaunchRefused, match="no entry point 'train.py'"):
+    with pytest.raises(LaunchRefused, match=r"no entry point 'train\.py'"):
         with_library(source_archive(**{"other.py": ""}), "train.py")
 
 

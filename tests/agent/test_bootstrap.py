@@ -119,7 +119,11 @@ def start(tmp_path, environment):
         for stream in (job.process.stdin, job.process.stdout, job.process.stderr):
             stream.close()
     for pid in processes_of(environment["SSH_STATE_DIR"]):
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            # It ended by itself since it was listed.
+            pass
 
 
 def processes_of(text):

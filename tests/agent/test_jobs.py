@@ -170,6 +170,19 @@ def test_environment_without_a_jobs_file_is_our_own() -> None:
     assert environ["HOME"] == os.environ["HOME"]
 
 
+def test_programs_that_are_first_on_the_jobs_path_are_not_put_there_again() -> None:
+    job = b"PATH=/s/bin:/usr/bin\0"
+
+    assert script_environ(job, bin_path="/s/bin", state_path="/s", extra={})["PATH"] == "/s/bin:/usr/bin"
+    assert script_environ(b"A=b\0", bin_path="", state_path="/s", extra={})["PATH"] == os.defpath
+
+
+def test_path_of_the_job_need_not_have_a_shell(service: FakeService, agent: AgentThread) -> None:
+    Path(agent.state.path, "environment").write_bytes(b"PATH=/nonexistent\0")
+
+    assert run(service, "echo fine")["standardOutput"] == "fine\n"
+
+
 def test_working_directory_is_honoured(service: FakeService, agent: AgentThread, tmp_path: Path) -> None:
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()

@@ -3,6 +3,7 @@
 import json
 import logging
 import stat
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -10,6 +11,7 @@ import pytest
 
 from agent.agent_thread import make_config
 from agent.fake_service import MI, FakeService
+from agent.http_server import Reply, ScriptedServer
 from sagemaker_ssh_helper.agent import registration, rsa
 from sagemaker_ssh_helper.agent.aws_api import AwsApi, Retry
 from sagemaker_ssh_helper.agent.registration import InstanceRole, Registration, load, register
@@ -215,6 +217,22 @@ def test_credentials_are_renewed_at_half_of_their_life(
 
     assert pauses == [1800, 1100]
     assert role.get().expires_at == 4000
+
+
+@pytest.mark.parametrize("skew", [-7200.0, 7200.0])
+def test_life_of_a_token_is_counted_by_the_services_clock(
+    state: StateDir, keys: List[PrivateKey], skew: float
+) -> None:
+    """A container whose clock is two hours off; by that clock the token is over, or lives for three hours."""
+    now = 1700000000.0
+    wrong = Reply(400, {"__type": "InvalidSignatureException"}, {"Date": formatdate(now, usegmt=True)})
+    with ScriptedServer(wrong, Reply(*token(now + 3600))) as server:
+        api = AwsApi("eu-west-1", environ={"AWS_ENDPOINT_URL": server.url}, now=lambda: now + skew)
+        role = InstanceRole(state, registered(keys), api)
+        pause = role.refresh()
+
+    assert pause == 1800
+    assert role.is_valid
 
 
 def test_expired_token_is_renewed_at_once_but_not_in_a_loop(

@@ -97,6 +97,15 @@ def test_two_live_instances_of_one_node_are_an_error_that_names_both(stub: AwsSt
         resolve(client)
 
 
+def test_an_instance_named_for_another_resource_does_not_count_whatever_its_tag(
+    stub: AwsStub, client: Client
+) -> None:
+    registered(stub, entry(ID_1, "algo-1.mallory.training.sagemaker", tag="job"))
+    stub.answers["DescribeTrainingJob"] = job()
+    with pytest.raises(errors.TargetOffline, match="no container of it has registered yet"):
+        resolve(client)
+
+
 def test_a_node_of_an_older_helper_is_known_by_its_tags(stub: AwsStub, client: Client) -> None:
     registered(stub, entry(ID_1, "", tag="job"), entry(ID_2, "box", tag="job"))
     arns = {

@@ -449,6 +449,25 @@ async def test_a_socket_that_takes_nothing_holds_the_writer_within_its_window(re
         assert await client.runner.drain(10.0)
 
 
+@in_loop
+async def test_a_writer_that_knows_no_window_is_left_in_its_socket_and_loses_nothing(relay: Relay) -> None:
+    """Official peers have none; what is held here has an end."""
+    data = os.urandom(20_000_000)
+
+    async with party(Side.AGENT, relay, window_bytes=64 << 20) as agent, party(Side.CLIENT, relay) as client:
+        agent.runner.channel._sender.window_messages = 1 << 20
+        await client.wait_for(lambda: client.ready)
+        client.runner.pause_delivery()
+        agent.send(data)
+        channel = client.runner.channel
+        await relay.wait_for(lambda: channel.overloaded)
+        assert agent.sent == len(data)
+        client.runner.resume_delivery()
+        await client.wait_for(lambda: len(client.received) == len(data))
+
+    assert client.received == data
+
+
 # -- ending -----------------------------------------------------------------------------------------
 
 

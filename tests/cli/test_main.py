@@ -172,6 +172,14 @@ def test_an_interrupt_is_130_and_silent(
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_others_say_cannot_move_the_cursor(sm_ssh: Run, stub: AwsStub) -> None:
+    stub.answers["DescribeInstanceInformation"] = Refusal("Nasty", "\x1b[2J\x07 gone\r\nsm-ssh: all is well")
+    done = sm_ssh("connect", "job.training.sagemaker")
+    assert b"\x1b" not in done.stderr
+    assert b"\x07" not in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_two_regions_that_differ_are_a_warning(sm_ssh: Run, stub: AwsStub) -> None:
     done = sm_ssh("list", "training", env={"AWS_DEFAULT_REGION": "us-east-1"})
     assert b"AWS_REGION=eu-west-1 is used, not AWS_DEFAULT_REGION=us-east-1" in done.stderr

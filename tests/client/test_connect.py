@@ -83,6 +83,28 @@ def test_an_instance_that_is_named_must_belong_to_the_name(stub: AwsStub, client
         prepare(client, instance_id=NODE)
 
 
+def test_an_instance_that_is_named_is_known_in_any_letter_case(stub: AwsStub, client: Client) -> None:
+    serve(stub)
+    for fresh in (True, False):
+        assert prepare(client, "JOB.training.sagemaker", instance_id=NODE, fresh=fresh).instance.name == "job"
+
+
+def test_a_pin_of_a_minute_ago_is_no_proof_of_another_name(stub: AwsStub, client: Client) -> None:
+    serve(stub)
+    prepare(client)
+    # Its tag was changed to a name that this machine launches; its own name says nothing.
+    serve(stub, SSHResourceName="other", SSHResourceArn="arn:aws:sagemaker:eu-west-1:1:training-job/other")
+    stub.answers["DescribeInstanceInformation"] = {
+        "InstanceInformationList": [{"InstanceId": NODE, "PingStatus": "Online", "Name": ""}]
+    }
+    launches.save(ResourceKind.TRAINING, "other", "3" * 32)
+    stub.answers["DescribeTrainingJob"] = Refusal("AccessDeniedException", "no")
+    with pytest.raises(errors.HostNotTrusted, match="another activation"):
+        prepare(client, "other.training.sagemaker")
+    with pytest.raises(errors.HostNotTrusted, match=f"{NODE} is no container of nobody"):
+        prepare(client, "nobody.training.sagemaker", instance_id=NODE)
+
+
 def test_a_container_launched_elsewhere_is_proven_by_awss_description(stub: AwsStub, client: Client) -> None:
     serve(stub, SSHLaunchId="2" * 32)
     stub.answers["DescribeTrainingJob"] = {

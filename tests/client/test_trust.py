@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 from collections.abc import Sequence
@@ -106,6 +107,14 @@ def test_without_proof_the_user_has_to_say_so(of_node: dict[str, str], known: Se
     assert establish(of_node=of_node, known=known, trust_first_use=True).host_key is not None
 
 
+def test_a_pinned_container_that_takes_another_name_is_proven_again() -> None:
+    establish()
+    renamed = dataclasses.replace(instance(), name="Other-Job")
+    with pytest.raises(HostNotTrusted, match="not the one of that launch"):
+        establish(renamed, known=[OTHER])
+    assert establish().name == "My-Job"
+
+
 def test_a_node_without_a_host_key_tag_has_its_key_learnt_by_ssh() -> None:
     old_node = {"SSHOwner": "me"}
     with pytest.raises(HostNotTrusted, match=r"has no SSHHostKey tag.*--trust-first-use"):
@@ -179,6 +188,18 @@ def test_login_names_are_written_for_ssh_and_taken_back() -> None:
     )
     trust.write_user_line("b.training.sagemaker", "root")
     assert trust.hosts_path().read_text() == "Host a.training.sagemaker\n  User nobody\n"
+
+
+def test_only_the_last_hundreds_of_login_names_are_kept() -> None:
+    lines = "".join(f"Host h{number}.training.sagemaker\n  User u\n" for number in range(500))
+    config_dir().mkdir(parents=True)
+    trust.hosts_path().write_text(lines)
+    trust.write_user_line("new.training.sagemaker", "u")
+    kept = trust.hosts_path().read_text()
+
+    assert kept.count("Host ") == 500
+    assert "h0." not in kept
+    assert kept.endswith("Host new.training.sagemaker\n  User u\n")
 
 
 def test_a_container_that_runs_as_root_needs_no_line(home: Path) -> None:

@@ -1,9 +1,9 @@
 from typing import Callable, Iterator
 
 import pytest
-from local_cloud import LocalCloud
 
 from e2e.laptop import Laptop
+from local_cloud import LocalCloud
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,8 @@ def test_a_job_without_ssh_says_how_to_get_it(alice: Laptop) -> None:
 def test_a_node_whose_agent_is_gone_is_offline(alice: Laptop) -> None:
     # Nobody can connect any more, so the job does not wait any longer: it needs work to be still there.
     with running(alice, "import time; time.sleep(600)") as job:
-        alice.ssh(job.host, "pkill -KILL -f 'sagemaker_ssh_helper[.]agent[.]node'")
+        # Its own agent only: other jobs share this machine.
+        alice.ssh(job.host, 'pkill -KILL -f "agent[.]node $SSH_STATE_DIR"')
         until(lambda: job.instances()[0]["PingStatus"] != "Online", "the agent to be missed", 60)
         assert job.instances()[0]["InstanceId"] in refused(alice, job.host, "target-offline", 5)
 

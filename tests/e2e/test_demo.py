@@ -9,6 +9,7 @@ from typing import List, Mapping, Optional
 
 import pytest
 
+from e2e.laptop import until
 from local_cloud import clean_environment
 
 DEMO = [sys.executable, "-m", "sagemaker_ssh_helper", "demo"]
@@ -141,3 +142,33 @@ def test_the_demo_runs_as_an_ordinary_user(tmp_path: Path) -> None:
     done = run([*outer, f'mount --bind {accounts} /etc/passwd && exec "$@"', "sh", *inner], home)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "demo: ok"
+
+
+def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    # Everything that it starts has this folder somewhere in its environment, the job's processes too.
+    marked = {**clean_environment(home), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(DEMO, env=marked, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        # The job's processes are up as soon as it has a name.
+        started = process.stdout.readline(), process.stdout.readline()
+        assert "launch a training job" in started[1]
+        until(lambda: len(_processes_with(tmp_path)) > 3, "processes of the job")
+        process.kill()
+        process.wait()
+    until(lambda: not _processes_with(tmp_path), "everything that the demo started to end", 20)
+
+
+def _processes_with(folder: Path) -> List[int]:
+    """The processes that have this folder in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if bytes(folder) in environment:
+            found.append(int(process.name))
+    return found

@@ -13,7 +13,7 @@ from e2e.laptop import Job, Laptop, until
 
 pytestmark = pytest.mark.sdk
 
-PYTHON = os.environ.get("SDK2_PYTHON", sys.executable)
+PYTHON = os.path.abspath(os.environ.get("SDK2_PYTHON", sys.executable))
 
 
 def test_an_estimator_of_the_sdk_is_reached_by_ssh(laptop: Callable[[str], Laptop], tmp_path: Path) -> None:

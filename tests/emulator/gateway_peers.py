@@ -51,6 +51,9 @@ from sagemaker_ssh_helper.protocol.websocket import (
 OFFICIAL_VERSION = "3.3.0.0"
 """What the official agent of the captures calls itself; any version that is not ours counts as official."""
 
+OFFICIAL_CLIENT_VERSION = "1.2.0.0"
+"""The same of the official client."""
+
 Payload = TypeVar("Payload")
 
 
@@ -472,12 +475,15 @@ class ControlPeer:
 
 
 def open_client(
-    grant: Mapping[str, str], token: str = "", ssl_context: Optional[ssl.SSLContext] = None
+    grant: Mapping[str, str],
+    token: str = "",
+    ssl_context: Optional[ssl.SSLContext] = None,
+    version: str = OFFICIAL_CLIENT_VERSION,
 ) -> Peer:
     """The client's data channel, opened with what StartSession answered."""
     peer = Peer(grant["StreamUrl"], ssl_context=ssl_context)
     opening = OpenDataChannelInput(
-        token or grant["TokenValue"], str(uuid.uuid4()), str(uuid.uuid4()), "1.2.0.0"
+        token or grant["TokenValue"], str(uuid.uuid4()), str(uuid.uuid4()), version
     )
     peer.send_text(opening.serialize())
     return peer

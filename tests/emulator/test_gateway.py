@@ -10,6 +10,8 @@ from botocore.exceptions import ClientError
 
 from emulator.cloud_process import CloudProcess
 from emulator.gateway_peers import (
+    OFFICIAL_CLIENT_VERSION,
+    OFFICIAL_VERSION,
     ControlPeer,
     Lost,
     Node,
@@ -35,6 +37,7 @@ from sagemaker_ssh_helper.protocol.payloads import (
     OpenControlChannelInput,
     OpenDataChannelInput,
 )
+from sagemaker_ssh_helper.protocol.websocket import Ping
 
 OURS = names.AGENT_VERSION
 HANDSHAKE_REQUEST, HANDSHAKE_RESPONSE, HANDSHAKE_COMPLETE = 5, 6, 7
@@ -79,9 +82,9 @@ class Session:
         self._opened.append(peer)
         return peer
 
-    def open(self) -> "Session":
+    def open(self, client_version: str = OFFICIAL_CLIENT_VERSION) -> "Session":
         self.agent: Peer = self.keep(self.node.open_data(self.id))
-        self.client: Peer = self.keep(open_client(self.grant))
+        self.client: Peer = self.keep(open_client(self.grant, version=client_version))
         self.agent.synchronize()
         self.client.synchronize()
         return self
@@ -448,6 +451,32 @@ def test_client_that_was_cut_off_resumes(ssm_cloud: CloudProcess, how: str) -> N
         assert session.status == "Connected"
 
 
+def test_official_agent_learns_what_an_official_client_had_before_it_was_cut_off(
+    ssm_cloud: CloudProcess,
+) -> None:
+    """Its acknowledges were lost, and it does not acknowledge anything twice."""
+    with Session(ssm_cloud, OFFICIAL_VERSION) as session:
+        session.open().settle()
+        data = [output_data(b"abc", number) for number in (2, 3)]
+        session.agent.send(*data)
+        assert [session.client.receive() for _ in data] == data
+        session.client.reset()
+        session.wait_status("Disconnected")
+
+        resumed = session.ssm.resume_session(SessionId=session.id)
+        client = session.keep(open_client(resumed))
+
+        assert [client.receive() for _ in range(4)][2:] == data
+        # The pong that is behind these two is Peer's own doing.
+        assert isinstance(client.receive_event(), Ping)
+        told = []
+        while len(told) < 4:
+            message = session.agent.receive_message()
+            if message.message_type == "acknowledge":
+                told.append(Acknowledge.parse(message.payload).sequence_number)
+        assert told == [0, 1, 2, 3]
+
+
 def test_second_client_takes_the_place_of_the_first(ssm_cloud: CloudProcess) -> None:
     with Session(ssm_cloud) as session:
         session.open().settle()
@@ -461,16 +490,36 @@ def test_second_client_takes_the_place_of_the_first(ssm_cloud: CloudProcess) -> 
         session.agent.assert_silent(0.1)
 
 
-def test_client_that_does_not_come_back_ends_the_session(switched: CloudProcess) -> None:
-    switched.faults(kind="session-timing", client_resume=0.3)
+@pytest.mark.parametrize(
+    ("client_version", "timing"),
+    [(names.CLIENT_VERSION, "client_resume"), (OFFICIAL_CLIENT_VERSION, "foreign_resume")],
+)
+def test_client_that_does_not_come_back_ends_the_session(
+    switched: CloudProcess, client_version: str, timing: str
+) -> None:
+    switched.faults(kind="session-timing", **{timing: 0.3})
     with Session(switched) as session:
-        session.open()
+        session.open(client_version)
         session.client.close()
         assert session.agent.receive_message().message_type == "pause_publication"
         assert session.agent.receive_message().message_type == "channel_closed"
         session.agent.close()
         session.control.complete(session.id)
         session.wait_status("Terminated")
+
+
+def test_client_that_asks_to_come_back_is_waited_for_again(switched: CloudProcess) -> None:
+    switched.faults(kind="session-timing", foreign_resume=1.0)
+    with Session(switched) as session:
+        session.open()
+        session.client.reset()
+        session.wait_status("Disconnected")
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            resumed = session.ssm.resume_session(SessionId=session.id)
+
+        session.keep(open_client(resumed)).synchronize()
+        assert session.status == "Connected"
 
 
 def test_client_that_never_comes_ends_the_session(switched: CloudProcess) -> None:
@@ -509,6 +558,21 @@ def test_agent_that_does_not_come_back_ends_the_session(switched: CloudProcess) 
 
         assert closed_output(session.client.receive()) == "The connection to the agent was lost."
         session.wait_status("Failed")
+
+
+def test_agent_learns_of_the_end_when_it_is_back(switched: CloudProcess) -> None:
+    """After some seconds an official agent asks no more for the data channel, and keeps the session."""
+    switched.faults(kind="session-timing", agent_resume=0.3)
+    with Session(switched) as session:
+        session.open()
+        session.control.peer.reset()
+        session.agent.reset()
+        session.wait_status("Failed")
+
+        control = session.keep(session.node.open_control())
+
+        assert control.receive(ChannelClosed)[1].session_id == session.id
+        control.peer.assert_silent(0.1)
 
 
 def test_agent_that_does_not_take_the_offer_ends_the_session(switched: CloudProcess) -> None:
@@ -803,6 +867,12 @@ def test_unknown_session_has_no_data_channel(ssm_cloud: CloudProcess) -> None:
         Peer(f"{websocket_url(ssm_cloud)}/v1/data-channel/nobody-00000000000000000")
     assert error.value.status == 400
     assert "Session is already terminated" in error.value.body
+
+
+def test_agent_is_told_that_an_unknown_session_is_over(ssm_cloud: CloudProcess) -> None:
+    status, xml = Node(ssm_cloud).create_channel("data", "nobody-00000000000000000")
+    assert status == 400
+    assert "Session is already terminated" in xml
 
 
 def test_text_on_an_open_channel_is_ignored(ssm_cloud: CloudProcess) -> None:

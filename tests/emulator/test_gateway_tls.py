@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import botocore.session
 import pytest
@@ -53,3 +53,22 @@ def test_stream_is_where_the_caller_called(tls_process: CloudProcess) -> None:
             client.send_text(OpenDataChannelInput(grant["TokenValue"], "r", "c").serialize())
             client.synchronize()
     assert grant["StreamUrl"].startswith(plain.replace("http://", "ws://"))
+
+
+@pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
+def test_client_leaves_without_any_farewell(tls_process: CloudProcess, leave: Callable[[Peer], None]) -> None:
+    """No Close frame and nothing of TLS's either: so do official peers end, killed or not."""
+    tls_process.faults(kind="session-timing", foreign_resume=0)
+    node = Node(tls_process)
+    ssm = tls_process.client("ssm")
+    with node.open_control() as control:
+        grant = ssm.start_session(Target=node.id, DocumentName="AWS-StartSSHSession")
+        control.receive_offer()
+        with node.open_data(grant["SessionId"]) as agent:
+            client = open_client(grant, ssl_context=tls_process.ssl_context)
+            client.synchronize()
+            leave(client)
+
+            assert agent.receive_message().message_type == "pause_publication"
+            assert agent.receive_message().message_type == "channel_closed"
+    tls_process.clear_faults()

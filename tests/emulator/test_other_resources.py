@@ -2,12 +2,17 @@
 
 import pytest
 from botocore.exceptions import ClientError
+
 from local_cloud import LocalCloud
 
 
 @pytest.mark.parametrize(
     ("operation", "member"),
-    [("list_processing_jobs", "ProcessingJobSummaries"), ("list_endpoints", "Endpoints"), ("list_apps", "Apps")],
+    [
+        ("list_processing_jobs", "ProcessingJobSummaries"),
+        ("list_endpoints", "Endpoints"),
+        ("list_apps", "Apps"),
+    ],
 )
 def test_a_kind_that_is_not_run_lists_nothing(cloud: LocalCloud, operation: str, member: str) -> None:
     assert getattr(cloud.client("sagemaker"), operation)()[member] == []

@@ -45,3 +45,12 @@ def test_prefix_chooses_among_keys() -> None:
 
     assert [delivery.key for delivery in outbox.take_due(1.0, 3.0, "job ")] == ["job 1"]
     assert [delivery.key for delivery in outbox.take_due(1.0)] == ["session 1"]
+
+
+def test_message_that_nothing_answers_is_sent_once() -> None:
+    outbox = Outbox()
+    outbox.put_once("a", b"one", now=10.0)
+    outbox.make_due(now=11.0)
+
+    assert [delivery.data for delivery in outbox.take_due(now=11.0)] == [b"one"]
+    assert len(outbox) == 0

@@ -1,6 +1,7 @@
 """One port for everything: safety, validation, S3's bytes, the message gateway's door, TLS."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -363,6 +365,85 @@ def test_a_large_object_can_be_put_at_once_and_read_in_parts(cloud: LocalCloud, 
     assert s3.head_object(Bucket=bucket, Key="large")["ContentLength"] == 20_000_000
     with pytest.raises(ClientError, match="InvalidRange"):
         part("bytes=20000000-")
+
+
+def test_large_objects_are_not_held_in_memory(cloud: LocalCloud, bucket: str, tmp_path: Path) -> None:
+    def measure() -> "tuple[int, int]":
+        status = Path(f"/proc/{cloud.process.pid}/status").read_text()
+        peak_kb = int(status.partition("VmHWM:")[2].split()[0])
+        files = [path for path in Path(f"/proc/{cloud.process.pid}/fd").iterdir() if not path.is_socket()]
+        return peak_kb // 1024, len(files)
+
+    s3 = cloud.client("s3")
+    sent = tmp_path / "sent"
+    sent.write_bytes(random.Random(3).randbytes(160_000_000))
+    s3.put_object(Bucket=bucket, Key="warm-up", Body=bytes(20_000_000))
+    peak_before, files_before = measure()
+
+    s3.upload_file(str(sent), bucket, "model")
+    s3.download_file(bucket, "model", str(tmp_path / "got"))
+    with sent.open("rb") as body:
+        s3.put_object(Bucket=bucket, Key="model-2", Body=body)
+
+    peak, files = measure()
+    assert peak - peak_before < 80
+    assert files - files_before <= 4
+    assert (tmp_path / "got").stat().st_size == 160_000_000
+    s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "model"}, {"Key": "model-2"}]})
+
+
+def test_parts_make_an_object_when_they_fit(cloud: LocalCloud, bucket: str) -> None:
+    s3 = cloud.client("s3")
+    upload = {"Bucket": bucket, "Key": "parts"}
+    upload["UploadId"] = s3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
+    large, small = b"a" * 5_300_000, b"b" * 100
+    etags = {
+        number: s3.upload_part(**upload, PartNumber=number, Body=body)["ETag"]
+        for number, body in ((1, large), (2, small), (3, small))
+    }
+
+    def complete(*numbers: int, **wrong: str) -> Any:
+        parts = [{"PartNumber": number, "ETag": wrong.get("etag", etags[number])} for number in numbers]
+        return s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+
+    with pytest.raises(ClientError, match="InvalidPart"):
+        complete(1, 2, etag='"0123456789abcdef0123456789abcdef"')
+    with pytest.raises(ClientError, match="EntityTooSmall"):
+        complete(1, 2, 3)
+    digests = b"".join(hashlib.md5(body).digest() for body in (large, small))
+    assert complete(1, 3)["ETag"] == f'"{hashlib.md5(digests).hexdigest()}-2"'
+    assert complete(1, 3)["ETag"] == f'"{hashlib.md5(digests).hexdigest()}-2"'
+    assert s3.get_object(Bucket=bucket, Key="parts")["Body"].read() == large + small
+
+
+@pytest.mark.parametrize("kind", ["FULL_OBJECT", "COMPOSITE"])
+def test_an_upload_in_parts_has_a_checksum(cloud: LocalCloud, bucket: str, kind: str) -> None:
+    s3 = cloud.client("s3")
+    named = {"Bucket": bucket, "Key": f"summed-{kind}"}
+    asked = {"ChecksumAlgorithm": "CRC32", "ChecksumType": kind}
+    upload_id = s3.create_multipart_upload(**named, **asked)["UploadId"]
+    bodies = [b"a" * 5_300_000, b"b" * 100]
+    parts = [
+        {
+            "PartNumber": number,
+            "ETag": s3.upload_part(**named, UploadId=upload_id, PartNumber=number, Body=body)["ETag"],
+        }
+        for number, body in enumerate(bodies, 1)
+    ]
+
+    s3.complete_multipart_upload(**named, UploadId=upload_id, MultipartUpload={"Parts": parts})
+
+    def encoded(value: int) -> str:
+        return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+    of_parts = b"".join(zlib.crc32(body).to_bytes(4, "big") for body in bodies)
+    wanted = {
+        "FULL_OBJECT": encoded(zlib.crc32(b"".join(bodies))),
+        "COMPOSITE": f"{encoded(zlib.crc32(of_parts))}-2",
+    }
+    got = s3.get_object(**named, ChecksumMode="ENABLED")
+    assert (got["ChecksumCRC32"], got["ChecksumType"]) == (wanted[kind], kind)
+    assert got["Body"].read() == b"".join(bodies)
 
 
 def test_an_object_can_be_replaced_while_it_is_read(cloud: LocalCloud, bucket: str) -> None:

@@ -12,11 +12,13 @@ from sagemaker_ssh_helper.emulator.session_relay import (
     AcknowledgedNumbers,
     Outlet,
     SessionRelay,
+    Unacknowledged,
     channel_closed,
     closed_payload,
 )
 from sagemaker_ssh_helper.errors import MalformedMessage
 from sagemaker_ssh_helper.protocol.message import AgentMessage
+from sagemaker_ssh_helper.protocol.payloads import Acknowledge
 
 
 class Socket:
@@ -29,6 +31,9 @@ class Socket:
 
     def send(self, messages: Sequence[bytes]) -> None:
         self.sent += messages
+
+    def ping(self, data: bytes) -> None:
+        self.sent.append(b"ping " + data)
 
     def pause_reading(self) -> None:
         self.is_read = False
@@ -47,8 +52,8 @@ def run(test: Callable[[SessionRelay, Any, Any], None], *, is_official: bool = F
     async def inside() -> None:
         relay = SessionRelay("session", "mi-1", is_official=is_official)
         client, agent = Socket(), Socket()
-        relay.attach_client(client)  # type: ignore[arg-type]
-        relay.attach_agent(agent)  # type: ignore[arg-type]
+        relay.attach_client(client)
+        relay.attach_agent(agent)
         test(relay, client, agent)
         relay.close(channel_closed(closed_payload("session", "mi-1", "")))
 
@@ -62,7 +67,7 @@ def test_outlet_keeps_order_and_no_duplicates() -> None:
     outlet.send(messages[:3])
     assert outlet.queued_bytes == sum(map(len, messages[:3]))
 
-    outlet.socket = socket  # type: ignore[assignment]
+    outlet.socket = socket
     outlet.flush()
     outlet.send(messages[3:4])
     socket.writable = False
@@ -187,3 +192,151 @@ def test_output_without_a_handshake_is_passed_at_once() -> None:
         assert client.sent[:2] == [first, second]
 
     run(test)
+
+
+def test_agent_that_must_not_be_paused_is_not() -> None:
+    async def inside() -> None:
+        relay = SessionRelay("session", "mi-1", is_official=True, may_pause=False)
+        client, agent = Socket(), Socket()
+        relay.attach_client(client)
+        relay.attach_agent(agent)
+        relay.detach(client)
+        data = output_data(b"while away", 0)
+        relay.receive_from_agent([data])
+        relay.attach_client(client)
+
+        assert agent.sent == []
+        assert client.sent == [data]
+        relay.close(channel_closed(closed_payload("session", "mi-1", "")))
+
+    asyncio.run(inside())
+
+
+# -- what a broken connection may have lost ----------------------------------------------------------
+
+
+def run_official(test: Callable[[SessionRelay, Any, Any], Any]) -> None:
+    """The same as ``run`` with an official agent, for a test that waits for held acknowledges."""
+
+    async def inside() -> None:
+        relay = SessionRelay("session", "mi-1", is_official=True)
+        client, agent = Socket(), Socket()
+        relay.attach_client(client)
+        relay.attach_agent(agent)
+        await test(relay, client, agent)
+        relay.close(channel_closed(closed_payload("session", "mi-1", "")))
+
+    asyncio.run(inside())
+
+
+async def acknowledged_numbers(agent: Socket, count: int) -> list[int]:
+    """What the agent was told that the client has, once it was told so often."""
+    while True:
+        found = [
+            Acknowledge.parse(message.payload).sequence_number
+            for message in map(AgentMessage.parse, agent.sent)
+            if message.message_type == "acknowledge"
+        ]
+        if len(found) >= count:
+            return found
+        await asyncio.sleep(0.002)
+
+
+def test_output_that_a_cut_may_have_lost_is_sent_again_before_the_rest() -> None:
+    async def test(relay: SessionRelay, client: Socket, agent: Socket) -> None:
+        output = [output_data(b"x", number) for number in range(4)]
+        relay.receive_from_agent(output[:3])
+        relay.receive_from_client([acknowledge(output[0])])
+        relay.detach(client)
+        relay.receive_from_agent(output[3:])
+        again = Socket()
+        relay.attach_client(again)
+
+        # The ping is behind them: whoever answers it has read them.
+        assert again.sent == [*output[1:], b"ping 1"]
+
+    run_official(test)
+
+
+def test_official_agent_is_told_of_what_the_client_had_before_the_cut() -> None:
+    async def test(relay: SessionRelay, client: Socket, agent: Socket) -> None:
+        output = [output_data(b"x", number) for number in range(3)]
+        relay.receive_from_agent(output)
+        relay.detach(client)
+        again = Socket()
+        relay.attach_client(again)
+        # The client had 0 and 1, and does not acknowledge them a second time; 2 is new.
+        relay.receive_from_client([acknowledge(output[2])])
+        relay.client_ponged(b"0")
+        assert await acknowledged_numbers(agent, 1) == [2]
+
+        relay.client_ponged(b"1")
+
+        assert await acknowledged_numbers(agent, 3) == [2, 0, 1]
+        relay.receive_from_agent(output[:1])
+        assert again.sent[-1] == b"ping 1"
+
+    run_official(test)
+
+
+def test_ping_waits_until_a_slow_client_took_what_is_repeated() -> None:
+    async def test(relay: SessionRelay, client: Socket, agent: Socket) -> None:
+        output = output_data(b"x", 0)
+        relay.receive_from_agent([output])
+        relay.detach(client)
+        slow = Socket()
+        slow.writable = False
+        relay.attach_client(slow)
+        assert slow.sent == []
+
+        slow.writable = True
+        relay.client_drained()
+
+        assert slow.sent == [output, b"ping 1"]
+
+    run_official(test)
+
+
+def test_input_and_acknowledges_are_repeated_to_an_official_agent_that_is_back() -> None:
+    async def test(relay: SessionRelay, client: Socket, agent: Socket) -> None:
+        output, inputs = output_data(b"x", 0), [input_data(b"y", number) for number in range(2)]
+        relay.receive_from_agent([output])
+        ack = acknowledge(output)
+        relay.receive_from_client([*inputs, ack])
+        relay.receive_from_agent([acknowledge(inputs[0])])
+        await acknowledged_numbers(agent, 1)
+        relay.detach(agent)
+        again = Socket()
+        relay.attach_agent(again)
+
+        assert again.sent == [inputs[1], ack]
+
+    run_official(test)
+
+
+def test_acknowledges_reach_an_official_agent_at_the_end_of_the_session() -> None:
+    """It waits for them, two seconds at most, before it closes the data channel."""
+
+    async def test(relay: SessionRelay, client: Socket, agent: Socket) -> None:
+        output = [output_data(b"x", number) for number in range(2)]
+        relay.receive_from_agent(output)
+        relay.receive_from_client([acknowledge(output[0])])
+        relay.close(channel_closed(closed_payload("session", "mi-1", "")))
+        assert agent.types == ["acknowledge"]
+
+        relay.receive_from_client([acknowledge(output[1])])
+        assert await acknowledged_numbers(agent, 2) == [0, 1]
+
+    run_official(test)
+
+
+def test_what_is_kept_for_a_cut_is_bounded() -> None:
+    kept = Unacknowledged(max_bytes=3 * len(input_data(b"x", 0)))
+    for number in range(5):
+        kept.add(input_data(b"x", number))
+        kept.add(input_data(b"x", number))
+
+    assert [AgentMessage.parse(data).sequence_number for data in kept.messages()] == [2, 3, 4]
+    kept.discard(3)
+    kept.discard(3)
+    assert [number in kept for number in range(2, 5)] == [True, False, True]

@@ -65,7 +65,17 @@ class JobCloud:
         self.temporary = folder / "tmp"
         self.temporary.mkdir(parents=True)
         self.temporary.chmod(0o777)  # also for a cloud that runs as somebody else
-        self._command = [*prefix, sys.executable, "-c", START, "emulator", "start", "--json", *options]
+        self._command = [
+            *prefix,
+            sys.executable,
+            "-c",
+            START,
+            "emulator",
+            "start",
+            "--json",
+            "--until-eof",
+            *options,
+        ]
         self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.temporary),
@@ -76,7 +86,7 @@ class JobCloud:
 
     def __enter__(self) -> "JobCloud":
         self.process = subprocess.Popen(
-            self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            self._command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

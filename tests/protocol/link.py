@@ -50,12 +50,17 @@ def make_channel(side: Side, **options: Any) -> DataChannel:
 def assert_consistent(sender: Sender) -> None:
     """What the sender counts is what it holds; a leak here is a stall much later."""
     resent = {
-        number for number, entry in sender._entries.items() if entry.transmissions > 1 and not entry.lost
+        number
+        for number, entry in sender._entries.items()
+        if entry.transmissions > 1 and not entry.lost and not entry.presumed
     }
     assert sender._again_count == len(resent), "resends that wait for an acknowledge are miscounted"
     assert resent <= {number for _, number in sender._again}, "a resend has no timeout"
-    assert {number for number, entry in sender._entries.items() if entry.lost} <= set(sender._lost), (
-        "a lost message will never be sent again"
+    assert {number for number, entry in sender._entries.items() if entry.lost} <= {
+        number for _, number in sender._lost
+    }, "a lost message will never be sent again"
+    assert {number for number, entry in sender._entries.items() if entry.presumed} <= set(sender._presumed), (
+        "a message presumed delivered will never be repeated"
     )
     assert all(
         sender._flight <= number < sender._unsent

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import uuid
 from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
@@ -48,6 +49,7 @@ from sagemaker_ssh_helper.protocol.payloads import (
     ProcessedAction,
     SessionType,
 )
+from sagemaker_ssh_helper.protocol.stream import Receiver
 
 pytestmark = pytest.mark.container
 
@@ -305,6 +307,84 @@ def test_all_bytes_arrive_in_order_and_once_whatever_the_link_does(
     assert link.client.received == sent_down
     assert link.client.channel.malformed == link.agent.channel.malformed == 0
     assert link.client.channel.refused == link.agent.channel.refused == 0
+    for side, end in link.ends.items():
+        handed_out = [data for sender, data in link.messages if sender is side]
+        assert len(handed_out) - len(set(handed_out)) == end.channel.resent, (
+            "handed out twice, and not as a resend"
+        )
+
+
+# -- an agent of ours and an official client --------------------------------------------------------
+
+
+class OfficialReceiver(Receiver[AgentMessage]):
+    """Says nothing about what it has delivered before."""
+
+    def receive(self, sequence_number: int, item: AgentMessage, size: int) -> bool:
+        known = sequence_number < self.expected
+        return super().receive(sequence_number, item, size) and not known
+
+
+def link_to_official_client(delay: float, window_bytes: int) -> Link:
+    link = Link(agent=make_channel(Side.AGENT, window_bytes=window_bytes), delay=delay)
+    link.client.channel._receiver = OfficialReceiver()
+    link.start()
+    link.agent.channel._meet(None)
+    return link
+
+
+@pytest.mark.parametrize("side", list(Side), ids=lambda side: f"{side.value} cut")
+@pytest.mark.parametrize("window_bytes", [20_000, 8 << 20])
+def test_acknowledges_lost_in_a_cut_do_not_stop_a_download_of_an_official_client(
+    side: Side, window_bytes: int
+) -> None:
+    """The official agent stands still for good there."""
+    link = link_to_official_client(0.02, window_bytes)
+    data = bytes(number % 251 for number in range(2_000_000))
+    link.send(Side.AGENT, data)
+    for number in range(5):
+        link.at(link.now + 0.05 + 0.3 * number, lambda: link.cut(side, 0.01))
+    link.run(lambda: len(link.client.received) >= len(data), limit=60.0)
+    assert link.client.received == data
+
+    # And what is said later arrives as quickly as ever.
+    link.run_for(120.0)
+    began = link.now
+    link.send(Side.AGENT, b"!")
+    link.run(lambda: bytes(link.client.received[-1:]) == b"!")
+    assert link.now - began < 0.1
+
+
+def test_all_acknowledges_of_a_full_window_may_be_lost() -> None:
+    link = link_to_official_client(0.02, 100_000)
+    data = bytes(number % 251 for number in range(400_000))
+    link.send(Side.AGENT, data)
+    # The window has arrived, its acknowledges are on their way.
+    link.run_for(0.03)
+    assert len(link.client.received) > 99_000
+    link.cut(Side.CLIENT, 0.01)
+    link.run(lambda: len(link.client.received) >= len(data), limit=30.0)
+
+    assert link.client.received == data
+
+
+@given(
+    cuts=st.lists(st.tuples(st.floats(0, 3), st.sampled_from(list(Side))), max_size=6),
+    delay=st.sampled_from([0.001, 0.04, 0.4]),
+    window_bytes=st.sampled_from([5000, 60_000, 1 << 20]),
+    size=st.integers(1, 200_000),
+)
+def test_a_download_of_an_official_client_survives_any_cuts(
+    cuts: List[Tuple[float, Side]], delay: float, window_bytes: int, size: int
+) -> None:
+    link = link_to_official_client(delay, window_bytes)
+    data = bytes(number * 7 % 251 for number in range(size))
+    link.send(Side.AGENT, data)
+    for after, side in cuts:
+        link.at(link.now + after, lambda side=side: link.cut(side, 0.05))
+    link.run(lambda: len(link.client.received) >= size, limit=300.0)
+
+    assert link.client.received == data
 
 
 # -- opening ----------------------------------------------------------------------------------------
@@ -486,6 +566,36 @@ def test_a_foreign_agent_gets_no_data_for_a_moment_after_the_handshake() -> None
     channel.handle_timer(deadline)
     (message,) = of_type(sent(channel, deadline), PayloadType.OUTPUT)
     assert message.payload == b"SSH-2.0-me\r\n"
+
+
+def test_what_a_foreign_agent_does_not_acknowledge_it_does_not_have() -> None:
+    """
+    Unlike clients, it acknowledges a message as often as it comes; what it is not ready for, not at all.
+    """
+    channel, _ = asked({"AgentVersion": "3.3.0.0", "RequestedClientActions": [session_type("Port")]})
+    channel.receive_message(acknowledge(Side.CLIENT, 0), 0.0)
+    complete = HandshakeComplete().serialize()
+    channel.receive_message(stream(Side.CLIENT, 1, complete, 7), 0.0)
+    channel.handle_timer(GRACE)
+    room = channel.send_capacity_bytes
+
+    channel.send_data(bytes(4 * 1024), 1.0)
+    sent(channel, 1.0)
+    for number in (2, 3, 4):
+        channel.receive_message(acknowledge(Side.CLIENT, number), 1.01)
+    channel.handle_timer(2.0)
+    (again,) = of_type(sent(channel, 2.0), PayloadType.OUTPUT)
+    channel.send_data(bytes(1024), 2.0)
+    sent(channel, 2.0)
+    channel.receive_message(acknowledge(Side.CLIENT, 5), 2.01)
+    for tick in range(10):
+        channel.handle_timer(3.0 + tick)
+        assert [message.sequence_number for message in sent(channel, 3.0 + tick)] == [1]
+
+    assert again.sequence_number == 1
+    assert channel.send_capacity_bytes == room - 5 * 1024
+    channel.receive_message(acknowledge(Side.CLIENT, 1), 13.0)
+    assert channel.drained
 
 
 @pytest.mark.parametrize("marker", [None, {}, {"v": 2, "max": 65536}, {"v": 1}, {"v": 1, "max": "big"}, 7])
@@ -672,6 +782,15 @@ def test_data_is_cut_into_payloads_and_numbered(side: Side) -> None:
     assert [message.sequence_number for message in messages] == [first, first + 1, first + 2, first + 3]
     assert {message.flags for message in messages} == {0}
     assert len({message.message_id for message in messages}) == 4
+
+
+def test_message_ids_are_random_uuids() -> None:
+    channel, _ = ready(Side.CLIENT, random_bytes=lambda size: bytes(range(256)) * (size // 256))
+    channel.send_data(bytes(300 * 1024), 0.0)
+
+    for message in sent(channel, 0.0):
+        parsed = uuid.UUID(bytes=message.message_id)
+        assert (parsed.version, parsed.variant) == (4, uuid.RFC_4122)
 
 
 @BOTH

@@ -4,8 +4,8 @@ import itertools
 from typing import List
 
 import pytest
-from protocol.link import make_channel
 
+from protocol.link import make_channel
 from sagemaker_ssh_helper.protocol.data_channel import DataChannel, Side
 
 pytestmark = pytest.mark.container

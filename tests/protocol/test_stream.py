@@ -442,9 +442,12 @@ def test_a_reconnect_ends_a_pause() -> None:
 class SenderMachine(RuleBasedStateMachine):
     """Anything may happen to a sender; what it counts stays true and nothing is forgotten."""
 
+    repeats_acknowledges = True
+
     def __init__(self) -> None:
         super().__init__()
         self.sender = make_sender()
+        self.sender.repeats_acknowledges = self.repeats_acknowledges
         self.now = 0.0
         self.seen: Set[int] = set()
         self.acknowledged: Set[int] = set()
@@ -503,9 +506,10 @@ class SenderMachine(RuleBasedStateMachine):
     def counts_are_true(self) -> None:
         assert_consistent(self.sender)
         assert self.sender.unacknowledged == self.sender.next_sequence_number - len(self.acknowledged)
-        oldest = min(set(range(self.sender.next_sequence_number)) - self.acknowledged, default=None)
-        span = 0 if oldest is None else 10 * (self.sender.next_sequence_number - oldest)
-        assert self.sender.room_bytes == max(0, self.sender.window_bytes - span)
+        if self.repeats_acknowledges:
+            oldest = min(set(range(self.sender.next_sequence_number)) - self.acknowledged, default=None)
+            span = 0 if oldest is None else 10 * (self.sender.next_sequence_number - oldest)
+            assert self.sender.room_bytes == max(0, self.sender.window_bytes - span)
 
     def teardown(self) -> None:
         """With a peer that answers everything it ends."""
@@ -524,8 +528,94 @@ class SenderMachine(RuleBasedStateMachine):
         assert self.sender.drained
 
 
+class ForeignSenderMachine(SenderMachine):
+    """The same against a peer that may stay silent about what it has."""
+
+    repeats_acknowledges = False
+
+
 TestSenderMachine = SenderMachine.TestCase
+TestForeignSenderMachine = ForeignSenderMachine.TestCase
 TestSenderMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestForeignSenderMachine.settings = TestSenderMachine.settings
+
+
+# -- sender: a peer that does not repeat its acknowledges -------------------------------------------
+
+
+def make_foreign_sender(count: int, **options: int) -> Sender:
+    sender = make_sender(count, **options)
+    sender.repeats_acknowledges = False
+    return sender
+
+
+def test_what_the_peer_has_but_will_never_acknowledge_holds_nothing_up() -> None:
+    """Its acknowledges were lost in a cut. Official client, and our agent."""
+    sender = make_foreign_sender(200, window_bytes=4000)
+    sender.take(0.0)
+    sender.connection_lost()
+    sender.restart(1.0)
+    # It has the first hundred, and says nothing about them.
+    assert numbers(sender.take(1.0)) == list(range(200))
+    for number in range(100, 200):
+        assert sender.acknowledge(number, 1.01)
+    assert sender.room_bytes == 2000
+
+    now = expire(sender)
+
+    assert sender.room_bytes == 4000
+    assert sender.take(now) == []
+    # They are repeated one by one, since nobody can be sure.
+    repeated = []
+    for _ in range(100):
+        now = expire(sender)
+        repeated += numbers(sender.take(now))
+    assert repeated == list(range(100))
+    assert now > 60.0
+    assert sender.acknowledge(50, now)
+
+
+def test_new_messages_pass_those_that_are_never_acknowledged() -> None:
+    sender = make_foreign_sender(3)
+    sender.take(0.0)
+    sender.connection_lost()
+    sender.restart(1.0)
+    now = 1.0
+    sender.take(now)
+    for _ in range(10):
+        now = expire(sender)
+        sender.take(now)
+    push(sender, 1)
+
+    assert 3 in numbers(sender.take(now))
+    sender.acknowledge(3, now + 0.01)
+    while sender.next_deadline() is not None and now < 30.0:
+        now = expire(sender)
+        assert len(sender.take(now)) <= 3
+    assert sender.room_messages == WINDOW_MESSAGES
+
+
+def test_a_window_full_of_what_the_peer_has_opens_a_little() -> None:
+    """Only the acknowledge of something new can tell that it has the rest."""
+    sender = make_foreign_sender(10, window_bytes=100)
+    sender.take(0.0)
+    sender.connection_lost()
+    sender.restart(1.0)
+    now = 1.0
+    sender.take(now)
+    assert sender.room_bytes == 0
+    for _ in range(2):
+        now = expire(sender)
+        sender.take(now)
+    assert sender.room_bytes > 0
+
+    push(sender, 1)
+    assert 10 in numbers(sender.take(now))
+    sender.acknowledge(10, now + 0.01)
+    for _ in range(10):
+        now = expire(sender)
+        sender.take(now)
+    assert sender.room_bytes == 100
 
 
 # -- receiver ---------------------------------------------------------------------------------------

@@ -174,12 +174,16 @@ class AwsApi:
         self._credentials = credentials
         self._transport = transport or Transport(environ)
         self._retry = retry or Retry()
-        self._now = now
+        self._clock = now
         self._sleep = sleep
         self._chance = chance
         self._skew = 0.0
         self.ssm_url = endpoint_url("ssm", region, environ) + "/"
         self.gateway_url = endpoint_url("ssmmessages", region, environ)
+
+    def now(self) -> float:
+        """Seconds since the epoch by AWS's clock, as far as it is known to differ from ours."""
+        return self._clock() + self._skew
 
     # --- Systems Manager -------------------------------------------------------------------------
 
@@ -331,7 +335,7 @@ class AwsApi:
         return self._credentials()
 
     def _scope(self, service: str) -> Scope:
-        return Scope(self._now() + self._skew, self.region, service)
+        return Scope(self.now(), self.region, service)
 
     def _gateway_signed(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes
@@ -419,7 +423,7 @@ class AwsApi:
             theirs = parsedate_to_datetime(answer.headers["date"]).timestamp()
         except (TypeError, ValueError):
             return False
-        skew = theirs - self._now()
+        skew = theirs - self._clock()
         if abs(skew - self._skew) < _MIN_SKEW:
             return False
         _logger.warning("the clock of this container is %.0f s off; AWS's time is used for signatures", -skew)

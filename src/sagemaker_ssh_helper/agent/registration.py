@@ -167,7 +167,7 @@ class InstanceRole:
 
     Args:
         registration: may be replaced by one with a newer key, which is then kept in ``state``.
-        now: seconds since the epoch.
+        now: seconds since the epoch; None: by the clock of ``api``, which knows AWS's.
     """
 
     def __init__(
@@ -176,12 +176,12 @@ class InstanceRole:
         registration: Registration,
         api: AwsApi,
         *,
-        now: Callable[[], float] = time.time,
+        now: Optional[Callable[[], float]] = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._state = state
         self._api = api
-        self._now = now
+        self._now = now or api.now
         self._chance = chance
         self._registration = registration
         self._credentials: Optional[Credentials] = None

@@ -25,6 +25,8 @@ EXIT_SUCCESS = 168
 KILLED = 137
 """The exit code of a script that was ended by us, as official agents tell it."""
 
+# Not looked for on the job's PATH, which may have anything on it, or nothing.
+_SHELL = "/bin/sh"
 _RULER = "\n----------ERROR-------\n"
 _READ_BYTES = 65536
 # What a process that outlives its script may still write before nobody listens any more.
@@ -163,11 +165,11 @@ class Script:
             # A full disk, for one: the script can do without a file, and perhaps it is what makes room.
             if len(data) > _MAX_ARGUMENT_BYTES or b"\0" in data:
                 raise
-            return ["sh", "-c", self._text]
+            return [_SHELL, "-c", self._text]
         if os.statvfs(self._folder).f_flag & os.ST_NOEXEC:
             return [*_interpreter(data), self._path]
         # The shell executes the file, so that its first line decides what interprets it.
-        return ["sh", "-c", '"$0"', self._path]
+        return [_SHELL, "-c", '"$0"', self._path]
 
     def _outcome(self, code: int, captures: "List[_Capture]") -> Outcome:
         output, error = (capture.text for capture in captures)
@@ -241,7 +243,9 @@ def script_environ(
             if name and equals:
                 environ[os.fsdecode(name)] = os.fsdecode(value)
     path = environ.get("PATH") or os.defpath
-    environ["PATH"] = f"{bin_path}{os.pathsep}{path}" if bin_path else path
+    if bin_path and path.split(os.pathsep, 1)[0] != bin_path:
+        path = bin_path + os.pathsep + path
+    environ["PATH"] = path
     environ["SSH_STATE_DIR"] = state_path
     environ.update(extra)
     return environ
@@ -259,7 +263,7 @@ def _interpreter(script: bytes) -> List[str]:
         words = os.fsdecode(first[2:].strip()).split(None, 1)
         if words:
             return words
-    return ["sh"]
+    return [_SHELL]
 
 
 def _unlink(path: str) -> None:

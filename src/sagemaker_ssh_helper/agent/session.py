@@ -206,25 +206,28 @@ class _PortSession(SessionBase):
         target = port_target(self._shell)
         _logger.info("< session %s to %s", self.session_id, _name(target))
         runner = self._new_runner(SessionType.PORT, target.properties, self._on_event, self._pump)
-        # Nothing is taken from the client before there is somewhere to put it.
-        runner.pause_delivery()
-        tasks = [
-            asyncio.ensure_future(self._run_channel(runner)),
-            # Meanwhile: a port where nothing listens is told before a client has to shake hands.
-            asyncio.ensure_future(self._connect(target)),
-        ]
+        tasks = [asyncio.ensure_future(self._connect(target))]
         try:
-            for task in tasks:
-                task.add_done_callback(self._pass_on_exception)
-            result = await self._result
+            # A port where nothing listens is told before a client has to shake hands.
+            await self._until_decided(tasks[0])
+            if not self._result.done():
+                tasks.append(asyncio.ensure_future(self._run_channel(runner)))
+                await self._until_decided(tasks[1])
             if self._drain:
                 await self._wait_for_acknowledges(runner)
-            return result
+            return self._result.result()
         finally:
             runner.close()
-            tasks[1].cancel()
-            await asyncio.wait(tasks)
+            tasks[0].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._close_target()
+
+    async def _until_decided(self, task: "asyncio.Task[None]") -> None:
+        """Until there is a result, or the task is done; raises what it raised."""
+        either: List[asyncio.Future[Any]] = [task, self._result]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
 
     # --- the data channel ---
 
@@ -278,13 +281,9 @@ class _PortSession(SessionBase):
 
     def target_connected(self, transport: asyncio.Transport) -> None:
         self._target = transport
-        if self._result.done():
-            return
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         # Not now: Python 3.8 begins to read after this call, whatever was said in it.
         self._loop.call_soon(self._pump)
-        assert self._runner is not None, "a target without a session"
-        self._runner.resume_delivery()
 
     def target_sent(self, data: bytes) -> None:
         if self._result.done():

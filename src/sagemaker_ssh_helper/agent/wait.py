@@ -49,6 +49,8 @@ def _run(words: List[str]) -> int:
     if seconds is not None:
         with waiting.Waiter(state, "sm-wait", seconds) as waiter:
             sys.stderr.write(f"sm-wait: waiting {seconds} s; end it with: sm-wait stop\n")
+            # Before 3.9 a pipe got it only at the end of the wait.
+            sys.stderr.flush()
             ran_out = waiter.wait(seconds)
         sys.stderr.write("sm-wait: the time is over\n" if ran_out else "sm-wait: stopped\n")
         return 0

@@ -23,6 +23,7 @@ from sagemaker_ssh_helper.protocol.data_channel import (
     StreamData,
 )
 from sagemaker_ssh_helper.protocol.message import PayloadType
+from sagemaker_ssh_helper.protocol.stream import WIDENING
 from sagemaker_ssh_helper.protocol.websocket import DEFAULT_MAX_MESSAGE_BYTES
 
 OPEN_TIMEOUT = 30.0  # seconds of attempts before the first connection
@@ -94,7 +95,7 @@ class DataChannelRunner(Runner[DataChannel]):
         self._reading_paused = False
         self._blocked = True
         # One wake-up per acknowledge would make the owner read in tiny pieces.
-        self._wakes_at_bytes = min(WRITE_BUFFER_BYTES, channel.window_bytes // 2)
+        self._wakes_at_bytes = min(WRITE_BUFFER_BYTES, int(channel.window_bytes * WIDENING))
         self._drain_waiters: List[asyncio.Future[None]] = []
 
     @property

@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--json",
         action="store_true",
         help="print what clients need, secrets included, as one line of JSON, when it is ready",
+    )
+    start.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="end also when standard input is closed, as it is when the program that holds it dies",
     )
     _add_common(start)
     start.set_defaults(run=run)
@@ -85,14 +92,23 @@ def run(args: argparse.Namespace) -> int:
             fix="Install it: pip install 'sagemaker-ssh-helper[emulator]'",
         ) from None
 
-    async def started(local: "LocalCloud") -> int:
-        if args.verb == "start":
-            return await _stay(local, args.json)
-        return await _run_command(local, command, environment)
+    async def main() -> int:
+        # Before anything is started, so that whatever is, is also ended.
+        asked_to_end = asyncio.Event()
+        for signal_number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(signal_number, asked_to_end.set)
 
-    port = args.port if args.verb == "start" else 0
-    serving = server.serve(started, port=port, tls=args.tls, require_signed_client=args.require_signed_client)
-    return asyncio.run(serving)
+        async def started(local: "LocalCloud") -> int:
+            if args.verb == "start":
+                return await _stay(local, asked_to_end, as_json=args.json, until_eof=args.until_eof)
+            return await _run_command(local, asked_to_end, command, environment)
+
+        port = args.port if args.verb == "start" else 0
+        return await server.serve(
+            started, port=port, tls=args.tls, require_signed_client=args.require_signed_client
+        )
+
+    return asyncio.run(main())
 
 
 def _forget_aws() -> None:
@@ -103,11 +119,11 @@ def _forget_aws() -> None:
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
-async def _stay(local: "LocalCloud", as_json: bool) -> int:
+async def _stay(local: "LocalCloud", asked_to_end: asyncio.Event, *, as_json: bool, until_eof: bool) -> int:
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(signal_number, ended.set)
+    loop.add_signal_handler(signal.SIGINT, asked_to_end.set)
+    if until_eof:
+        threading.Thread(target=_read_to_the_end, args=(loop, asked_to_end), daemon=True).start()
     described = local.describe()
     if as_json:
         import json
@@ -115,8 +131,16 @@ async def _stay(local: "LocalCloud", as_json: bool) -> int:
         print(json.dumps(described), flush=True)
     else:
         print(_for_people(described), flush=True)
-    await ended.wait()
+    await asked_to_end.wait()
     return 0
+
+
+def _read_to_the_end(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    # Unbuffered: a thread inside sys.stdin would hold a lock that the interpreter wants at its end.
+    while os.read(0, 4096):
+        pass
+    with contextlib.suppress(RuntimeError):  # it has ended by itself meanwhile
+        loop.call_soon_threadsafe(ended.set)
 
 
 def _for_people(described: Mapping[str, Any]) -> str:
@@ -143,13 +167,14 @@ def _for_people(described: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-async def _run_command(local: "LocalCloud", command: list[str], environment: Mapping[str, str]) -> int:
+async def _run_command(
+    local: "LocalCloud", asked_to_end: asyncio.Event, command: list[str], environment: Mapping[str, str]
+) -> int:
     from sagemaker_ssh_helper.emulator.supervised import Supervised
 
     env = _environment(local, environment)
-    loop = asyncio.get_running_loop()
     # Ctrl-C reaches the command from the terminal; it decides what that means, and we end when it ends.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
     try:
         running = await Supervised.start(command, env=env, stdin=None, foreground=True)
     except OSError as error:
@@ -157,9 +182,16 @@ async def _run_command(local: "LocalCloud", command: list[str], environment: Map
         # The statuses that shells use.
         failure.exit_code = 127 if isinstance(error, FileNotFoundError) else 126
         raise failure from None
-    for signal_number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(signal_number, running.stop, STOP_GRACE)
-    status = await running.wait()
+
+    async def pass_on() -> None:
+        await asked_to_end.wait()
+        running.stop(STOP_GRACE)
+
+    passing_on = asyncio.create_task(pass_on())
+    try:
+        status = await running.wait()
+    finally:
+        passing_on.cancel()
     return 128 - status if status < 0 else status
 
 

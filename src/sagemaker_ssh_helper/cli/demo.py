@@ -5,6 +5,7 @@ The demo: the product's main road from end to end, each step with evidence from 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -270,8 +271,9 @@ def _start_cloud(folder: Path, stack: contextlib.ExitStack) -> Dict[str, Any]:
         del os.environ[name]
     os.environ["HOME"] = str(home)
     cloud = subprocess.Popen(
-        [sys.executable, "-m", "sagemaker_ssh_helper", "emulator", "start", "--json"],
-        stdin=subprocess.DEVNULL,
+        # It holds our pipe, so it ends with us even if we are killed.
+        [sys.executable, "-m", "sagemaker_ssh_helper", "emulator", "start", "--json", "--until-eof"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -371,10 +373,15 @@ def _launch_by_boto3(job: Job, session: Any, role_arn: str, folder: Path) -> str
 
 
 def _launch_by_sdk_v2(job: Job, session: Any, role_arn: str, folder: Path) -> str:
+    # Its notices are not about this job, and its reports of use go to an address that the demo has not.
     os.environ["SAGEMAKER_SUPPRESS_V2_WARNING"] = "1"
+    settings = folder / "sagemaker.yaml"
+    settings.write_text("SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n")
+    os.environ["SAGEMAKER_USER_CONFIG_OVERRIDE"] = str(settings)
+    logging.disable(logging.INFO)
     try:
-        import sagemaker
         from sagemaker.estimator import Estimator
+        from sagemaker.session import Session
     except ImportError as error:
         raise StepFailed(f"{error}; run: pip install 'sagemaker<3'") from error
     from sagemaker_ssh_helper import archive
@@ -394,7 +401,7 @@ def _launch_by_sdk_v2(job: Job, session: Any, role_arn: str, folder: Path) -> st
         hyperparameters=dict(job.hyperparameters),
         output_path=f"s3://{bucket}/demo/output",
         base_job_name="demo",
-        sagemaker_session=sagemaker.Session(boto_session=session, default_bucket=bucket),
+        sagemaker_session=Session(boto_session=session, default_bucket=bucket),
     )
     wrapper = SSHEstimatorWrapper.create(estimator, connection_wait_time_seconds=600)
     estimator.fit(_upload_inputs(job, session, bucket) or None, wait=False)
@@ -479,8 +486,9 @@ def _end(process: "subprocess.Popen[str]") -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
 
 
 def _fetch(url: str, tunnel: "subprocess.Popen[str]") -> str:

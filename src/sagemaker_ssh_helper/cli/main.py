@@ -65,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def say(line: str) -> None:
     """One line for the user, on standard error."""
-    print(f"sm-ssh: {line}", file=sys.stderr, flush=True)
+    # Some of it was said by a container or by whatever answers in AWS's place: it must not move the cursor.
+    shown = "".join(character if character.isprintable() else "?" for character in line)
+    print(f"sm-ssh: {shown}", file=sys.stderr, flush=True)
 
 
 def _dispatch(words: list[str]) -> tuple[str, list[str]]:

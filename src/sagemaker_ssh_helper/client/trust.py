@@ -41,6 +41,7 @@ FRESH_TIMEOUT = 300.0
 KEPT_TIMEOUT = 60 * 86400.0
 """Seconds after its last use when a pin is dropped; instances live for days."""
 
+_KEPT_USERS = 500
 _USE_INTERVAL = 86400.0  # seconds; how exactly the last use is known
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
 _OPTION_TRUST = "--trust-first-use"
@@ -157,26 +158,23 @@ def write_user_line(host: str, user: str | None) -> None:
     """
     Make ``ssh host`` log in as ``user``; None or ``root`` removes our lines, for root is the block's default.
 
-    Raises LocalSetup.
+    The lines of the last hundreds of hosts are kept. Raises LocalSetup.
     """
     path = hosts_path()
-    wanted = None if user in (None, "root") else f"Host {host}\n  User {user}\n"
+    wanted = None if user in (None, "root") else user
     if wanted is None and not path.exists():
         return
     private_dir(path.parent)
     with locked(path):
         before = read_text(path) or ""
-        lines = before.splitlines(keepends=True)
-        kept: list[str] = []
-        skipping = False
-        for line in lines:
-            if line.startswith("Host "):
-                skipping = line.split()[1:] == [host]
-            if not skipping:
-                kept.append(line)
-        after = "".join(kept) + (wanted or "")
-        if after != before:
-            write_atomic(path, after)
+        users = dict(re.findall(r"^Host (\S+)\n  User (\S+)$", before, re.MULTILINE))
+        if users.get(host) == wanted:
+            return
+        users.pop(host, None)
+        if wanted is not None:
+            users[host] = wanted
+        kept = list(users.items())[-_KEPT_USERS:]
+        write_atomic(path, "".join(f"Host {name}\n  User {login}\n" for name, login in kept))
 
 
 def _path() -> Path:

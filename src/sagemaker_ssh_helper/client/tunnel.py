@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 DRAIN_TIMEOUT = 2.0
 """Seconds for ssh's last bytes to be acknowledged."""
 
+HURRY_TIMEOUT = 0.3
+"""Seconds for each of these when a signal, or an output that nobody reads, says that nobody waits for it."""
+
 LINGER_TIMEOUT = 1.0
 """Seconds without output after which a session whose input has ended is over, if its output is still read."""
 
@@ -172,7 +175,8 @@ class Tunnel:
             error = await self._run_signed_or_not()
         finally:
             self._stdin.close()
-        await self._stdout.flush(FLUSH_TIMEOUT)
+        hurry = self._stop.is_set() and not self._input_ended
+        await self._stdout.flush(HURRY_TIMEOUT if hurry else FLUSH_TIMEOUT)
         self._judge(error)
 
     async def _run_signed_or_not(self) -> SSHHelperError | None:
@@ -227,7 +231,7 @@ class Tunnel:
         """Let the last bytes go both ways, as far as somebody is there to take them."""
         runner = self._runner
         if self._ready and not runner.channel.drained:
-            await runner.drain(DRAIN_TIMEOUT)
+            await runner.drain(DRAIN_TIMEOUT if self._input_ended else HURRY_TIMEOUT)
         loop = asyncio.get_running_loop()
         ended_at = loop.time()
         while self._input_ended and not self._stdout.broken and not running.done():

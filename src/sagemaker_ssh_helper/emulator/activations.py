@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .service import ApiError
+from sagemaker_ssh_helper.emulator.service import ApiError
 
 # Numbers of the service.
 DEFAULT_LIFETIME = 24 * 3600.0  # seconds

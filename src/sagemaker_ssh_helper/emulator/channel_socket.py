@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from sagemaker_ssh_helper.errors import ConnectionFailed, MalformedMessage, ProtocolError
-from sagemaker_ssh_helper.protocol.websocket import Close, Event, Message, Opcode, Role, WebSocket
+from sagemaker_ssh_helper.protocol.websocket import Close, Event, Message, Opcode, Pong, Role, WebSocket
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,9 @@ class ChannelSocket(asyncio.Protocol):
         """Binary messages, all that arrived together. Raises MalformedMessage to end the connection."""
         raise NotImplementedError
 
+    def ponged(self, data: bytes) -> None:
+        """The peer has read everything up to our ping with this payload."""
+
     def drained(self) -> None:
         """``writable`` is True again."""
 
@@ -95,6 +98,11 @@ class ChannelSocket(asyncio.Protocol):
                         messages.append(event.data)
                     else:
                         self._receive_text(event.data, messages)
+                elif isinstance(event, Pong) and self._is_opened:
+                    if messages:
+                        self._receive_binary(messages)
+                        messages = []
+                    self.ponged(event.data)
                 elif isinstance(event, Close):
                     is_closed = True
             if messages:
@@ -139,6 +147,14 @@ class ChannelSocket(asyncio.Protocol):
         """Write binary messages. Silently nothing on a connection that is over; ``lost`` tells about that."""
         try:
             self._websocket.send_messages(messages)
+        except ConnectionFailed:
+            return
+        self.flush()
+
+    def ping(self, data: bytes) -> None:
+        """Ask the peer to say when it has read so far, to ``ponged``. Nothing on a closed connection."""
+        try:
+            self._websocket.send_ping(data)
         except ConnectionFailed:
             return
         self.flush()

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .documents import Document
-from .service import ApiError
+from sagemaker_ssh_helper.emulator.documents import Document
+from sagemaker_ssh_helper.emulator.service import ApiError
 
 # Numbers of the service.
 MAX_OUTPUT_CHARS = 24_000

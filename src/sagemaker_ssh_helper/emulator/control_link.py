@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from sagemaker_ssh_helper import names
+from sagemaker_ssh_helper.emulator.channel_socket import ChannelSocket
+from sagemaker_ssh_helper.emulator.outbox import Outbox
 from sagemaker_ssh_helper.errors import MalformedMessage
 from sagemaker_ssh_helper.protocol.control_channel import ControlPayload, parse_control, serialize_control
 from sagemaker_ssh_helper.protocol.message import AgentMessage, format_message_id, new_message_id
 from sagemaker_ssh_helper.protocol.payloads import OpenControlChannelInput
-
-from .channel_socket import ChannelSocket
-from .outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +133,14 @@ class ControlLink:
         logger.debug("> %s: %s", self._socket.label, AgentMessage.parse(data))
         self._socket.send([data])
         return True
+
+    def send_when_open(self, key: str, payload: ControlPayload) -> bool:
+        """Send a payload once: now, or when the agent is connected again. False: it is not now."""
+        if self.send(payload):
+            return True
+        data = self._serialize(payload, new_message_id(os.urandom(16)))
+        self.outbox.put_once(key, data, asyncio.get_running_loop().time())
+        return False
 
     def postpone(self, key: str, delay: float) -> None:
         """The agent has no room for this one: deliver it after a while, in seconds."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .service import ApiError
+from sagemaker_ssh_helper.emulator.service import ApiError
 
 DEFAULT_SESSION_DOCUMENT = "SSM-SessionManagerRunShell"
 """The one a session gets that names none: a shell, with the account's preferences."""

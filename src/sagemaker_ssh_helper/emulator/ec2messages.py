@@ -7,6 +7,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstance
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
+from sagemaker_ssh_helper.emulator.ssm_commands import CommandOperations
+from sagemaker_ssh_helper.emulator.ssm_state import State
 from sagemaker_ssh_helper.errors import MalformedMessage
 from sagemaker_ssh_helper.protocol.payloads import (
     AgentJob,
@@ -17,11 +21,6 @@ from sagemaker_ssh_helper.protocol.payloads import (
     parse_json,
     serialize_json,
 )
-
-from .managed_instances import ManagedInstance
-from .service import ApiError, Call, Operation
-from .ssm_commands import CommandOperations
-from .ssm_state import State
 
 # Numbers we chose. Agents wait 20 s for an answer, and pause after one that took less than 1 s.
 POLL_HOLD = 16.0  # seconds

@@ -11,6 +11,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sagemaker_ssh_helper.emulator.channel_socket import Refused
+from sagemaker_ssh_helper.emulator.control_link import ControlLink, ControlSocket
+from sagemaker_ssh_helper.emulator.live_session import (
+    ALREADY_TERMINATED,
+    DataSocket,
+    LiveSession,
+    SessionTiming,
+)
+from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstances
+from sagemaker_ssh_helper.emulator.service import ApiError, ChannelRequest, Cloud
+from sagemaker_ssh_helper.emulator.sessions import Session, Sessions
+from sagemaker_ssh_helper.emulator.tokens import Tokens
 from sagemaker_ssh_helper.errors import MalformedMessage
 from sagemaker_ssh_helper.protocol.control_channel import ControlPayload, parse_control
 from sagemaker_ssh_helper.protocol.message import AgentMessage, format_message_id
@@ -26,14 +38,6 @@ from sagemaker_ssh_helper.protocol.payloads import (
     OpenControlChannelInput,
     OpenDataChannelInput,
 )
-
-from .channel_socket import Refused
-from .control_link import ControlLink, ControlSocket
-from .live_session import ALREADY_TERMINATED, DataSocket, LiveSession, SessionTiming
-from .managed_instances import ManagedInstances
-from .service import ApiError, ChannelRequest, Cloud
-from .sessions import Session, Sessions
-from .tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +135,7 @@ class MessageGateway:
         live = self._live.get(session.id)
         if live is None or not live.awaits_client:
             return None
+        live.client_asked()
         return self._tokens.issue(session.id, "client", _now())
 
     def terminate_session(self, session: Session) -> None:
@@ -254,8 +259,14 @@ class MessageGateway:
         instance_id = caller.instance_id if caller is not None else None
         if instance_id is None or self._instances.get(instance_id) is None:
             raise ApiError("AccessDeniedException", "Only a registered managed instance may do this.")
-        session = self._sessions.get(request.channel_id) if request.kind == "data" else None
-        if instance_id != (session.target if session is not None else request.channel_id):
+        owner = request.channel_id
+        if request.kind == "data":
+            session = self._sessions.get(request.channel_id)
+            if session is None:
+                # Perhaps of a cloud before this one: its agent is to give up, and not to ask again.
+                raise ApiError("InvalidRequestException", ALREADY_TERMINATED)
+            owner = session.target
+        if instance_id != owner:
             raise ApiError("AccessDeniedException", f"{instance_id} may not use this channel.")
         return instance_id
 

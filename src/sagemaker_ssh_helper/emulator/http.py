@@ -8,6 +8,7 @@ progress, idle connections in time, and connections in number.
 
 import asyncio
 import hashlib
+import io
 import logging
 import os
 import tempfile
@@ -123,6 +124,11 @@ class Body:
 
     def read(self) -> bytes:
         return self.file().read()
+
+    def detach(self) -> IO[bytes]:
+        """The file, which is the caller's to close from now on."""
+        file, self._file = self.file(), io.BytesIO()
+        return file
 
     def close(self) -> None:
         self._file.close()

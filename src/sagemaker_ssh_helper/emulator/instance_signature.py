@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from .service import ApiError, Call
+from sagemaker_ssh_helper.emulator.service import ApiError, Call
 
 # Numbers of the service, or as good.
 MIN_PUBLIC_KEY_CHARS = 392  # the base64 of an RSA-2048 SubjectPublicKeyInfo

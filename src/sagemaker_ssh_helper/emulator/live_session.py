@@ -19,18 +19,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sagemaker_ssh_helper import names
+from sagemaker_ssh_helper.emulator.channel_socket import ChannelSocket, Refused
+from sagemaker_ssh_helper.emulator.control_link import ControlLink
+from sagemaker_ssh_helper.emulator.session_relay import SessionRelay, channel_closed, closed_payload
+from sagemaker_ssh_helper.emulator.sessions import Session, Sessions, Status
 from sagemaker_ssh_helper.errors import ProtocolError
 from sagemaker_ssh_helper.protocol.payloads import (
     InteractiveShell,
     OpenDataChannelInput,
+    SessionType,
     TaskStatus,
 )
 from sagemaker_ssh_helper.protocol.websocket import DEFAULT_MAX_MESSAGE_BYTES
-
-from .channel_socket import ChannelSocket, Refused
-from .control_link import ControlLink
-from .session_relay import SessionRelay, channel_closed, closed_payload
-from .sessions import Session, Sessions, Status
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ class SessionTiming:
     """For the client to open its data channel; as long as its token is good."""
     client_resume: float = 900.0
     """For a client that was cut off to come back."""
+    foreign_resume: float = 15.0
+    """The same for a client that is not ours, from its last ResumeSession on. Official ones ask at once and
+    stop trying after some six seconds, and when they end they say nothing: this is what ends the session."""
     agent_resume: float = 20.0
     """For an agent to open the data channel it asked for, or to open it again."""
     closing: float = 5.0
@@ -80,7 +84,10 @@ class DataSocket(ChannelSocket):
         self._receive = live.relay.receive_from_client
 
     def opened(self, data: bytes) -> None:
-        self._side = self._authenticate(OpenDataChannelInput.parse(data))
+        opening = OpenDataChannelInput.parse(data)
+        self._side = self._authenticate(opening)
+        if self._side == "client":
+            self._live.client_is_ours = opening.client_version == names.CLIENT_VERSION
         self.label += f", {self._side}"
         if self._side == "agent":
             self._receive = self._live.relay.receive_from_agent
@@ -88,6 +95,10 @@ class DataSocket(ChannelSocket):
 
     def received(self, messages: Sequence[bytes]) -> None:
         self._receive(messages)
+
+    def ponged(self, data: bytes) -> None:
+        if self is self._live.relay.to_client.socket:
+            self._live.relay.client_ponged(data)
 
     def drained(self) -> None:
         if self._side == "agent":
@@ -123,7 +134,15 @@ class LiveSession:
         forget: Callable[["LiveSession"], None],
     ) -> None:
         self.session = session
-        self.relay = SessionRelay(session.id, session.target, is_official=link.is_official)
+        self.client_is_ours = False
+        """The client that is or was connected is ours, and says when it ends."""
+        is_command = session.document.content.get("sessionType") == SessionType.NON_INTERACTIVE_COMMANDS
+        self.relay = SessionRelay(
+            session.id,
+            session.target,
+            is_official=link.is_official,
+            may_pause=not (link.is_official and is_command),
+        )
         self._sessions = sessions
         self._link = link
         self._timing = timing
@@ -134,6 +153,7 @@ class LiveSession:
         # Why we are ending it, and what the agent reported: status and output.
         self._reason: tuple[str, str] | None = None
         self._result: tuple[str, str] | None = None
+        self._client_was_here = False
         self._is_forgotten = False
 
     @property
@@ -170,6 +190,11 @@ class LiveSession:
         if self.relay.to_agent.socket is None:
             self._arm("agent", self._timing.agent_resume, self.fail, _AGENT_LOST)
 
+    def client_asked(self) -> None:
+        """A client asked for a way to come back."""
+        if self._client_was_here and not self.is_over and self.relay.to_client.socket is None:
+            self._await_client()
+
     def attach(self, socket: DataSocket, side: str) -> None:
         """One side opened the data channel. Raises Refused when it is too late."""
         outlet = self.relay.to_client if side == "client" else self.relay.to_agent
@@ -179,6 +204,7 @@ class LiveSession:
         logger.info("= %s is open", socket.label)
         self._disarm(side)
         if side == "client":
+            self._client_was_here = True
             self.relay.attach_client(socket)
             if self._closed is not None and not outlet:
                 # It had the end of the session already, in a connection that broke.
@@ -201,7 +227,7 @@ class LiveSession:
                 self._end_linger()
         elif side == "client":
             self.session.status = Status.DISCONNECTED
-            self._arm("client", self._timing.client_resume, self._give_up, "The client did not come back.")
+            self._await_client()
         elif self._result is not None:
             self._complete()
         else:
@@ -243,6 +269,11 @@ class LiveSession:
 
     # -- within --
 
+    def _await_client(self) -> None:
+        timing = self._timing
+        delay = timing.client_resume if self.client_is_ours else timing.foreign_resume
+        self._arm("client", delay, self._give_up, "The client did not come back.")
+
     def _give_up(self, output: str) -> None:
         self._stop(Status.TERMINATED, output)
 
@@ -258,7 +289,8 @@ class LiveSession:
         self._reason = (status, output)
         is_told = self.relay.tell_agent(self._closed)
         if was_offered and not is_told:
-            is_told = self._link.send(payload)
+            # An agent whose channels are both gone has the session still, and asks no more after a while.
+            is_told = self._link.send_when_open(f"end of {self.session.id}", payload)
         self.relay.close(self._closed)
         if is_told:
             self._arm("agent", self._timing.closing, self._end, status, output)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .paging import decode_token, encode_token
-from .service import ApiError
+from sagemaker_ssh_helper.emulator.paging import decode_token, encode_token
+from sagemaker_ssh_helper.emulator.service import ApiError
 
 # Numbers of the service.
 MAX_FILTER_VALUES = 100

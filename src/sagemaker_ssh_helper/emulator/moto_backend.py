@@ -16,10 +16,10 @@ from urllib.parse import unquote
 import moto.settings
 from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, environ_key_for_header
 from moto.core.request import Request as MotoRequest
-from moto.s3.responses import S3Response
 from werkzeug.exceptions import HTTPException
 
-from sagemaker_ssh_helper.emulator.http import Content, FileContent, Request, Response
+from sagemaker_ssh_helper.emulator.http import Body, Request, Response
+from sagemaker_ssh_helper.emulator.moto_s3 import BODY_KEY, S3, StoredBytes
 from sagemaker_ssh_helper.emulator.service import ApiError, Caller
 from sagemaker_ssh_helper.emulator.wire import Family, write_error
 
@@ -29,9 +29,6 @@ SERVICES = ("s3", "iam", "logs", "kms", "sns")
 """What moto does for us, by botocore's names. STS is ours: it hands out keys that we must know."""
 
 THREADS = 4
-IN_MEMORY_BYTES = 4 * 1024 * 1024
-"""Objects up to this are read whole, larger ones are sent from their file."""
-
 _DROPPED_HEADERS = frozenset(
     # The signature is checked, the body is decoded; the rest would let a client choose its account and
     # region.
@@ -89,6 +86,7 @@ class Moto:
         caller: Caller,
         path: str | None = None,
         headers: Mapping[str, str] | None = None,
+        keep: Body | None = None,
     ) -> Response:
         """
         moto's answer to a request that is authenticated and authorised.
@@ -96,8 +94,12 @@ class Moto:
         Args:
             path: what to use for the request's path, percent-encoded: path style, for S3.
             headers: further headers, for trailers of the body.
+            keep: the body, when it becomes an object or a part of one and is too large for moto's memory. It
+                must have its MD5.
         """
         environ = self._environ(service, request, region, caller, path or request.path, headers or {})
+        if keep is not None:
+            environ.update({BODY_KEY: keep, "wsgi.input": _NOTHING, "CONTENT_LENGTH": "0"})
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self._call, service, environ)
 
@@ -183,7 +185,7 @@ class Moto:
     def _handler(self, service: str, path: str) -> Handler:
         if service == "s3":
             bucket, _, key = path.lstrip("/").partition("/")
-            return _S3.key_dispatch if bucket and key else _S3.bucket_dispatch
+            return S3.key_dispatch if bucket and key else S3.bucket_dispatch
         if service not in self._handlers:
             from importlib import import_module
 
@@ -205,59 +207,6 @@ class _Nothing:
 
 
 _NOTHING = _Nothing()
-
-
-class _S3(S3Response):
-    """moto's S3, except that the contents of an object are not copied before anybody knows how much is
-    wanted."""
-
-    def _get_key(self, validate_storage_class: bool = True) -> tuple[Any, bool]:
-        key, not_modified = super()._get_key(validate_storage_class)
-        return _Key(key), not_modified
-
-
-class _Key:
-    """One of moto's objects, with its contents left where they are."""
-
-    def __init__(self, key: Any) -> None:
-        self._key = key
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._key, name)
-
-    @property
-    def value(self) -> "StoredBytes | bytes":
-        if self._key.size <= IN_MEMORY_BYTES:
-            contents: bytes = self._key.value
-            return contents
-        return StoredBytes(self._key, 0, self._key.size)
-
-
-class StoredBytes:
-    """A part of an object's contents: knows its length and can be cut, like bytes, without being read."""
-
-    def __init__(self, key: Any, start: int, size: int) -> None:
-        self._key = key
-        self._start = start
-        self._size = size
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, cut: slice) -> "StoredBytes":
-        start, stop, _ = cut.indices(self._size)
-        return StoredBytes(self._key, self._start + start, max(stop - start, 0))
-
-    def content(self) -> "Content | bytes":
-        """For an answer. To be called while nobody changes the object; what it returns is safe afterwards."""
-        buffer = self._key._value_buffer
-        with self._key.lock:
-            if self._size > IN_MEMORY_BYTES and buffer._rolled:
-                buffer.flush()
-                return FileContent(buffer.fileno(), self._start, self._size)
-            buffer.seek(self._start)
-            part: bytes = buffer.read(self._size)
-            return part
 
 
 def _response(answer: Any, family: Family) -> Response:

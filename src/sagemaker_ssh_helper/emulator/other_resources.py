@@ -8,7 +8,7 @@ look at every kind work. Creating one is what is not implemented.
 from collections.abc import Mapping
 from typing import Any
 
-from .service import ApiError, Call, Cloud, Operation
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud, Operation
 
 _LISTS = {
     "ListProcessingJobs": "ProcessingJobSummaries",

@@ -21,6 +21,8 @@ class Delivery:
     data: bytes
     due_at: float
     attempts: int = 0
+    is_once: bool = False
+    """Nothing tells that it arrived: it is sent once, when there is a connection."""
 
 
 class Outbox:
@@ -38,6 +40,10 @@ class Outbox:
     def put(self, key: str, data: bytes, now: float) -> None:
         """Keep a serialised message until it is settled; it is due at once."""
         self._deliveries[key] = Delivery(key, data, now)
+
+    def put_once(self, key: str, data: bytes, now: float) -> None:
+        """Keep a serialised message until it is taken; it is due at once."""
+        self._deliveries[key] = Delivery(key, data, now, is_once=True)
 
     def settle(self, key: str) -> None:
         """It arrived, or is not wanted any more. Unknown keys are fine: evidence may come twice."""
@@ -69,6 +75,8 @@ class Outbox:
         for delivery in due:
             delivery.attempts += 1
             delivery.due_at = now + retry_interval
+            if delivery.is_once:
+                self.settle(delivery.key)
         return due
 
     def next_due_at(self) -> float | None:

@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Sequence
 from typing import TypeVar
 
-from .service import ApiError
+from sagemaker_ssh_helper.emulator.service import ApiError
 
 Item = TypeVar("Item")
 

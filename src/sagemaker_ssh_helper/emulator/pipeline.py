@@ -31,6 +31,7 @@ from sagemaker_ssh_helper.emulator.identities import Identity
 from sagemaker_ssh_helper.emulator.models import FAMILIES, TARGETS, Models
 from sagemaker_ssh_helper.emulator.moto_backend import SERVICES as MOTO_SERVICES
 from sagemaker_ssh_helper.emulator.moto_backend import Moto
+from sagemaker_ssh_helper.emulator.moto_s3 import IN_MEMORY_BYTES
 from sagemaker_ssh_helper.emulator.s3_operations import S3Operations
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Caller, ChannelRequest, Cloud, Service
 from sagemaker_ssh_helper.emulator.validation import validate
@@ -266,7 +267,8 @@ class Pipeline:
             if not deletes:
                 self._authorize(caller, actions.of_s3(call, request.headers, []))
             decoder = _decoder(request, payload, signed, identity)
-            hashes = ["md5"] if "content-md5" in request.headers else []
+            stores = call.operation in ("PutObject", "UploadPart")
+            hashes = {"md5"} if stores or "content-md5" in request.headers else set()
             body = await request.read_body(
                 OBJECT_BYTES, decoder=decoder, hashes=[*hashes, *_header_hashes(request)]
             )
@@ -275,7 +277,13 @@ class Pipeline:
                 self._authorize(caller, actions.of_s3(call, request.headers, _deleted_keys(body)))
             trailers = decoder.trailers if decoder else {}
             return await self._moto.call(
-                "s3", request, region=signed.region, caller=caller, path=call.path, headers=trailers
+                "s3",
+                request,
+                region=signed.region,
+                caller=caller,
+                path=call.path,
+                headers=trailers,
+                keep=body if stores and _can_be_kept(request, body, trailers) else None,
             )
         except ApiError as error:
             self._cloud.faults.count_error(action, caller, error_code(error, Family.S3))
@@ -419,6 +427,13 @@ def _check_body(request: Request, payload: str, body: Body) -> None:
         while chunk := file.read(1024 * 1024):
             crc.update(chunk)
         check_checksum("x-amz-checksum-crc32", request.headers["x-amz-checksum-crc32"], crc.digest())
+
+
+def _can_be_kept(request: Request, body: Body, trailers: Mapping[str, str]) -> bool:
+    """Whether the body is large, and moto will not want to compute a checksum that nobody sent."""
+    algorithm = request.headers.get("x-amz-sdk-checksum-algorithm", "").lower()
+    name = f"x-amz-checksum-{algorithm}"
+    return body.size > IN_MEMORY_BYTES and (not algorithm or name in request.headers or name in trailers)
 
 
 def _deleted_keys(body: Body) -> list[str]:

@@ -11,15 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from sagemaker_ssh_helper.protocol.payloads import (
-    AgentJob,
-    AgentJobAck,
-    AgentJobReply,
-    JobAckStatus,
-    JobTopic,
-)
-
-from .command_records import (
+from sagemaker_ssh_helper.emulator.command_records import (
     CANCELLED,
     CANCELLING,
     FAILED,
@@ -29,8 +21,15 @@ from .command_records import (
     Command,
     Invocation,
 )
-from .documents import Document
-from .service import ApiError
+from sagemaker_ssh_helper.emulator.documents import Document
+from sagemaker_ssh_helper.emulator.service import ApiError
+from sagemaker_ssh_helper.protocol.payloads import (
+    AgentJob,
+    AgentJobAck,
+    AgentJobReply,
+    JobAckStatus,
+    JobTopic,
+)
 
 logger = logging.getLogger(__name__)
 

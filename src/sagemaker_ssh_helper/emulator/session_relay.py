@@ -16,17 +16,25 @@ Official agents need help with acknowledges: they note a message as sent only af
 acknowledge that is quicker is lost on them, and they then repeat that message for ever, because the official
 client does not acknowledge a duplicate. So acknowledges to them are held for some milliseconds, and a
 duplicate of what the client has acknowledged is answered here.
+
+For the same reason a broken connection must lose nothing. Official peers send again only their oldest
+message, ten times a second at most. So what was passed on and not acknowledged is kept, and passed on again
+when its receiver is back; so are the last acknowledges to the agent. And when the client was cut off, its
+acknowledges may be lost for good: it gets a ping behind the messages that are repeated, and what it has not
+acknowledged when the pong comes, it had before.
 """
 
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import struct
 import time
 from collections import deque
 from collections.abc import Sequence
 
+from sagemaker_ssh_helper.emulator.channel_socket import ChannelSocket
 from sagemaker_ssh_helper.errors import MalformedMessage
 from sagemaker_ssh_helper.protocol.message import (
     HEADER_BYTES,
@@ -39,8 +47,6 @@ from sagemaker_ssh_helper.protocol.message import (
     serialize_message,
 )
 from sagemaker_ssh_helper.protocol.payloads import Acknowledge, ChannelClosed, format_created_date
-
-from .channel_socket import ChannelSocket
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +64,11 @@ COMPLETE_HOLD = 0.020
 """Seconds that HandshakeComplete waits for the acknowledge that belongs before it."""
 ABSENT_CLIENT_DELAY = 0.5
 """Seconds after which an agent whose client has not come yet is asked to pause."""
+
+KEPT_BYTES = 4 << 20
+"""Each way, of what was passed on and not acknowledged."""
+KEPT_ACKS = 1000
+"""Of the acknowledges that the agent got last."""
 
 _BATCH_BYTES = 128 << 10
 _HEADER_LENGTH = 116
@@ -122,6 +133,14 @@ class Outlet:
             self.queued_bytes -= size
             socket.send(batch)
 
+    def send_first(self, messages: Sequence[bytes]) -> list[bytes]:
+        """Put those of these that do not wait already before those that do, for ``flush``; returns them."""
+        added = [data for data in messages if data[_MESSAGE_ID_AT] not in self._queued_ids]
+        self._queue.extendleft(reversed(added))
+        self._queued_ids.update(data[_MESSAGE_ID_AT] for data in added)
+        self.queued_bytes += sum(map(len, added))
+        return added
+
     def clear(self) -> None:
         """Forget what waits."""
         self._queue.clear()
@@ -148,6 +167,38 @@ class AcknowledgedNumbers:
             self._below += 1
 
 
+class Unacknowledged:
+    """
+    Messages that were passed on and not acknowledged, by their numbers, the oldest first.
+
+    Args:
+        max_bytes: the oldest beyond it are forgotten, which leaves them to their sender.
+    """
+
+    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._messages: dict[int, bytes] = {}
+        self._size = 0
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._messages
+
+    def add(self, data: bytes) -> None:
+        number = _number_of(data)
+        if number in self._messages:
+            return
+        self._messages[number] = data
+        self._size += len(data)
+        while self._size > self._max_bytes:
+            self.discard(next(iter(self._messages)))
+
+    def discard(self, number: int) -> None:
+        self._size -= len(self._messages.pop(number, b""))
+
+    def messages(self) -> list[bytes]:
+        return list(self._messages.values())
+
+
 class SessionRelay:
     """
     The two sides of one session, and what is under way between them.
@@ -156,9 +207,13 @@ class SessionRelay:
         session_id: the session's id, which is also that of its data channel.
         instance_id: the agent's.
         is_official: the agent is not ours and needs help with acknowledges.
+        may_pause: the agent may be asked to pause. An official one fails a command whose streams are kept
+            apart when it is.
     """
 
-    def __init__(self, session_id: str, instance_id: str, *, is_official: bool) -> None:
+    def __init__(
+        self, session_id: str, instance_id: str, *, is_official: bool, may_pause: bool = True
+    ) -> None:
         self.session_id = session_id
         self.instance_id = instance_id
         self.to_client = Outlet()
@@ -168,6 +223,7 @@ class SessionRelay:
         self.is_closed = False
         """The client was told that the session is over, and nothing is passed on any more."""
         self._is_official = is_official
+        self._may_pause = may_pause
         self._client_was_here = False
         self._is_paused = False
         self._pause_again_at = 0
@@ -176,6 +232,14 @@ class SessionRelay:
         self._acknowledged = AcknowledgedNumbers()
         self._held_acks: deque[tuple[float, bytes]] = deque()
         self._ack_timer: asyncio.TimerHandle | None = None
+        # For an official agent, whose client may be official as well: what a broken connection may have lost.
+        self._input = Unacknowledged()
+        self._output = Unacknowledged()
+        self._last_acks: deque[bytes] = deque(maxlen=KEPT_ACKS)
+        # What was repeated to a client that is back; the ping behind it is called by a number.
+        self._repeated: list[bytes] = []
+        self._must_ping = False
+        self._pings = 0
         self._absence_timer: asyncio.TimerHandle | None = None
         # The opening exchange: HandshakeComplete goes after the acknowledge of the handshake's response.
         self._is_settled = False
@@ -190,14 +254,16 @@ class SessionRelay:
         self._client_was_here = True
         self._client_is_held = False
         self.to_client.socket = socket
-        self.to_client.flush()
-        self._balance()
+        self._repeated = self.to_client.send_first(self._output.messages())
+        self._must_ping = bool(self._repeated)
+        self.client_drained()
 
     def attach_agent(self, socket: ChannelSocket) -> None:
         """The agent is here; it does not pause after a reconnect, whatever it was told before."""
         self._is_paused = False
         self._agent_is_held = False
         self.to_agent.socket = socket
+        self.to_agent.send_first([*self._input.messages(), *self._last_acks])
         self.to_agent.flush()
         if self.to_client.socket is None:
             if self._client_was_here:
@@ -233,6 +299,8 @@ class SessionRelay:
                 ):
                     if kind == _INPUT:
                         relayed.append(data)
+                        if self._is_official:
+                            self._input.add(data)
                         continue
                     if kind == _ACKNOWLEDGE:
                         if self._is_official:
@@ -269,6 +337,8 @@ class SessionRelay:
                         continue
                     if kind == _ACKNOWLEDGE:
                         relayed.append(data)
+                        if self._is_official:
+                            self._note_acknowledge(data)
                         if not self._is_settled:
                             self._response_is_acknowledged = True
                             self._release_complete(relayed)
@@ -289,7 +359,24 @@ class SessionRelay:
     def client_drained(self) -> None:
         """The client takes data again."""
         self.to_client.flush()
+        if self._must_ping and not self.to_client and self.to_client.socket is not None:
+            self._must_ping = False
+            self._pings += 1
+            self.to_client.socket.ping(b"%d" % self._pings)
         self._balance()
+
+    def client_ponged(self, data: bytes) -> None:
+        """
+        The client answered a ping, and so has read all that was written before it.
+
+        Clients acknowledge what is new to them while they read, in order: what they did not, they had.
+        """
+        if self._must_ping or data != b"%d" % self._pings:
+            return
+        repeated, self._repeated = self._repeated, []
+        for message in repeated:
+            if _number_of(message) in self._output:
+                self._answer_for_client(message)
 
     def agent_drained(self) -> None:
         """The agent takes data again."""
@@ -307,6 +394,8 @@ class SessionRelay:
             self._release_complete_late()
         self.is_closed = True
         self.to_agent.clear()
+        # The agent waits for them before it goes.
+        self._release_acknowledges(math.inf)
         self._cancel_timers()
         self.to_client.send([closed])
         # Both have to be read to the end, so that we see them go.
@@ -318,12 +407,10 @@ class SessionRelay:
 
     def _receive_output(self, data: bytes, relayed: list[bytes]) -> None:
         if self._is_official:
-            number = _peek_number(data, _SEQUENCE_NUMBER_AT)[0]
-            if number in self._acknowledged:
-                message_id = data[72:80] + data[64:72]
-                body = Acknowledge.body(MessageType.OUTPUT_STREAM_DATA, message_id, number)
-                self._hold_acknowledge(_own_message(MessageType.ACKNOWLEDGE, body, flags=SYN_FIN))
+            if _number_of(data) in self._acknowledged:
+                self._answer_for_client(data)
                 return
+            self._output.add(data)
         if not self._is_settled:
             payload_type = _peek_payload_type(data, _PAYLOAD_TYPE_AT)[0]
             if payload_type == PayloadType.HANDSHAKE_COMPLETE and not self._response_is_acknowledged:
@@ -334,6 +421,18 @@ class SessionRelay:
                 return
             self._is_settled = payload_type in (PayloadType.HANDSHAKE_COMPLETE, PayloadType.OUTPUT)
         relayed.append(data)
+
+    def _answer_for_client(self, data: bytes) -> None:
+        """Acknowledge a message that the client has, and will not acknowledge again."""
+        message_id = data[72:80] + data[64:72]
+        body = Acknowledge.body(MessageType.OUTPUT_STREAM_DATA, message_id, _number_of(data))
+        self._hold_acknowledge(_own_message(MessageType.ACKNOWLEDGE, body, flags=SYN_FIN))
+
+    def _note_acknowledge(self, data: bytes) -> None:
+        try:
+            self._input.discard(Acknowledge.parse_sequence_number(data[HEADER_BYTES:]))
+        except MalformedMessage as error:
+            logger.info("! %s: an acknowledge names nothing: %s", self.session_id, error)
 
     def _release_complete(self, relayed: list[bytes]) -> None:
         if self._held_complete is not None:
@@ -368,27 +467,34 @@ class SessionRelay:
 
     def _hold_acknowledge(self, data: bytes) -> None:
         try:
-            self._acknowledged.add(Acknowledge.parse_sequence_number(data[HEADER_BYTES:]))
+            number = Acknowledge.parse_sequence_number(data[HEADER_BYTES:])
         except MalformedMessage as error:
             logger.info("! %s: an acknowledge is ignored: %s", self.session_id, error)
             return
+        self._acknowledged.add(number)
+        self._output.discard(number)
         loop = asyncio.get_running_loop()
         self._held_acks.append((loop.time() + ACK_HOLD, data))
         if self._ack_timer is None:
             self._ack_timer = loop.call_later(ACK_HOLD, self._release_acknowledges)
 
-    def _release_acknowledges(self) -> None:
-        self._ack_timer = None
+    def _release_acknowledges(self, until: float | None = None) -> None:
+        """Write the acknowledges that are due by then, or now, which is monotonic seconds."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
         loop = asyncio.get_running_loop()
-        # A timer may fire a clock tick early.
-        now = loop.time() + 0.001
+        if until is None:
+            # A timer may fire a clock tick early.
+            until = loop.time() + 0.001
         released: list[bytes] = []
-        while self._held_acks and self._held_acks[0][0] <= now:
+        while self._held_acks and self._held_acks[0][0] <= until:
             released.append(self._held_acks.popleft()[1])
         if self._held_acks:
             self._ack_timer = loop.call_at(self._held_acks[0][0], self._release_acknowledges)
         if released:
             self.relayed += len(released)
+            self._last_acks.extend(released)
             self.to_agent.send(released)
 
     def _client_is_absent(self) -> None:
@@ -396,7 +502,9 @@ class SessionRelay:
             self._pause()
 
     def _pause(self) -> None:
-        if not self.is_closed and self.tell_agent(_own_message(MessageType.PAUSE_PUBLICATION, b"{}")):
+        if self.is_closed or not self._may_pause:
+            return
+        if self.tell_agent(_own_message(MessageType.PAUSE_PUBLICATION, b"{}")):
             self._is_paused = True
             self._pause_again_at = self.to_client.queued_bytes + LOW_BYTES
 
@@ -415,7 +523,7 @@ class SessionRelay:
         self._client_is_held = _hold(self.to_client.socket, self._client_is_held, self.to_agent.queued_bytes)
 
     def _cancel_timers(self) -> None:
-        for timer in (self._ack_timer, self._absence_timer, self._complete_timer):
+        for timer in (self._absence_timer, self._complete_timer):
             if timer is not None:
                 timer.cancel()
 
@@ -434,6 +542,12 @@ def closed_payload(session_id: str, instance_id: str, output: str) -> ChannelClo
 def channel_closed(payload: ChannelClosed) -> bytes:
     """The same as a message of a data channel."""
     return _own_message(MessageType.CHANNEL_CLOSED, payload.serialize())
+
+
+def _number_of(data: bytes) -> int:
+    """The sequence number of a whole message."""
+    number: int = _peek_number(data, _SEQUENCE_NUMBER_AT)[0]
+    return number
 
 
 def _own_message(message_type: str, payload: bytes, flags: int = 0) -> bytes:

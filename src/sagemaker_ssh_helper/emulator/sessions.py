@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from sagemaker_ssh_helper.emulator.documents import Document
+from sagemaker_ssh_helper.emulator.service import ApiError, Caller
 from sagemaker_ssh_helper.names import SessionId
-
-from .documents import Document
-from .service import ApiError, Caller
 
 # Numbers of the service.
 MAX_SESSION_ID_CHARS = 96

@@ -14,18 +14,19 @@ module                 what it holds
 =====================  ==================================================================
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from .ec2messages import POLL_HOLD, MessageDelivery
-from .live_session import SessionTiming
-from .managed_instances import PingTiming
-from .service import ApiError, Cloud, Operation
-from .ssm_commands import CommandOperations
-from .ssm_instances import Instances
-from .ssm_registration import Registration
-from .ssm_sessions import SessionOperations
-from .ssm_state import TOKEN_LIFETIME, State
+from sagemaker_ssh_helper.emulator.ec2messages import POLL_HOLD, MessageDelivery
+from sagemaker_ssh_helper.emulator.live_session import SessionTiming
+from sagemaker_ssh_helper.emulator.managed_instances import PingTiming
+from sagemaker_ssh_helper.emulator.service import ApiError, Cloud, Operation
+from sagemaker_ssh_helper.emulator.ssm_commands import CommandOperations
+from sagemaker_ssh_helper.emulator.ssm_instances import Instances
+from sagemaker_ssh_helper.emulator.ssm_registration import Registration
+from sagemaker_ssh_helper.emulator.ssm_sessions import SessionOperations
+from sagemaker_ssh_helper.emulator.ssm_state import TOKEN_LIFETIME, State
 
 
 class SsmService:
@@ -80,7 +81,10 @@ class SsmService:
 
     async def switch_session_timing(self, body: Mapping[str, Any]) -> None:
         """``{"kind": "session-timing", "client_resume": 60}``, seconds; see SessionTiming."""
-        _set_numbers(self.gateway.timing, body)
+        # Sessions under way keep the times they began with.
+        timing = dataclasses.replace(self.gateway.timing)
+        _set_numbers(timing, body)
+        self.gateway.timing = timing
 
     async def reset_session_timing(self) -> None:
         self.gateway.timing = SessionTiming()

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from sagemaker_ssh_helper.protocol.payloads import AgentJobAck, AgentJobReply
-
-from .command_records import (
+from sagemaker_ssh_helper.emulator.command_records import (
     CANCELLED,
     FAILED,
     IN_PROGRESS,
@@ -20,12 +18,13 @@ from .command_records import (
     Invocation,
     PluginResult,
 )
-from .documents import find_document
-from .managed_instances import ManagedInstance
-from .paging import position_page
-from .service import ApiError, Call, Operation
-from .ssm_state import State, moment
-from .tags import resource_context
+from sagemaker_ssh_helper.emulator.documents import find_document
+from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstance
+from sagemaker_ssh_helper.emulator.paging import position_page
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
+from sagemaker_ssh_helper.emulator.ssm_state import State, moment
+from sagemaker_ssh_helper.emulator.tags import resource_context
+from sagemaker_ssh_helper.protocol.payloads import AgentJobAck, AgentJobReply
 
 # Numbers of the service.
 MAX_INSTANCE_IDS = 50

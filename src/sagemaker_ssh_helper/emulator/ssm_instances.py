@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .managed_instances import ManagedInstance, page
-from .service import ApiError, Call, Operation
-from .ssm_state import State, moment
-from .tags import merge_tags, parse_tags, request_context, tag_list
+from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstance, page
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
+from sagemaker_ssh_helper.emulator.ssm_state import State, moment
+from sagemaker_ssh_helper.emulator.tags import merge_tags, parse_tags, request_context, tag_list
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from .activations import Activation
-from .instance_signature import InstanceSignature, parse_public_key, verify_instance_signature
-from .managed_instances import ManagedInstance
-from .paging import position_page
-from .service import ApiError, Call, Operation
-from .ssm_state import REGISTRATION_LIMITS, State, moment
-from .tags import parse_tags, request_context, tag_list
+from sagemaker_ssh_helper.emulator.activations import Activation
+from sagemaker_ssh_helper.emulator.instance_signature import (
+    InstanceSignature,
+    parse_public_key,
+    verify_instance_signature,
+)
+from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstance
+from sagemaker_ssh_helper.emulator.paging import position_page
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
+from sagemaker_ssh_helper.emulator.ssm_state import REGISTRATION_LIMITS, State, moment
+from sagemaker_ssh_helper.emulator.tags import parse_tags, request_context, tag_list
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .documents import DEFAULT_SESSION_DOCUMENT, Document, find_document
-from .paging import position_page
-from .service import ApiError, Call, Operation
-from .sessions import Session, new_session_id
-from .ssm_state import State, moment
+from sagemaker_ssh_helper.emulator.documents import DEFAULT_SESSION_DOCUMENT, Document, find_document
+from sagemaker_ssh_helper.emulator.paging import position_page
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
+from sagemaker_ssh_helper.emulator.sessions import Session, new_session_id
+from sagemaker_ssh_helper.emulator.ssm_state import State, moment
 
 TIER_ERROR = "Enable advanced-instances tier to use Session Manager with your on-premises instances"
 

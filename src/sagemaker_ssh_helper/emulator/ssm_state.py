@@ -6,14 +6,19 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
-from .activations import Activations
-from .gateway import MessageGateway
-from .managed_instances import ONLINE, ManagedInstance, ManagedInstances, PingTiming
-from .policies import Context
-from .run_command import Commands
-from .service import ApiError, Call, Caller, Cloud
-from .sessions import Sessions
-from .tags import resource_context
+from sagemaker_ssh_helper.emulator.activations import Activations
+from sagemaker_ssh_helper.emulator.gateway import MessageGateway
+from sagemaker_ssh_helper.emulator.managed_instances import (
+    ONLINE,
+    ManagedInstance,
+    ManagedInstances,
+    PingTiming,
+)
+from sagemaker_ssh_helper.emulator.policies import Context
+from sagemaker_ssh_helper.emulator.run_command import Commands
+from sagemaker_ssh_helper.emulator.service import ApiError, Call, Caller, Cloud
+from sagemaker_ssh_helper.emulator.sessions import Sessions
+from sagemaker_ssh_helper.emulator.tags import resource_context
 
 # Numbers of the service: how many managed instances an account may have, by tier.
 REGISTRATION_LIMITS: Mapping[str, int] = {"standard": 1_000, "advanced": 20_000}

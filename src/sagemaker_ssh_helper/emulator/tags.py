@@ -5,7 +5,7 @@ The rules for tags of Systems Manager, as one function each.
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from .service import ApiError
+from sagemaker_ssh_helper.emulator.service import ApiError
 
 # Numbers we must obey.
 MAX_TAGS = 50  # on one resource

@@ -29,7 +29,6 @@ from sagemaker_ssh_helper.protocol.message import (
     MessageType,
     PayloadType,
     format_message_id,
-    new_message_id,
     serialize_message,
 )
 from sagemaker_ssh_helper.protocol.payloads import (
@@ -52,6 +51,7 @@ MAX_PAYLOAD_BYTES = 65536  # what we tell another of our ends that we accept
 MAX_EARLY_BYTES = 1 << 20  # data that comes before the handshake is over
 MAX_PENDING = 20_000  # messages outside the stream that wait to be written
 RELEASE_BYTES = 256 << 10  # delivered at once after a pause
+IDS_AT_ONCE = 64
 
 logger = logging.getLogger(__name__)
 _STREAM_OUTPUT = int(PayloadType.OUTPUT)
@@ -532,6 +532,7 @@ class DataChannel:
             return
         self._tell_gateway(AgentSessionState.CONNECTED)
         if not self._kind.handshake:
+            self._meet(None)
             self._start(Ready(self._session_type, self._properties, "", ""), now)
             return
         self._handshake_until = now + AGENT_HANDSHAKE_TIMEOUT
@@ -552,6 +553,13 @@ class DataChannel:
         early, self._early, self._early_bytes = self._early, [], 0
         for message in early:
             self._handle(message, now)
+
+    def _meet(self, marker: Optional[Mapping[str, Any]]) -> None:
+        """Know the peer by its marker, or as a foreigner by having none."""
+        self.peer_max_payload_bytes = _accepted_by(marker)
+        # Agents acknowledge every copy of a message, official ones as well; official clients only the first.
+        if self.side is Side.AGENT:
+            self._sender.repeats_acknowledges = self.peer_max_payload_bytes is not None
 
     def _fail(self, what: str, *, evidence: Optional[str] = None) -> None:
         error = HandshakeFailed(what, evidence=evidence)
@@ -669,7 +677,7 @@ class DataChannel:
         """Client: do what the agent asks for, and answer once."""
         request = payloads.HandshakeRequest.parse(message.payload)
         self._request = request
-        self.peer_max_payload_bytes = _accepted_by(request.sm_ssh)
+        self._meet(request.sm_ssh)
         actions = []
         if request.session_type:
             error = ""
@@ -705,6 +713,7 @@ class DataChannel:
     def _on_first_data(self, message: AgentMessage, now: float) -> None:
         """Client: output before any handshake means that there is none. Only shells are like that."""
         self._session_type = SessionType.STANDARD_STREAM
+        self._meet(None)
         self._start(Ready(SessionType.STANDARD_STREAM, None, "", ""), now)
         self._on_data(message, now)
 
@@ -718,7 +727,7 @@ class DataChannel:
                     evidence=f"status {action.status} {action.error}".strip(),
                 )
                 return
-        self.peer_max_payload_bytes = _accepted_by(response.sm_ssh)
+        self._meet(response.sm_ssh)
         taken_ns = int((now - self._handshake_started_at) * 1e9)
         complete = payloads.HandshakeComplete(taken_ns, "")
         self._push(complete.serialize(), PayloadType.HANDSHAKE_COMPLETE, self._created_ms())
@@ -770,13 +779,20 @@ class DataChannel:
 
     def _new_id(self) -> bytes:
         if not self._ids:
-            pool = self._random_bytes(64 * MESSAGE_ID_BYTES)
+            pool = bytearray(self._random_bytes(IDS_AT_ONCE * MESSAGE_ID_BYTES))
+            # As new_message_id does, all at once.
+            pool[6::MESSAGE_ID_BYTES] = pool[6::MESSAGE_ID_BYTES].translate(_VERSION_4)
+            pool[8::MESSAGE_ID_BYTES] = pool[8::MESSAGE_ID_BYTES].translate(_VARIANT)
+            ids = bytes(pool)
             self._ids = [
-                new_message_id(pool[start : start + MESSAGE_ID_BYTES])
-                for start in range(0, len(pool), MESSAGE_ID_BYTES)
+                ids[start : start + MESSAGE_ID_BYTES] for start in range(0, len(ids), MESSAGE_ID_BYTES)
             ]
         return self._ids.pop()
 
+
+# The bytes of a random UUID that are not all random.
+_VERSION_4 = bytes(byte & 0x0F | 0x40 for byte in range(256))
+_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 
 _FLOWING = (State.OPEN, State.GRACE)
 

@@ -16,10 +16,15 @@ A message of the sender is in one of four places::
 
 Every message is buffered before it is handed out, so no acknowledge can come too early, and it stays
 until it is acknowledged. See docs/explanation/the-stream.md.
+
+A peer that never acknowledges an old message again, as the official client, needs one place more: a message
+whose acknowledge was lost stays here for ever. Such a one is PRESUMED delivered: repeated now and then, in
+case it was not, but nothing waits for it.
 """
 
+from collections import deque
 from heapq import heappop, heappush
-from typing import Dict, Generic, List, Optional, Tuple, TypeVar
+from typing import Deque, Dict, Generic, List, Optional, Tuple, TypeVar
 
 # What the public peers do, and we obey.
 INITIAL_RTO = 0.2  # seconds
@@ -37,6 +42,9 @@ OVERTAKEN_BY = 3  # later messages acknowledged before an older one counts as lo
 OVERTAKEN_AGE = 1.25  # round trips
 LONGEST_SAMPLE = 5.0  # seconds; longer is a peer that was away, not a path
 BURST_MESSAGES = 32  # unanswered resends; grows by one with each acknowledge, so it doubles every round trip
+PRESUMED_DELAYS = (0.25, 1.0)  # seconds between repeats of messages presumed delivered: at first, at last
+# The part of the window that is added when nothing but the acknowledge of something new will open it.
+WIDENING = 1 / 64
 HELD_MESSAGES = 10_000
 HELD_BYTES = 16 << 20
 
@@ -46,7 +54,7 @@ _UNLIMITED = 1 << 62
 class _Entry:
     """One message that is not acknowledged."""
 
-    __slots__ = ("lost", "message", "offset", "sent_at", "timed_out", "transmissions")
+    __slots__ = ("lost", "message", "offset", "order", "presumed", "sent_at", "timed_out", "transmissions")
 
     def __init__(self, message: bytes, offset: int) -> None:
         self.message = message
@@ -55,6 +63,8 @@ class _Entry:
         self.transmissions = 0
         self.lost = False
         self.timed_out = False
+        self.presumed = False
+        self.order = 0
 
     @property
     def in_flight(self) -> bool:
@@ -81,6 +91,11 @@ class Sender:
         self.next_sequence_number = 0
         self.resent = 0
         """Messages handed out again so far."""
+        self.repeats_acknowledges = True
+        """
+        The peer acknowledges old messages again. Official agents and our ends do, official clients do
+        not.
+        """
         self.srtt = INITIAL_SRTT
         self.rttvar = 0.0
         self.rto = INITIAL_RTO
@@ -94,15 +109,19 @@ class Sender:
         self._flight = 0  # numbers from here to _unsent were handed out once and are not known to be lost
         self._newest_acked = -1  # of those handed out once
         self._last_ack_at = 0.0
-        self._lost: List[int] = []  # heap of numbers, stale ones included
-        self._again: List[
-            Tuple[float, int]
-        ] = []  # heap of (deadline, number) of resends, stale ones included
+        # Heaps of numbers; those that are not what they were are passed over.
+        self._lost: List[Tuple[int, int]] = []  # by what _lose thinks is urgent
+        self._again: List[Tuple[float, int]] = []  # resends, by the time they are lost as well
         self._again_count = 0
         self._burst = BURST_MESSAGES
-        self._doubtful = range(
-            0
-        )  # what the last timeout gave up, until an acknowledge shows it was too early
+        self._doubtful = range(0)  # what the last timeout gave up, perhaps too early
+        self._sends = 0
+        self._acked_order = 0  # the latest send that was answered
+        self._presumed: Deque[int] = deque()
+        self._presumed_at = 0.0
+        self._presumed_due = False
+        self._presumed_delay = PRESUMED_DELAYS[0]
+        self._extra_bytes = self._extra_messages = 0  # by how much the window is wider than it should be
         self._silent = False  # nothing was acknowledged since the last timeout
 
     @property
@@ -118,12 +137,20 @@ class Sender:
     @property
     def room_bytes(self) -> int:
         """Payload bytes that may be pushed now; 0 when the window is full."""
-        return max(0, self.window_bytes - (self._next_offset - self._oldest_offset))
+        return max(0, self.window_bytes + self._extra_bytes - self._span_bytes)
+
+    @property
+    def _span_bytes(self) -> int:
+        return self._next_offset - self._oldest_offset
+
+    @property
+    def _span_messages(self) -> int:
+        return self.next_sequence_number - self._oldest
 
     @property
     def room_messages(self) -> int:
         """Messages that may be pushed now; 0 when the window is full."""
-        return max(0, self.window_messages - (self.next_sequence_number - self._oldest))
+        return max(0, self.window_messages + self._extra_messages - self._span_messages)
 
     def push(self, message: bytes, size: int) -> None:
         """
@@ -144,32 +171,45 @@ class Sender:
             return messages
         entries = self._entries
         while self._lost and max_bytes > 0:
-            entry = entries.get(self._lost[0])
+            entry = entries.get(self._lost[0][1])
             if entry is None or not entry.lost:
                 heappop(self._lost)
                 continue
+            if self._is_answered(entry):
+                self._presume(heappop(self._lost)[1], entry, now)
+                continue
             if self._again_count >= self._burst:
-                return messages
-            number = heappop(self._lost)
+                if self.repeats_acknowledges:
+                    return messages
+                break
+            number = heappop(self._lost)[1]
             entry.lost = False
             entry.transmissions += 1
             entry.sent_at = now
+            self._sends += 1
+            entry.order = self._sends
             backoff = min(MAX_RTO, MIN_RTO * (1 << min(entry.transmissions - 1, 10)))
             heappush(self._again, (now + max(self.rto, backoff), number))
             self._again_count += 1
             self.resent += 1
             messages.append(entry.message)
             max_bytes -= len(entry.message)
+        if self._presumed_due:
+            self._repeat_presumed(messages)
         number = self._unsent
         end = self.next_sequence_number
+        sends = self._sends
         while number < end and max_bytes > 0:
             entry = entries[number]
+            sends += 1
+            entry.order = sends
             entry.transmissions = 1
             entry.sent_at = now
             messages.append(entry.message)
             max_bytes -= len(entry.message)
             number += 1
         self._unsent = number
+        self._sends = sends
         return messages
 
     def acknowledge(self, sequence_number: int, now: float) -> bool:
@@ -186,6 +226,9 @@ class Sender:
             return False
         self._last_ack_at = now
         self._silent = False
+        self._extra_bytes = self._extra_messages = 0
+        if entry.order > self._acked_order:
+            self._acked_order = entry.order
         if entry.transmissions == 1:
             # Karn's rule: nobody can tell which copy a resent message's acknowledge answers.
             if not entry.timed_out:
@@ -195,7 +238,7 @@ class Sender:
                 self._take_back()
             if sequence_number > self._newest_acked:
                 self._newest_acked = sequence_number
-        elif not entry.lost:
+        elif not entry.lost and not entry.presumed:
             self._again_count -= 1
         self._burst += 1
         if sequence_number == self._oldest:
@@ -224,12 +267,17 @@ class Sender:
         self._doubtful = range(0)
         self._again.clear()
         self._again_count = 0
-        self._lost = [number for number in range(self._oldest, self._unsent) if number in self._entries]
-        for number in self._lost:
-            entry = self._entries[number]
-            entry.lost = entry.timed_out = True
+        self._lost = []
+        for number in range(self._oldest, self._unsent):
+            entry = self._entries.get(number)
+            if entry is not None and not entry.presumed:
+                entry.timed_out = True
+                self._lose(number, entry)
         self._flight = self._unsent
         self._burst = BURST_MESSAGES
+        if not self.repeats_acknowledges:
+            # Those it has already will not be answered, so nothing can pace the others.
+            self._burst += len(self._lost)
 
     def next_deadline(self) -> Optional[float]:
         """When ``handle_timer`` has something to do; None when nothing waits for time."""
@@ -245,6 +293,8 @@ class Sender:
             heappop(self._again)
         if self._again and (deadline is None or self._again[0][0] < deadline):
             deadline = self._again[0][0]
+        if self._presumed and (deadline is None or self._presumed_at < deadline):
+            deadline = self._presumed_at
         return deadline
 
     def handle_timer(self, now: float) -> None:
@@ -279,16 +329,40 @@ class Sender:
         while self._again and self._again[0][0] <= now:
             number = heappop(self._again)[1]
             entry = self._entries.get(number)
-            if entry is not None:
+            if entry is None:
+                continue
+            self._again_count -= 1
+            if self._is_answered(entry):
+                self._presume(number, entry, now)
+            else:
                 self._lose(number, entry)
-                self._again_count -= 1
                 timed_out = True
+        if self._presumed and now >= self._presumed_at:
+            self._presumed_due = True
+            self._presumed_at = now + self._presumed_delay
+            self._presumed_delay = min(PRESUMED_DELAYS[1], self._presumed_delay * 1.1)
         if timed_out:
             # A peer that says nothing is away or its sink is slow: knock ever more softly, down to one
             # message.
             self._burst = max(1, self._burst // 2) if self._silent else BURST_MESSAGES
+            if self._silent and not self.repeats_acknowledges:
+                self._widen()
             self._silent = True
             self.rto = max(self.rto, min(MAX_RTO, self.rto * 2))
+
+    def _widen(self) -> None:
+        """
+        Let something new be sent though the window is full: up to twice the window, in steps.
+
+        A peer that says nothing may have everything, and all its acknowledges were lost; then only the
+        acknowledge of something new can tell.
+        """
+        beyond_bytes = max(0, self._span_bytes - self.window_bytes)
+        beyond_messages = max(0, self._span_messages - self.window_messages)
+        step_bytes = max(1, int(self.window_bytes * WIDENING))
+        step_messages = max(1, int(self.window_messages * WIDENING))
+        self._extra_bytes = min(self.window_bytes, beyond_bytes + step_bytes)
+        self._extra_messages = min(self.window_messages, beyond_messages + step_messages)
 
     def _front(self) -> Optional[_Entry]:
         """The oldest message in flight; moves ``_flight`` to it."""
@@ -311,7 +385,36 @@ class Sender:
 
     def _lose(self, number: int, entry: _Entry) -> None:
         entry.lost = True
-        heappush(self._lost, number)
+        # The oldest is what the peer waits for. But one that may never answer to the oldest has to be asked
+        # about all of them in turn.
+        urgency = 0 if self.repeats_acknowledges else entry.transmissions
+        heappush(self._lost, (urgency, number))
+
+    def _is_answered(self, entry: _Entry) -> bool:
+        """It was sent again, what was sent after it is acknowledged, and it is not: so the peer has it."""
+        return entry.transmissions > 1 and entry.order < self._acked_order and not self.repeats_acknowledges
+
+    def _presume(self, number: int, entry: _Entry, now: float) -> None:
+        if not self._presumed:
+            self._presumed_at = now + PRESUMED_DELAYS[0]
+            self._presumed_delay = PRESUMED_DELAYS[0]
+        entry.presumed = True
+        entry.lost = False
+        self._presumed.append(number)
+        if number == self._oldest:
+            self._advance()
+
+    def _repeat_presumed(self, messages: List[bytes]) -> None:
+        """Hand out one of those presumed delivered, each in its turn."""
+        self._presumed_due = False
+        while self._presumed:
+            number = self._presumed.popleft()
+            entry = self._entries.get(number)
+            if entry is not None:
+                self._presumed.append(number)
+                messages.append(entry.message)
+                self.resent += 1
+                return
 
     def _take_back(self) -> None:
         """The timeout came too early: what it gave up and was not resent is in flight."""
@@ -337,7 +440,7 @@ class Sender:
         end = self.next_sequence_number
         while number < end:
             entry = entries.get(number)
-            if entry is not None:
+            if entry is not None and not entry.presumed:
                 self._oldest = number
                 self._oldest_offset = entry.offset
                 return
