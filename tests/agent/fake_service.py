@@ -117,9 +117,11 @@ class _Peer:
 class SessionClient:
     """The client of one session. Its methods may be called from the test's thread."""
 
-    def __init__(self, service: "FakeService", session_id: str) -> None:
+    def __init__(self, service: "FakeService", session_id: str, session_type: str = "Port") -> None:
         self.session_id = session_id
         self.received = bytearray()
+        self.by_type: Dict[int, bytearray] = {}
+        """What came, by payload type."""
         self.ready: Optional[Ready] = None
         self.failed: Optional[SSHHelperError] = None
         self.opened = 0
@@ -134,6 +136,7 @@ class SessionClient:
             created_ms=_created_ms,
             client_id=str(uuid.uuid4()),
             version="1.2.4515.0",
+            session_type=session_type,
         )
         self._peer: Optional[_Peer] = None
         self._timer: Optional[asyncio.TimerHandle] = None
@@ -143,6 +146,9 @@ class SessionClient:
 
     def send_flag(self, flag: int) -> None:
         self._service.call(lambda: self._act(lambda now: self._channel.send_flag(flag, now)))
+
+    def send_size(self, cols: int, rows: int) -> None:
+        self._service.call(lambda: self._act(lambda now: self._channel.send_size(cols, rows, now)))
 
     def close(self, output: str = "") -> None:
         """Tell the agent on the data channel that the session is over."""
@@ -182,6 +188,11 @@ class SessionClient:
     def wait_for(self, size: int) -> bytes:
         """What came, once it is that many bytes."""
         self._service.wait(lambda: len(self.received) >= size, f"{size} bytes of {self.session_id}")
+        return bytes(self.received)
+
+    def wait_until(self, wanted: bytes) -> bytes:
+        """What came, once that is in it."""
+        self._service.wait(lambda: wanted in self.received, f"{wanted!r}, not {bytes(self.received)!r}")
         return bytes(self.received)
 
     def wait_ready(self) -> "SessionClient":
@@ -227,6 +238,7 @@ class SessionClient:
         for event in events:
             if isinstance(event, StreamData):
                 self.received += event.data
+                self.by_type.setdefault(event.payload_type, bytearray()).extend(event.data)
             elif isinstance(event, Ready):
                 self.ready = event
             elif isinstance(event, Failed):
@@ -324,15 +336,17 @@ class FakeService:
         session_id: str = "",
         document: Optional[Mapping[str, Any]] = None,
         parameters: Optional[Mapping[str, Any]] = None,
+        run_as_user: str = "",
     ) -> SessionClient:
         """Offer a session to the agent, and be its client."""
         session_id = session_id or f"user-{uuid.uuid4().hex[:17]}"
-        client = SessionClient(self, session_id)
+        document = document or SSH_DOCUMENT
+        client = SessionClient(self, session_id, str(document.get("sessionType")))
         self.sessions.setdefault(session_id, client)
         if parameters is None:
             parameters = {} if port is None else {"portNumber": str(port)}
         self.send_control(
-            InteractiveShell(session_id, "AWS-StartSSHSession", document or SSH_DOCUMENT, parameters)
+            InteractiveShell(session_id, "AWS-StartSSHSession", document, parameters, run_as_user)
         )
         return self.sessions[session_id]
 

@@ -476,12 +476,12 @@ def test_fault_within_one_session_harms_no_other(
 
 
 def test_refusal_reaches_the_user_and_opens_nothing(service: FakeService, agent: AgentThread) -> None:
-    document = {**SSH_DOCUMENT, "sessionType": "Standard_Stream"}
+    document = {**SSH_DOCUMENT, "sessionType": "Hologram"}
     client = service.offer_session(document=document)
 
     assert outcome(service.result(client)) == (
         "Failed",
-        "sessions of type 'Standard_Stream' are not supported by this agent",
+        "sessions of type 'Hologram' are not supported by this agent",
     )
     assert not any("data-channel" in name for name in service.operations())
 

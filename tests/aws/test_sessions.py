@@ -30,6 +30,26 @@ def test_a_session_goes_to_a_port_and_says_who_asks(stub: AwsStub, client: Clien
     assert len(params["Reason"]) <= 256
 
 
+@pytest.mark.parametrize(
+    ("document", "parameters", "asked"),
+    [
+        (None, {}, {}),
+        ("My-Shell", {}, {"DocumentName": "My-Shell"}),
+        ("My-Run", {"command": ("ls",)}, {"DocumentName": "My-Run", "Parameters": {"command": ["ls"]}}),
+    ],
+)
+def test_a_session_is_what_its_document_says(
+    stub: AwsStub, client: Client, document: str | None, parameters: dict[str, tuple[str]], asked: object
+) -> None:
+    stub.answers["StartSession"] = GRANT
+    grant = sessions.start_document(client, NODE, document, parameters)
+
+    params = dict(stub.asked[0].params)
+    assert grant.id == GRANT["SessionId"]
+    assert (params.pop("Target"), params.pop("Reason")[:7]) == (NODE, "sm-ssh ")
+    assert params == asked
+
+
 def test_an_answer_without_a_session_is_an_error(stub: AwsStub, client: Client) -> None:
     stub.answers["StartSession"] = {"SessionId": "me-1"}
     with pytest.raises(errors.ServiceError, match="gave no session"):

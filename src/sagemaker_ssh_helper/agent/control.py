@@ -15,7 +15,8 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
 from sagemaker_ssh_helper.agent.aws_api import AwsApi, ServerFault, Upgrade
 from sagemaker_ssh_helper.agent.jobs import Jobs
-from sagemaker_ssh_helper.agent.session import Result, Sessions
+from sagemaker_ssh_helper.agent.session import Sessions
+from sagemaker_ssh_helper.agent.session_base import Result
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
 from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.channels import ControlChannelRunner, Grant, Link
@@ -94,6 +95,7 @@ class Control:
             complete=self._complete_session,
             sshd_port=lambda: _sshd_port(state, config),
             ssl_context=self._ssl_context,
+            environ_path=config.environ_path,
         )
         self.jobs = Jobs(
             instance_id,

@@ -1,8 +1,10 @@
 """
-Sessions: the service offers one, its data channel is joined to a TCP port, and its result goes back.
+Sessions: the service offers one, its data channel is joined to a TCP port or a program, and its result goes
+back.
 
-Only port sessions so far (AWS-StartSSHSession and documents like it). What cannot be done as the document
-asks is refused with a reason that reaches the user, and never done in part.
+Here are all sessions together, and those to a port (AWS-StartSSHSession and documents like it); for programs
+see :mod:`sagemaker_ssh_helper.agent.program_session`. What cannot be done as the document asks is refused
+with a reason that reaches the user, and never done in part.
 """
 
 import asyncio
@@ -10,34 +12,17 @@ import logging
 import os
 import socket
 import ssl
-import time
 from dataclasses import dataclass
 from typing import Any, Awaitable, Callable, Dict, List, Mapping, Optional, Set, Tuple
 
-from sagemaker_ssh_helper.agent.aws_api import SESSION_TERMINATED
-from sagemaker_ssh_helper.agent.documents import (
-    DocumentRefused,
-    parameter_values,
-    refuse_references,
-    substitute,
-)
-from sagemaker_ssh_helper.channels import DataChannelRunner, Grant
-from sagemaker_ssh_helper.errors import ConnectionFailed, ServiceError
-from sagemaker_ssh_helper.names import AGENT_VERSION
-from sagemaker_ssh_helper.protocol.data_channel import (
-    ChannelClosed,
-    DataChannel,
-    Event,
-    FlagReceived,
-    Ready,
-    Side,
-    StreamData,
-)
+from sagemaker_ssh_helper.agent.documents import DocumentRefused
+from sagemaker_ssh_helper.agent.program_session import ProgramSession
+from sagemaker_ssh_helper.agent.programs import PROGRAM_TYPES, read_inputs
+from sagemaker_ssh_helper.agent.session_base import Node, Result, SessionBase
+from sagemaker_ssh_helper.channels import Grant
+from sagemaker_ssh_helper.protocol.data_channel import ChannelClosed, Event, FlagReceived, Ready, StreamData
 from sagemaker_ssh_helper.protocol.message import Flag, PayloadType
 from sagemaker_ssh_helper.protocol.payloads import InteractiveShell, SessionType, TaskStatus
-
-SCHEMA_VERSION = "1.0"
-"""Of session documents. Official agents accept no other."""
 
 MAX_SESSIONS = 1000
 """At a time; same in the official agent."""
@@ -66,14 +51,10 @@ DENIED_HOSTS = frozenset(
 
 _SSH_PORT = 22
 _CONNECT_TIMEOUT = 30.0
-# Without any progress. While acknowledges come, the rest of the data is waited for.
-_DRAIN_TIMEOUT = 2.0
 _CLOSE_TIMEOUT = 2.0
 _WRITE_BUFFER_BYTES = 512 << 10
 _MAX_REMEMBERED = 1000
-_MAX_REFUSALS = 6
 _ENDING_FLAGS = (Flag.TERMINATE_SESSION, Flag.DISCONNECT_TO_PORT)
-_LOGGING_INPUTS = ("s3BucketName", "cloudWatchLogGroupName")
 
 _logger = logging.getLogger(__name__)
 
@@ -90,34 +71,12 @@ class PortTarget:
     properties: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a session ended; ``output`` is for the user."""
-
-    status: str
-    output: str = ""
-
-
 def port_target(shell: InteractiveShell) -> PortTarget:
     """What the offer asks for. Raises DocumentRefused."""
-    document = shell.document_content
-    version = document.get("schemaVersion")
-    if version != SCHEMA_VERSION:
-        raise DocumentRefused(f"the session document's schema version {version!r} is not supported")
-    session_type = document.get("sessionType")
+    session_type = shell.document_content.get("sessionType")
     if session_type != SessionType.PORT:
         raise DocumentRefused(f"sessions of type {session_type!r} are not supported by this agent")
-    refuse_references(document, shell.parameters)
-    parameters = parameter_values(document.get("parameters"), shell.parameters)
-    inputs = substitute(document.get("inputs") or {}, parameters)
-    for name in _LOGGING_INPUTS:
-        if isinstance(inputs, dict) and inputs.get(name):
-            raise DocumentRefused(
-                f"the session document wants the session logged ({name}), which this agent does not do"
-            )
-    found = substitute(document.get("properties") or {}, parameters)
-    if not isinstance(found, dict):
-        raise DocumentRefused("the session document's properties are no object")
+    _, found = read_inputs(shell)
     # Official clients read texts only.
     properties = {str(key): _property(str(key), value) for key, value in found.items()}
     if properties.get("type") == "LocalPortForwarding":
@@ -160,6 +119,7 @@ class Sessions:
         complete: told each session's result, once.
         sshd_port: where our sshd listens, for port 22 when nothing listens there; 0: nowhere.
         ssl_context: for the data channels; shared, because to make one takes longer than a connection.
+        environ_path: the job's environment, for programs; empty: that of this process.
     """
 
     def __init__(
@@ -170,13 +130,11 @@ class Sessions:
         complete: Callable[[str, Result], None],
         sshd_port: Callable[[], int] = lambda: 0,
         ssl_context: Optional[ssl.SSLContext] = None,
+        environ_path: str = "",
     ) -> None:
-        self.instance_id = instance_id
-        self.grant = grant
-        self.sshd_port = sshd_port
-        self.ssl_context = ssl_context
+        self._node = Node(instance_id, grant, sshd_port, ssl_context, environ_path)
         self._complete = complete
-        self._live: Dict[str, _Session] = {}
+        self._live: Dict[str, SessionBase] = {}
         self._tasks: Set[asyncio.Task[None]] = set()
         # The ids of sessions that ended, oldest first.
         self._ended: Dict[str, None] = {}
@@ -196,7 +154,9 @@ class Sessions:
             why = "the agent is about to end" if self._closed else f"{MAX_SESSIONS} sessions are open here"
             self._complete(session_id, Result(TaskStatus.FAILED, why))
             return
-        session = self._live[session_id] = _Session(self, shell)
+        is_program = shell.document_content.get("sessionType") in PROGRAM_TYPES
+        session = (ProgramSession if is_program else _PortSession)(self._node, shell)
+        self._live[session_id] = session
         task = asyncio.ensure_future(self._run(session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -215,7 +175,7 @@ class Sessions:
         if self._tasks:
             await asyncio.wait(list(self._tasks))
 
-    async def _run(self, session: "_Session") -> None:
+    async def _run(self, session: SessionBase) -> None:
         session_id = session.session_id
         try:
             result = await session.run()
@@ -233,61 +193,19 @@ class Sessions:
         self._complete(session_id, result)
 
 
-class _Session:
-    """One session. It ends with the first result that anybody finds."""
+class _PortSession(SessionBase):
+    """One session to a port."""
 
-    def __init__(self, owner: Sessions, shell: InteractiveShell) -> None:
-        self.session_id = shell.session_id
-        self._owner = owner
-        self._shell = shell
-        self._loop = asyncio.get_running_loop()
-        self._began_at = self._loop.time()
-        self._result: asyncio.Future[Result] = self._loop.create_future()
-        self._drain = False
-        self._runner: Optional[DataChannelRunner] = None
+    def __init__(self, node: Node, shell: InteractiveShell) -> None:
+        super().__init__(node, shell)
         self._target: Optional[asyncio.Transport] = None
         self._target_closed: asyncio.Future[None] = self._loop.create_future()
-        self._refusals = 0
-        self._received_bytes = 0
-        self._sent_bytes = 0
-
-    def summary(self, result: Result) -> str:
-        """For the log."""
-        seconds = self._loop.time() - self._began_at
-        text = f"after {seconds:.1f} s, {self._received_bytes} B to the port, {self._sent_bytes} B from it"
-        return f"{text}: {result.output}" if result.output else text
-
-    def finish(self, result: Result, *, drain: bool = False) -> None:
-        """
-        End the session. Nothing when it has a result.
-
-        Args:
-            drain: the client is to get what was sent to it first.
-        """
-        if not self._result.done():
-            self._drain = drain
-            self._result.set_result(result)
 
     async def run(self) -> Result:
         """The whole session. Raises DocumentRefused."""
         target = port_target(self._shell)
         _logger.info("< session %s to %s", self.session_id, _name(target))
-        runner = self._runner = DataChannelRunner(
-            DataChannel(
-                Side.AGENT,
-                self.session_id,
-                random_bytes=os.urandom,
-                created_ms=lambda: int(time.time() * 1000),
-                instance_id=self._owner.instance_id,
-                version=AGENT_VERSION,
-                session_type=SessionType.PORT,
-                properties=target.properties,
-            ),
-            self._grant,
-            on_event=self._on_event,
-            on_writable=self._pump,
-            ssl_context=self._owner.ssl_context,
-        )
+        runner = self._new_runner(SessionType.PORT, target.properties, self._on_event, self._pump)
         tasks = [asyncio.ensure_future(self._connect(target))]
         try:
             # A port where nothing listens is told before a client has to shake hands.
@@ -313,25 +231,6 @@ class _Session:
 
     # --- the data channel ---
 
-    async def _grant(self, resume: bool) -> Grant:
-        try:
-            grant = await self._owner.grant(self.session_id)
-        except ServiceError as error:
-            # A refusal may pass, as when the service is still making the session; but not for ever.
-            self._refusals += 1
-            if SESSION_TERMINATED in str(error) or self._refusals >= _MAX_REFUSALS:
-                raise
-            raise ConnectionFailed(error.what, evidence=error.evidence) from error
-        self._refusals = 0
-        return grant
-
-    async def _run_channel(self, runner: DataChannelRunner) -> None:
-        error = await runner.run()
-        if error is None or SESSION_TERMINATED in str(error):
-            self.finish(Result(TaskStatus.SUCCESS))
-        else:
-            self.finish(Result(TaskStatus.FAILED, str(error)))
-
     def _on_event(self, event: Event) -> None:
         if isinstance(event, StreamData):
             # In a broken connection bytes get lost, and asyncio would warn of each.
@@ -345,15 +244,6 @@ class _Session:
             self.finish(Result(TaskStatus.SUCCESS))
         elif isinstance(event, Ready):
             _logger.debug("= session %s is ready, client version %s", self.session_id, event.peer_version)
-
-    async def _wait_for_acknowledges(self, runner: DataChannelRunner) -> None:
-        """Until the client has everything, or there is no progress for two seconds."""
-        left = runner.channel.unacknowledged
-        while not await runner.drain(_DRAIN_TIMEOUT):
-            if runner.channel.unacknowledged >= left:
-                _logger.info("! session %s: %d messages were not acknowledged", self.session_id, left)
-                return
-            left = runner.channel.unacknowledged
 
     # --- the port ---
 
@@ -379,7 +269,7 @@ class _Session:
         """Where to connect, in order. Raises DocumentRefused."""
         if not target.host or target.host == "localhost":
             local = [("127.0.0.1", target.port), ("::1", target.port)]
-            sshd_port = self._owner.sshd_port() if target.port == _SSH_PORT else 0
+            sshd_port = self._node.sshd_port() if target.port == _SSH_PORT else 0
             return [*local, ("127.0.0.1", sshd_port)] if sshd_port not in (0, _SSH_PORT) else local
         try:
             found = await self._loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
@@ -439,7 +329,7 @@ class _Session:
 class _Target(asyncio.Protocol):
     """The connection to the port."""
 
-    def __init__(self, session: _Session) -> None:
+    def __init__(self, session: _PortSession) -> None:
         self._session = session
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

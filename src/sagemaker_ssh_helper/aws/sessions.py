@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sagemaker_ssh_helper import __version__
@@ -35,15 +36,26 @@ def start(
     ``owner`` is the instance's tag SSHOwner when known: a refusal then says whether it is somebody else's.
     Raises NotOwner, AccessDenied, TargetOffline, AdvancedTierOff and the other AwsErrors.
     """
+    parameters = {"portNumber": [str(port)]}
+    return start_document(client, instance_id, Document.START_SSH_SESSION, parameters, owner)
+
+
+def start_document(
+    client: Client,
+    instance_id: InstanceId,
+    document: str | None,
+    parameters: Mapping[str, Sequence[str]],
+    owner: str | None = None,
+) -> SessionGrant:
+    """
+    A new session as a session document says; without one, a shell with the account's preferences.
+
+    Otherwise like ``start``.
+    """
+    named = {"DocumentName": document} if document else {}
+    given = {"Parameters": {name: list(values) for name, values in parameters.items()}} if parameters else {}
     try:
-        answer = client.call(
-            "ssm",
-            "StartSession",
-            Target=instance_id,
-            DocumentName=Document.START_SSH_SESSION,
-            Parameters={"portNumber": [str(port)]},
-            Reason=_reason(),
-        )
+        answer = client.call("ssm", "StartSession", Target=instance_id, **named, **given, Reason=_reason())
     except AccessDenied as error:
         raise refused(client, "ssm:StartSession", instance_id, owner, error) from error
     grant = _grant(answer)

@@ -114,6 +114,12 @@ class DataChannelRunner(Runner[DataChannel]):
             self._blocked = True
         self._settle(now)
 
+    def send_nothing(self) -> None:
+        """Send a payload of OUTPUT without bytes: the agent's word that a session has begun."""
+        now = self._now()
+        self.channel.send_nothing(now)
+        self._settle(now)
+
     def send_flag(self, flag: int) -> None:
         """Send a Flag, in order with the data."""
         now = self._now()

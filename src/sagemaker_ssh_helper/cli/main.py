@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "connect": "open a shell in a container, or run a command there",
+    "session": "open any kind of session: a shell, or a command, without ssh",
     "list": "show the containers that can be reached",
     "config-ssh": "teach plain ssh the names of containers",
     "start-proxy": "carry ssh's bytes to a container (for ProxyCommand)",
@@ -29,6 +30,9 @@ COMMANDS = {
 }
 
 _ALIASES = {"ssh": "connect", "ls": "list"}
+# ssh's own status for "no connection": what runs ssh or is run by it cannot tell more, and every other number
+# may be that of the remote command.
+_OWN_FAILURE = ("start-proxy", "session")
 _GLOBAL_OPTIONS = ("--profile", "--region")
 
 
@@ -47,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         return status
     except SSHHelperError as error:
         say(f"error[{error.id}]: {error}")
-        # ssh's own status for "no connection": what runs ssh or is run by it cannot tell more.
-        return 255 if command == "start-proxy" else error.exit_code
+        return 255 if command in _OWN_FAILURE else error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -61,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
             traceback.print_exc()
         say(f"error[internal]: {type(error).__name__}: {_one_line(str(error))}{_keep_traceback(error)}")
-        return 255 if command == "start-proxy" else 1
+        return 255 if command in _OWN_FAILURE else 1
 
 
 def _open_closed_descriptors() -> None:

@@ -41,6 +41,7 @@ from sagemaker_ssh_helper.protocol.data_channel import (
     Side,
     StreamData,
 )
+from sagemaker_ssh_helper.protocol.payloads import SessionType
 
 logger = logging.getLogger(__name__)
 
@@ -100,25 +101,25 @@ async def _run(
     interrupts.listen(interrupted)
     stdout = Output(output, on_broken=stop.set)
     try:
-        started = await _wait_started(starting, stop)
+        started = await wait_started(starting, stop)
         if started is None:
             pass
         elif stop.is_set():
-            await _terminate(client, started.grant)
+            await terminate(client, started.grant)
         else:
             tunnel = Tunnel(client, started, stdout, stop, tell)
             try:
                 await tunnel.run()
             finally:
                 if not tunnel.closed_by_service:
-                    await _terminate(client, started.grant)
+                    await terminate(client, started.grant)
     finally:
         stdout.close()
         interrupts.listen(lambda: None)
     return 0 if interrupts.received is None else 128 + interrupts.received
 
 
-async def _wait_started(starting: Starting, stop: asyncio.Event) -> Started | None:
+async def wait_started(starting: Starting, stop: asyncio.Event) -> Started | None:
     """What was started. After ``stop`` nothing new is, and None means that nothing had been."""
     future: asyncio.Future[Started | None] = asyncio.wrap_future(starting.future)
     stopped = asyncio.ensure_future(stop.wait())
@@ -135,7 +136,7 @@ async def _wait_started(starting: Starting, stop: asyncio.Event) -> Started | No
         stopped.cancel()
 
 
-async def _terminate(client: Client, grant: SessionGrant) -> None:
+async def terminate(client: Client, grant: SessionGrant) -> None:
     """End the session at the service, as well as that can be done now."""
     ending = _in_thread(lambda: sessions.terminate(client, grant.id))
     await asyncio.wait([ending], timeout=TERMINATE_TIMEOUT)
@@ -165,6 +166,9 @@ class Tunnel:
 
     ``closed_by_service`` says whether the service itself ended it. Set ``stop`` to end it from here.
     """
+
+    session_type = SessionType.PORT
+    """What is expected: only then a handshake that does not come is an error."""
 
     def __init__(
         self,
@@ -289,6 +293,7 @@ class Tunnel:
             created_ms=lambda: int(time.time() * 1000),
             client_id=str(uuid.uuid4()),
             version=CLIENT_VERSION,
+            session_type=self.session_type,
         )
         return DataChannelRunner(
             channel,

@@ -103,6 +103,8 @@ def user_policy(account_id: str) -> Document:
             "Action": ["ssm:SendCommand", "ssm:StartSession"],
             "Resource": [
                 "arn:aws:ssm:*:*:document/AWS-RunShellScript",
+                "arn:aws:ssm:*:*:document/AWS-StartInteractiveCommand",
+                "arn:aws:ssm:*:*:document/AWS-StartNonInteractiveCommand",
                 "arn:aws:ssm:*:*:document/AWS-StartPortForwardingSession",
                 "arn:aws:ssm:*:*:document/AWS-StartSSHSession",
             ],

@@ -358,6 +358,17 @@ class DataChannel:
         for start in range(0, len(data), size):
             self._push(data[start : start + size], payload_type, created_ms)
 
+    def send_nothing(self, now: float) -> None:
+        """
+        Queue a payload of OUTPUT without bytes.
+
+        A client whose session has no handshake knows by the first output that it has begun: an agent says so
+        by this when there is none.
+        """
+        self._now = now
+        if self._may_send():
+            self._push(b"", PayloadType.OUTPUT, self._created_ms())
+
     def send_flag(self, flag: int, now: float) -> None:
         """Queue a Flag, in order with the data."""
         self._now = now

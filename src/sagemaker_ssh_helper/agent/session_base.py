@@ -1,0 +1,147 @@
+"""
+What all kinds of session share: a data channel with its permission, and an end with a result.
+"""
+
+import asyncio
+import logging
+import os
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any, Awaitable, Callable, Mapping, Optional
+
+from sagemaker_ssh_helper.agent.aws_api import SESSION_TERMINATED
+from sagemaker_ssh_helper.channels import DataChannelRunner, Grant
+from sagemaker_ssh_helper.errors import ConnectionFailed, ServiceError
+from sagemaker_ssh_helper.names import AGENT_VERSION
+from sagemaker_ssh_helper.protocol.data_channel import DataChannel, Event, Side
+from sagemaker_ssh_helper.protocol.payloads import InteractiveShell, TaskStatus
+
+# Without any progress. While acknowledges come, the rest of the data is waited for.
+_DRAIN_TIMEOUT = 2.0
+_MAX_REFUSALS = 6
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a session ended; ``output`` is for the user."""
+
+    status: str
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """
+    What a session needs to know of its agent.
+
+    Args:
+        grant: gives the permission to open a session's data channel now.
+        sshd_port: where our sshd listens, for port 22 when nothing listens there; 0: nowhere.
+        ssl_context: for the data channels; shared, because to make one takes longer than a connection.
+        environ_path: the job's environment, for programs; empty: that of the agent.
+    """
+
+    instance_id: str
+    grant: Callable[[str], Awaitable[Grant]]
+    sshd_port: Callable[[], int]
+    ssl_context: Optional[ssl.SSLContext]
+    environ_path: str
+
+
+class SessionBase:
+    """One session. It ends with the first result that anybody finds."""
+
+    def __init__(self, node: Node, shell: InteractiveShell) -> None:
+        self.session_id = shell.session_id
+        self._node = node
+        self._shell = shell
+        self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
+        self._result: asyncio.Future[Result] = self._loop.create_future()
+        self._drain = False
+        self._runner: Optional[DataChannelRunner] = None
+        self._refusals = 0
+        self._received_bytes = 0
+        self._sent_bytes = 0
+
+    async def run(self) -> Result:
+        """The whole session. Raises DocumentRefused."""
+        raise NotImplementedError
+
+    def summary(self, result: Result) -> str:
+        """For the log."""
+        seconds = self._loop.time() - self._began_at
+        text = f"after {seconds:.1f} s, {self._received_bytes} B in, {self._sent_bytes} B out"
+        return f"{text}: {result.output}" if result.output else text
+
+    def finish(self, result: Result, *, drain: bool = False) -> None:
+        """
+        End the session. Nothing when it has a result.
+
+        Args:
+            drain: the client is to get what was sent to it first.
+        """
+        if not self._result.done():
+            self._drain = drain
+            self._result.set_result(result)
+
+    def _new_runner(
+        self,
+        session_type: str,
+        properties: Optional[Mapping[str, Any]],
+        on_event: Callable[[Event], None],
+        on_writable: Callable[[], None],
+    ) -> DataChannelRunner:
+        self._runner = DataChannelRunner(
+            DataChannel(
+                Side.AGENT,
+                self.session_id,
+                random_bytes=os.urandom,
+                created_ms=lambda: int(time.time() * 1000),
+                instance_id=self._node.instance_id,
+                version=AGENT_VERSION,
+                session_type=session_type,
+                properties=properties,
+            ),
+            self._grant,
+            on_event=on_event,
+            on_writable=on_writable,
+            ssl_context=self._node.ssl_context,
+        )
+        return self._runner
+
+    def _pass_on_exception(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._result.done():
+            self._result.set_exception(error)
+
+    async def _grant(self, resume: bool) -> Grant:
+        try:
+            grant = await self._node.grant(self.session_id)
+        except ServiceError as error:
+            # A refusal may pass, as when the service is still making the session; but not for ever.
+            self._refusals += 1
+            if SESSION_TERMINATED in str(error) or self._refusals >= _MAX_REFUSALS:
+                raise
+            raise ConnectionFailed(error.what, evidence=error.evidence) from error
+        self._refusals = 0
+        return grant
+
+    async def _run_channel(self, runner: DataChannelRunner) -> None:
+        error = await runner.run()
+        if error is None or SESSION_TERMINATED in str(error):
+            self.finish(Result(TaskStatus.SUCCESS))
+        else:
+            self.finish(Result(TaskStatus.FAILED, str(error)))
+
+    async def _wait_for_acknowledges(self, runner: DataChannelRunner) -> None:
+        """Until the client has everything, or there is no progress for two seconds."""
+        left = runner.channel.unacknowledged
+        while not await runner.drain(_DRAIN_TIMEOUT):
+            if runner.channel.unacknowledged >= left:
+                _logger.info("! session %s: %d messages were not acknowledged", self.session_id, left)
+                return
+            left = runner.channel.unacknowledged

@@ -1,0 +1,56 @@
+"""
+``sm-ssh session TARGET``: a session of any kind, without ssh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from sagemaker_ssh_helper.cli.main import say
+from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.errors import LocalSetup, UsageError
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "session",
+        help="open any kind of session: a shell, or a command, without ssh",
+        description="Open a session of Systems Manager: a shell, or what the session document says. "
+        "The exit status is the command's where the agent tells it, 255 without a session, else 0.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("target", metavar="TARGET", help="as for connect")
+    parser.add_argument(
+        "--document", metavar="NAME", help="a session document; the account's shell if left out"
+    )
+    parser.add_argument(
+        "--parameter",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a value for the document, as command='ls -l'; may be repeated",
+    )
+    add_aws_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    parameters: dict[str, list[str]] = {}
+    for word in args.parameter:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UsageError("--parameter takes NAME=VALUE", fix="See: sm-ssh session --help")
+        parameters.setdefault(name, []).append(value)
+    if sys.platform == "win32":
+        raise LocalSetup("sessions need a terminal of Unix", fix="Log in with ssh: sm-ssh connect TARGET")
+    from sagemaker_ssh_helper.client import terminal_session
+
+    options = terminal_session.SessionOptions(
+        host=args.target,
+        document=args.document,
+        parameters=parameters,
+        profile=args.profile,
+        region=args.region,
+    )
+    return terminal_session.run(options, say)

@@ -1,0 +1,393 @@
+"""
+A session of any kind on the user's own terminal: a shell or a command in the container, without ssh.
+
+On a terminal, what is typed goes to the container as it is, Ctrl-C too, and the size follows. Without one,
+standard input is typed into the container's terminal and its end is Ctrl-D. However it ends, the terminal is
+left as it was found, and the session is ended at the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+import termios
+import tty
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from sagemaker_ssh_helper.aws import instances, sessions
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.aws.session import Session
+from sagemaker_ssh_helper.client.pipes import Output
+from sagemaker_ssh_helper.client.proxy_command import ProxyOptions, Started, Starting
+from sagemaker_ssh_helper.client.tunnel import FLUSH_TIMEOUT, Tunnel, terminate, wait_started
+from sagemaker_ssh_helper.errors import LocalSetup, SessionLost, SSHHelperError, UserError
+from sagemaker_ssh_helper.names import Tag
+from sagemaker_ssh_helper.protocol.data_channel import Event, Ready, StreamData
+from sagemaker_ssh_helper.protocol.message import PayloadType
+from sagemaker_ssh_helper.protocol.payloads import SessionType
+from sagemaker_ssh_helper.targets import Target
+
+logger = logging.getLogger(__name__)
+
+NO_TERMINAL_SIZE = (300, 100)
+"""Columns and rows told to the container when there is no terminal here; same in the official client."""
+
+TWICE_TIMEOUT = 1.0
+"""Seconds between two interrupts that together mean: end this here and now."""
+
+END_AGAIN_DELAY = 1.0
+"""Seconds after which the end of input is told again, if there was output since."""
+
+_EXIT_CODE = re.compile(rb"\s*EXIT_CODE: *(\d{1,3})\s*")
+# What a terminal makes of the keys that send signals, here or there.
+_KEYS = {signal.SIGINT: b"\x03", signal.SIGQUIT: b"\x1c", signal.SIGTSTP: b"\x1a"}
+_END_OF_INPUT = b"\x04"
+_BROKEN_PIPE = 141
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What ``sm-ssh session`` was asked."""
+
+    host: str
+    document: str | None = None
+    parameters: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    profile: str | None = None
+    region: str | None = None
+
+
+def run(options: SessionOptions, tell: Callable[[str], None]) -> int:
+    """
+    Work in a session until it ends; the exit status: the remote command's when it is told, else 0, or 128 and
+    a signal's number.
+
+    ``tell`` gets lines for the user. Raises SSHHelperError.
+    """
+    Target.parse(options.host)
+    session = Session.open(options.profile, options.region)
+    for line in session.warnings:
+        tell(line)
+    return asyncio.run(_run(Client(session), options, tell))
+
+
+class _StartingDocument(Starting):
+    """The start of a session by its document. Host keys and logins are ssh's affair and play no part."""
+
+    def __init__(self, client: Client, options: SessionOptions, tell: Callable[[str], None]) -> None:
+        self._asked = options
+        super().__init__(client, ProxyOptions(options.host), tell)
+
+    def _start(self) -> Started | None:
+        asked = self._asked
+        instance = instances.resolve(self._client, Target.parse(asked.host))
+        if self._called_off.is_set():
+            return None
+        owner = instance.tags.get(Tag.OWNER) if instance.tags is not None else None
+        grant = sessions.start_document(self._client, instance.id, asked.document, asked.parameters, owner)
+        return Started(grant, instance.fqdn, 0)
+
+
+async def _run(client: Client, options: SessionOptions, tell: Callable[[str], None]) -> int:
+    stop = asyncio.Event()
+    signals = _Signals(stop)
+    outputs: list[Output] = []
+    terminal = _LocalTerminal()
+    with signals.handled():
+        try:
+            for descriptor in (1, 2):
+                outputs.append(_output(descriptor, stop))
+            started = await wait_started(_StartingDocument(client, options, tell), stop)
+            if started is None:
+                return signals.status
+            if stop.is_set():
+                await terminate(client, started.grant)
+                return signals.status
+            session = TerminalSession(
+                client, started, outputs[0], outputs[1], stop, terminal, lambda line: terminal.tell(tell, line)
+            )
+            signals.on_key, signals.on_resize = session.press, session.resize
+            signals.on_continue = terminal.renew
+            try:
+                await session.run()
+            finally:
+                terminal.leave()
+                if not session.closed_by_service:
+                    await terminate(client, started.grant)
+            await outputs[1].flush(FLUSH_TIMEOUT)
+            if signals.received is not None:
+                return signals.status
+            if session.exit_code is not None:
+                return session.exit_code
+            return _BROKEN_PIPE if outputs[0].broken else 0
+        finally:
+            terminal.leave()
+            for output in outputs:
+                output.close()
+
+
+def _output(descriptor: int, stop: asyncio.Event) -> Output:
+    try:
+        return Output(descriptor, on_broken=stop.set if descriptor == 1 else lambda: None)
+    except OSError as error:
+        raise LocalSetup("standard output or standard error is closed", evidence=str(error)) from error
+
+
+class TerminalSession(Tunnel):
+    """
+    One session from its grant to its end.
+
+    ``exit_code`` is what the agent told of the command; agents tell it of commands without a terminal whose
+    outputs are kept apart.
+    """
+
+    # Shells have no handshake, and nobody knows when the first output comes.
+    session_type = SessionType.STANDARD_STREAM
+
+    def __init__(
+        self,
+        client: Client,
+        started: Started,
+        stdout: Output,
+        stderr: Output,
+        stop: asyncio.Event,
+        terminal: _LocalTerminal,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.exit_code: int | None = None
+        self._kind = ""
+        self._refusal: UserError | None = None
+        self._last_byte = b"\n"
+        self._size: tuple[int, int] | None = None
+        self._full: set[Output] = set()
+        self._stderr = stderr
+        self._terminal = terminal
+        super().__init__(client, started, stdout, stop, tell)
+        for output in (stdout, stderr):
+            self._hold_for(output)
+
+    def press(self, key: bytes) -> bool:
+        """Send a key that somebody meant for the container. False: there is nothing there yet to take it."""
+        if not self._ready or self._kind == SessionType.PORT:
+            return False
+        self._runner.send_data(key)
+        return True
+
+    def resize(self) -> None:
+        """Tell the container the size of the terminal, when it is another."""
+        size = _terminal_size()
+        if self._ready and self._on_terminal and size != self._size:
+            self._size = size
+            self._runner.send_size(*size)
+
+    @property
+    def _on_terminal(self) -> bool:
+        return self._kind in (SessionType.STANDARD_STREAM, SessionType.INTERACTIVE_COMMANDS)
+
+    def _hold_for(self, output: Output) -> None:
+        def on_full() -> None:
+            self._full.add(output)
+            self._runner.pause_delivery()
+
+        def on_room() -> None:
+            self._full.discard(output)
+            if not self._full:
+                self._runner.resume_delivery()
+
+        output.on_full, output.on_room = on_full, on_room
+
+    def _judge(self, error: SSHHelperError | None) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        if self.exit_code is not None:
+            return
+        if error is not None:
+            raise error
+        if self._last_words:
+            raise SessionLost(f"the session to {self._started.fqdn} was ended", evidence=self._last_words)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, StreamData) and event.payload_type != PayloadType.OUTPUT:
+            self._on_other_output(event)
+            return
+        if isinstance(event, Ready):
+            self._begin(event)
+        super()._on_event(event)
+        if isinstance(event, Ready):
+            self.resize()
+
+    def _on_other_output(self, event: StreamData) -> None:
+        if event.payload_type in (PayloadType.STDERR, PayloadType.ERROR):
+            self._stderr.write(event.data)
+        elif event.payload_type == PayloadType.EXIT_CODE:
+            told = _EXIT_CODE.fullmatch(event.data)
+            if told is not None:
+                self.exit_code = min(int(told.group(1)), 255)
+
+    def _begin(self, ready: Ready) -> None:
+        self._kind = ready.session_type
+        if ready.customer_message.strip():
+            self._stderr.write(ready.customer_message.encode() + b"\n")
+        if self._kind == SessionType.PORT and (ready.properties or {}).get("type") == "LocalPortForwarding":
+            self._refusal = UserError(
+                "this command does not forward ports",
+                fix=f"Forward over ssh: sm-ssh connect -L PORT:localhost:PORT {self._started.fqdn}",
+            )
+            self._stop.set()
+        elif self._on_terminal:
+            self._terminal.enter()
+
+    def _on_writable(self) -> None:
+        # A command without a terminal has no input either: only its keys, which come as signals.
+        if self._kind != SessionType.NON_INTERACTIVE_COMMANDS and self._refusal is None:
+            super()._on_writable()
+
+    def _on_input(self, data: bytes) -> None:
+        self._last_byte = data[-1:]
+        if self._terminal.is_raw and data == b"\n":
+            # As the official client: a line feed alone is the Enter key.
+            data = b"\r"
+        super()._on_input(data)
+
+    def _on_input_end(self) -> None:
+        if not self._on_terminal or self._terminal.is_raw:
+            # The stream is over; or the terminal was hung up.
+            super()._on_input_end()
+            return
+        # Within a line the first one only hands the line over.
+        self._press_end(_END_OF_INPUT * (1 if self._last_byte == b"\n" else 2))
+
+    def _press_end(self, keys: bytes) -> None:
+        """
+        Tell that there is no more input, and tell it again to whoever comes after the one that took it.
+
+        A pipe stays at its end, but a terminal's program that saw it hands on to the next, a shell perhaps.
+        """
+        self._runner.send_data(keys)
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+
+        def look() -> None:
+            if self._output_at > sent_at:
+                self._press_end(_END_OF_INPUT)
+            else:
+                loop.call_later(END_AGAIN_DELAY, look)
+
+        loop.call_later(END_AGAIN_DELAY, look)
+
+
+class _LocalTerminal:
+    """Standard input, if it is a terminal: taken over for the session, and given back."""
+
+    def __init__(self) -> None:
+        self.is_raw = False
+        self._saved: list[Any] | None = None
+
+    def enter(self) -> None:
+        """Hand every key on as it is. Nothing when there is no terminal."""
+        if self.is_raw or not os.isatty(0):
+            return
+        self._saved = termios.tcgetattr(0)
+        self.is_raw = True
+        tty.setraw(0, termios.TCSADRAIN)
+
+    def renew(self) -> None:
+        """Take it over again: a shell had it while this process was stopped."""
+        if self.is_raw:
+            tty.setraw(0, termios.TCSADRAIN)
+
+    def tell(self, tell: Callable[[str], None], line: str) -> None:
+        """A line for the user, which begins at the margin."""
+        if not self.is_raw:
+            tell(line)
+            return
+        with contextlib.suppress(termios.error):  # it may be gone
+            termios.tcsetattr(0, termios.TCSADRAIN, self._saved or [])
+        tell(line)
+        with contextlib.suppress(termios.error):
+            self.renew()
+
+    def leave(self) -> None:
+        """As it was found."""
+        if self._saved is not None:
+            saved, self._saved = self._saved, None
+            self.is_raw = False
+            with contextlib.suppress(termios.error):  # it may be gone
+                termios.tcsetattr(0, termios.TCSADRAIN, saved)
+
+
+class _Signals:
+    """
+    What signals mean: some end us, some are keys for the container, some tell of the terminal.
+
+    ``received`` is the first that ended us.
+    """
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self.received: int | None = None
+        self.on_key: Callable[[bytes], bool] = lambda key: False
+        self.on_resize: Callable[[], None] = lambda: None
+        self.on_continue: Callable[[], None] = lambda: None
+        self._stop = stop
+        self._loop = asyncio.get_running_loop()
+        self._interrupted_at = float("-inf")
+
+    @property
+    def status(self) -> int:
+        return 0 if self.received is None else 128 + self.received
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """While inside, they are ours. One that was ignored when we started (nohup) stays so."""
+        calls: dict[signal.Signals, Callable[[], None]] = {}
+        for number in _KEYS:
+            calls[number] = partial(self._press, number)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            calls[number] = partial(self._end, number)
+        calls[signal.SIGWINCH] = lambda: self.on_resize()
+        calls[signal.SIGCONT] = lambda: self._continued()
+        taken = [number for number in calls if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in taken:
+            self._loop.add_signal_handler(number, calls[number])
+        try:
+            yield
+        finally:
+            for number in taken:
+                self._loop.remove_signal_handler(number)
+
+    def _press(self, number: signal.Signals) -> None:
+        now = self._loop.time()
+        if number == signal.SIGINT:
+            again = now - self._interrupted_at < TWICE_TIMEOUT
+            self._interrupted_at = now
+            if again:
+                self._end(number)
+                return
+        if not self.on_key(_KEYS[number]) and number != signal.SIGTSTP:
+            self._end(number)
+
+    def _end(self, number: int) -> None:
+        if self.received is None:
+            self.received = number
+        self._stop.set()
+
+    def _continued(self) -> None:
+        self.on_continue()
+        self.on_resize()
+
+
+def _terminal_size() -> tuple[int, int]:
+    for descriptor in (1, 0, 2):
+        try:
+            size = os.get_terminal_size(descriptor)
+        except OSError:
+            continue
+        if size.columns and size.lines:
+            return size.columns, size.lines
+    return NO_TERMINAL_SIZE
