@@ -110,7 +110,13 @@ async def _run(client: Client, options: SessionOptions, tell: Callable[[str], No
                 await terminate(client, started.grant)
                 return signals.status
             session = TerminalSession(
-                client, started, outputs[0], outputs[1], stop, terminal, lambda line: terminal.tell(tell, line)
+                client,
+                started,
+                outputs[0],
+                outputs[1],
+                stop,
+                terminal,
+                lambda line: terminal.tell(tell, line),
             )
             signals.on_key, signals.on_resize = session.press, session.resize
             signals.on_continue = terminal.renew
