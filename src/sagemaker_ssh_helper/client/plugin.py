@@ -2,8 +2,8 @@
 The escape hatch: a session that is ours to start and to end, carried by AWS's own client program.
 
 ``session-manager-plugin`` is found on PATH and given the session as AWS's command line gives it. It reads our
-standard input and writes our standard output itself; we only wait for it, hand signals on, and end the session
-at the service when it has ended.
+standard input and writes our standard output itself; we only wait for it, hand signals on, and end the
+session at the service when it has ended.
 """
 
 from __future__ import annotations

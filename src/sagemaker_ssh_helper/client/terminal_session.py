@@ -87,10 +87,7 @@ def _run_plugin(client: Client, options: SessionOptions, tell: Callable[[str], N
     program = plugin.find()
     # What a terminal's keys mean is the program's affair, and it gets those signals as we do.
     keys = ("SIGINT", "SIGQUIT", "SIGTSTP")
-    if os.isatty(0):
-        interrupts = Interrupts(("SIGTERM", "SIGHUP"), overheard=keys)
-    else:
-        interrupts = Interrupts()
+    interrupts = Interrupts(("SIGTERM", "SIGHUP"), overheard=keys) if os.isatty(0) else Interrupts()
     return plugin.run(program, client, _StartingDocument(client, options, tell), interrupts, tell)
 
 
