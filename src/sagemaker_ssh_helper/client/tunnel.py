@@ -23,7 +23,7 @@ from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
 from sagemaker_ssh_helper.client.pipes import Input, Output
-from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting
+from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting, max_payload_bytes
 from sagemaker_ssh_helper.errors import (
     ConnectionFailed,
     HandshakeFailed,
@@ -294,6 +294,7 @@ class Tunnel:
             client_id=str(uuid.uuid4()),
             version=CLIENT_VERSION,
             session_type=self.session_type,
+            max_payload_bytes=max_payload_bytes(),
         )
         return DataChannelRunner(
             channel,
