@@ -74,7 +74,7 @@ _INVALID = frozenset(
 )
 _DENIED = frozenset(["AccessDeniedException", "AccessDenied", "UnauthorizedOperation", "NotAuthorized"])
 _OFFLINE = frozenset(["TargetNotConnected", "InvalidInstanceId"])
-_REPEATABLE = ("Describe", "List", "Get", "Terminate", "Resume")
+_REPEATABLE = ("Describe", "List", "Get", "Terminate", "Resume", "Generate")
 
 
 class _Repeatable(Exception):

@@ -16,10 +16,12 @@ module             what it holds
 ``keepalive``      when to ping, when to give up; only times
 ``runner``         connect, and again after a loss; the loop and its timer
 ``data``           the runner of a data channel
+``aes_gcm``        the cipher of sessions that are encrypted with a KMS key
 ``control``        the runner of a control channel
 =================  ============================================================
 
-Imports the standard library and the protocol only; Python 3.8.
+Imports the standard library and the protocol only; Python 3.8. ``aes_gcm`` alone needs a package,
+``cryptography``, when it is asked for the cipher.
 """
 
 from sagemaker_ssh_helper.channels.certificates import default_ssl_context

@@ -48,6 +48,7 @@ class Started:
     grant: SessionGrant
     fqdn: str
     port: int
+    instance_id: InstanceId
 
 
 class Interrupts:
@@ -119,7 +120,7 @@ class Starting:
             return None
         pin = prepared.pin
         grant = sessions.start(self._client, prepared.instance.id, pin.port, pin.owner)
-        return Started(grant, prepared.instance.fqdn, pin.port)
+        return Started(grant, prepared.instance.fqdn, pin.port, prepared.instance.id)
 
 
 def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:

@@ -91,7 +91,7 @@ class _StartingDocument(Starting):
             return None
         owner = instance.tags.get(Tag.OWNER) if instance.tags is not None else None
         grant = sessions.start_document(self._client, instance.id, asked.document, asked.parameters, owner)
-        return Started(grant, instance.fqdn, 0)
+        return Started(grant, instance.fqdn, 0, instance.id)
 
 
 async def _run(client: Client, options: SessionOptions, tell: Callable[[str], None]) -> int:

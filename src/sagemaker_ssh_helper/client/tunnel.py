@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from sagemaker_ssh_helper.aws import sessions
+from sagemaker_ssh_helper.aws import data_keys, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
@@ -36,11 +36,13 @@ from sagemaker_ssh_helper.names import CLIENT_VERSION
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
     DataChannel,
+    DataKeyNeeded,
     Event,
     Ready,
     Side,
     StreamData,
 )
+from sagemaker_ssh_helper.protocol.encryption import DataKey
 from sagemaker_ssh_helper.protocol.payloads import SessionType
 
 logger = logging.getLogger(__name__)
@@ -292,6 +294,7 @@ class Tunnel:
             random_bytes=os.urandom,
             created_ms=lambda: int(time.time() * 1000),
             client_id=str(uuid.uuid4()),
+            instance_id=self._started.instance_id,
             version=CLIENT_VERSION,
             session_type=self.session_type,
         )
@@ -301,6 +304,7 @@ class Tunnel:
             on_event=self._on_event,
             on_writable=self._on_writable,
             on_link=self._on_link,
+            get_data_key=self._get_data_key,
             ssl_context=self._ssl_context(),
         )
 
@@ -331,6 +335,11 @@ class Tunnel:
         if self._signed:
             headers = await _in_thread(lambda: self._client.session.upgrade_headers(self._grant.url))
         return Grant(self._grant.url, self._grant.token, headers)
+
+    async def _get_data_key(self, needed: DataKeyNeeded) -> DataKey:
+        return await _in_thread(
+            lambda: data_keys.generate(self._client, needed.key_id, needed.encryption_context)
+        )
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, StreamData):
