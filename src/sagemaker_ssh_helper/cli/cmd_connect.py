@@ -8,6 +8,7 @@ import os
 import sys
 
 from sagemaker_ssh_helper.cli.main import say
+from sagemaker_ssh_helper.cli.via import is_plugin
 
 _HELP = """\
 usage: sm-ssh connect [options of ssh] [USER@]HOST [options of ssh] [--] [COMMAND...]
@@ -24,6 +25,7 @@ It needs no configuration: nothing of ~/.ssh is read that could weaken the check
                       which AWS account and region
   --trust-first-use   accept a container whose host key nothing vouches for, and remember that key
   --fresh             read the container's tags again, even if they were read in the last minutes
+  --via plugin        let AWS's session-manager-plugin carry the session; the default is --via direct
 """
 
 _OWN = {
@@ -31,6 +33,7 @@ _OWN = {
     "--region": True,
     "--trust-first-use": False,
     "--fresh": False,
+    "--via": True,
     # Of the helper before this one, which forwarded ports unless told not to.
     "--ssh-only": False,
     "--no-default-forwards": False,
@@ -50,7 +53,12 @@ def run_words(words: list[str]) -> int:
 
     asked = connect.split_arguments(words, _OWN)
     target = Target.parse(asked.host)
+    via_plugin = is_plugin(asked.own.get("--via"))
     connect.find_ssh()
+    if via_plugin:
+        from sagemaker_ssh_helper.client import plugin
+
+        plugin.find()
     session = Session.open(asked.own.get("--profile"), asked.own.get("--region"))
     for line in session.warnings:
         say(line)
@@ -69,6 +77,8 @@ def run_words(words: list[str]) -> int:
         proxy += ["--profile", asked.own["--profile"]]
     if trust_first_use:
         proxy.append("--trust-first-use")
+    if via_plugin:
+        proxy += ["--via", "plugin"]
     proxy += ["--instance-id", prepared.instance.id, asked.host]
     argv = connect.ssh_command(
         asked.host,

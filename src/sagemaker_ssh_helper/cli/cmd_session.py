@@ -10,6 +10,7 @@ from typing import Any
 
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.cli.via import WAYS, is_plugin
 from sagemaker_ssh_helper.errors import LocalSetup, UsageError
 
 
@@ -32,6 +33,11 @@ def add_parser(subparsers: Any) -> None:
         default=[],
         help="a value for the document, as command='ls -l'; may be repeated",
     )
+    parser.add_argument(
+        "--via",
+        choices=WAYS,
+        help="who carries the session: this program itself (direct), or AWS's session-manager-plugin",
+    )
     add_aws_options(parser)
 
 
@@ -52,5 +58,6 @@ def run(args: argparse.Namespace) -> int:
         parameters=parameters,
         profile=args.profile,
         region=args.region,
+        via_plugin=is_plugin(args.via),
     )
     return terminal_session.run(options, say)

@@ -122,12 +122,12 @@ def test_a_shell_on_the_terminal(alice: Laptop, job: Job) -> None:
         screen.type(b"echo job=$TRAINING_JOB_NAME t=$TERM; stty size; tty\r")
         screen.wait_for(rb"\njob=%s t=xterm-256color\r\n30 100\r\n/dev/" % job.name.encode())
         assert not screen.is_as_before
+        screen.type(b"until stty size | grep '22 77'; do sleep 0.1; done\r")
         screen.resize(77, 22)
         os.kill(screen.process.pid, signal.SIGWINCH)
-        screen.type(b"stty size\r")
-        screen.wait_for(rb"\n22 77\r\n")
+        screen.wait_for(rb"\n22 77\r\n.*[$#] ")
         screen.type("printf '%s\\n' 'naïve € 日本'\r".encode())
-        screen.wait_for("\nnaïve € 日本\r\n".encode())
+        screen.wait_for("naïve € 日本\r\n".encode())
         screen.type(b"exit\r")
         assert screen.wait_end() == 0
         assert screen.is_as_before
