@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator
 import pytest
 
 from e2e.laptop import Job, Laptop, running
-from e2e.test_sessions import Screen
+from e2e.test_terminal_sessions import Screen
 from local_cloud import LocalCloud
 
 PREFERENCES = "SSM-SessionManagerRunShell"
