@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.aead import ToyAead
-from protocol.link import Fate, Link, fates, make_channel
+from protocol.link import OTHER, Fate, Link, fates, make_channel
 from sagemaker_ssh_helper.errors import AccessDenied, HandshakeFailed, ProtocolError, SSHHelperError
 from sagemaker_ssh_helper.protocol import payloads
 from sagemaker_ssh_helper.protocol.data_channel import (
@@ -472,14 +472,20 @@ def test_an_empty_output_of_an_encrypted_session_is_no_data() -> None:
     assert channel.receive_message(to_client(2, sealed_for_client(b"")), 0.1) == []
 
 
-def test_larger_payloads_stay_within_what_was_agreed_on() -> None:
-    channel = ready_client()
-    channel.handle_timer(1.0)
-    channel.payload_bytes = 4096
-    channel.send_data(bytes(4096), 1.0)
-    messages = [AgentMessage.parse(data) for data in channel.messages_to_send(1.0)]
-    sizes = [len(message.payload) for message in messages if message.payload_type == PayloadType.OUTPUT]
-    assert sizes == [4096, 28 + 28]
+@pytest.mark.parametrize("side", list(Side), ids=lambda side: side.value)
+def test_larger_payloads_stay_within_what_was_probed(side: Side) -> None:
+    link = opened()
+    data = bytes(index % 251 for index in range(3_000_000))
+    link.send(side, data)
+    other = link.ends[OTHER[side]]
+    link.run(lambda: len(other.received) == len(data))
+
+    largest = max(len(payload) for payload in on_wire(link, PayloadType.PROBE))
+    sizes = {len(payload) for payload in on_wire(link, PayloadType.OUTPUT)}
+    assert bytes(other.received) == data
+    assert largest > 60_000
+    assert max(sizes) == largest
+    assert 1024 + 28 in sizes
 
 
 def test_the_service_may_end_it_while_the_key_is_awaited() -> None:
