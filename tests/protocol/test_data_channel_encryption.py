@@ -475,17 +475,17 @@ def test_an_empty_output_of_an_encrypted_session_is_no_data() -> None:
 @pytest.mark.parametrize("side", list(Side), ids=lambda side: side.value)
 def test_larger_payloads_stay_within_what_was_probed(side: Side) -> None:
     link = opened()
-    data = bytes(index % 251 for index in range(3_000_000))
+    data = bytes(index % 251 for index in range(1_000_000))
     link.send(side, data)
     other = link.ends[OTHER[side]]
     link.run(lambda: len(other.received) == len(data))
 
-    largest = max(len(payload) for payload in on_wire(link, PayloadType.PROBE))
+    probed = {len(payload) for payload in on_wire(link, PayloadType.PROBE)}
     sizes = {len(payload) for payload in on_wire(link, PayloadType.OUTPUT)}
     assert bytes(other.received) == data
-    assert largest > 60_000
-    assert max(sizes) == largest
     assert 1024 + 28 in sizes
+    assert sizes & probed
+    assert max(sizes) <= max(probed)
 
 
 def test_the_service_may_end_it_while_the_key_is_awaited() -> None:
