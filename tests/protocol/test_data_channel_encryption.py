@@ -475,7 +475,7 @@ def test_an_empty_output_of_an_encrypted_session_is_no_data() -> None:
 @pytest.mark.parametrize("side", list(Side), ids=lambda side: side.value)
 def test_larger_payloads_stay_within_what_was_probed(side: Side) -> None:
     link = opened()
-    data = bytes(index % 251 for index in range(1_000_000))
+    data = bytes(index % 251 for index in range(2_500_000))
     link.send(side, data)
     other = link.ends[OTHER[side]]
     link.run(lambda: len(other.received) == len(data))
