@@ -7,6 +7,7 @@ import ssl
 from collections import deque
 from typing import Awaitable, Callable, Deque, List, Optional, Tuple
 
+from sagemaker_ssh_helper.channels.attempts import UNANSWERED_DELAY
 from sagemaker_ssh_helper.channels.connection import (
     CONNECT_TIMEOUT,
     WRITE_BUFFER_BYTES,
@@ -52,13 +53,14 @@ class DataChannelRunner(Runner[DataChannel]):
         keepalive_interval: seconds of silence before a ping; twice that, and the connection is replaced.
         open_timeout: seconds of attempts before there was any connection.
         resume_timeout: seconds of attempts after a loss.
-        connect_timeout: seconds for one attempt.
+        connect_timeout: seconds for each step of one attempt; after a loss no more than 10.
         on_link: told when the connection is up, and when it is lost and why.
         delays: seconds between attempts, the first and the longest.
     """
 
     # Somebody waits at the keyboard.
     _eager = True
+    _again = UNANSWERED_DELAY
 
     def __init__(
         self,
