@@ -31,6 +31,12 @@ from sagemaker_ssh_helper.protocol.message import (
     format_message_id,
     serialize_message,
 )
+from sagemaker_ssh_helper.protocol.payload_size import (
+    MAX_PAYLOAD_BYTES,
+    PAYLOAD_BYTES,
+    SPAN_BYTES,
+    PayloadSize,
+)
 from sagemaker_ssh_helper.protocol.payloads import (
     Acknowledge,
     ActionStatus,
@@ -41,13 +47,11 @@ from sagemaker_ssh_helper.protocol.payloads import (
 from sagemaker_ssh_helper.protocol.stream import WINDOW_BYTES, Receiver, Sender
 
 # What the public peers do, and we obey.
-PAYLOAD_BYTES = 1024
 AGENT_HANDSHAKE_TIMEOUT = 15.0  # seconds
 
 # What we chose.
 CLIENT_HANDSHAKE_TIMEOUT = 30.0  # seconds; the agent's own verdict comes first
 GRACE = 0.05  # seconds; the public agent throws away what comes before it noted that its handshake is over
-MAX_PAYLOAD_BYTES = 65536  # what we tell another of our ends that we accept
 MAX_EARLY_BYTES = 1 << 20  # data that comes before the handshake is over
 MAX_PENDING = 20_000  # messages outside the stream that wait to be written
 RELEASE_BYTES = 256 << 10  # delivered at once after a pause
@@ -177,6 +181,7 @@ for _payload_type in _DATA:
 for _side in Side:
     for _state in (State.GRACE, State.OPEN):
         _HANDLERS[_side, _state, PayloadType.FLAG] = "_on_flag"
+        _HANDLERS[_side, _state, PayloadType.PROBE] = "_on_probe"
         for _payload_type in _DATA:
             _HANDLERS[_side, _state, _payload_type] = "_on_data"
 
@@ -197,7 +202,8 @@ class DataChannel:
             whether a handshake is waited for with a deadline.
         properties: at the agent, for the handshake.
         window_bytes: how much may be unacknowledged, from the oldest message to the newest.
-        payload_bytes: where data is cut.
+        max_payload_bytes: of what we send, and of what we tell another of our ends that we accept. With
+            others, and until a probe has shown that more gets through, payloads are cut at PAYLOAD_BYTES.
     """
 
     def __init__(
@@ -213,12 +219,13 @@ class DataChannel:
         session_type: str = SessionType.PORT,
         properties: Optional[Mapping[str, Any]] = None,
         window_bytes: int = WINDOW_BYTES,
-        payload_bytes: int = PAYLOAD_BYTES,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
         self.side = side
         self.session_id = session_id
         self.state = State.NEW
-        self.payload_bytes = payload_bytes
+        self.payload_bytes = PAYLOAD_BYTES
+        """Where data is cut now."""
         self.window_bytes = window_bytes
         self.peer_max_payload_bytes: Optional[int] = None
         """What another of our ends accepts; None for a foreign peer."""
@@ -237,6 +244,10 @@ class DataChannel:
         self._incoming = MessageType.OUTPUT_STREAM_DATA
         if side is Side.AGENT:
             self._outgoing, self._incoming = self._incoming, self._outgoing
+        self._max_payload_bytes = max_payload_bytes
+        self._payload_size = PayloadSize(PAYLOAD_BYTES)
+        # Of the window, while the size of payloads is being found out.
+        self._held_back_bytes = 0
         self._sender = Sender(window_bytes)
         self._receiver: Receiver[AgentMessage] = Receiver()
         self._connected = False
@@ -289,6 +300,11 @@ class DataChannel:
         self._connected = False
         self._text = None
         self._sender.connection_lost()
+        probe = self._payload_size.probe_number
+        if probe >= 0 and self._sender.was_taken(probe):
+            logger.debug("! the connection was lost with probe #%d", probe)
+            self._payload_size.broken_off()
+            self._probed()
 
     def close(self, now: float) -> None:
         """End the channel at once from our side; ``messages_to_send`` may still hold the agent's farewell."""
@@ -330,7 +346,11 @@ class DataChannel:
                 elif message_type == MessageType.ACKNOWLEDGE:
                     if sender.paused:
                         sender.resume(now)
-                    sender.acknowledge(parse_acknowledge(message.payload), now)
+                    number = parse_acknowledge(message.payload)
+                    if number == self._payload_size.probe_number:
+                        self._payload_size.acknowledged(Acknowledge.parse(message.payload).message_id)
+                        self._probed()
+                    sender.acknowledge(number, now)
                 else:
                     self._receive_other(message, now)
             except MalformedMessage as error:
@@ -351,6 +371,9 @@ class DataChannel:
             return
         size = self.payload_bytes
         created_ms = self._created_ms()
+        probe_bytes = self._payload_size.next_probe(len(data))
+        if probe_bytes:
+            self._send_probe(probe_bytes, created_ms)
         if len(data) <= size:
             if data:
                 self._push(data, payload_type, created_ms)
@@ -392,7 +415,9 @@ class DataChannel:
         if self.state is not State.OPEN and self.state is not State.GRACE:
             return 0
         sender = self._sender
-        return min(sender.room_bytes, sender.room_messages * self.payload_bytes)
+        return max(
+            0, min(sender.room_bytes - self._held_back_bytes, sender.room_messages * self.payload_bytes)
+        )
 
     @property
     def drained(self) -> bool:
@@ -537,7 +562,7 @@ class DataChannel:
             return
         self._handshake_until = now + AGENT_HANDSHAKE_TIMEOUT
         request = payloads.HandshakeRequest(
-            self._version, self._session_type, self._properties, sm_ssh=_marker()
+            self._version, self._session_type, self._properties, sm_ssh=self._marker()
         )
         self._push(request.serialize(), PayloadType.HANDSHAKE_REQUEST, self._created_ms())
 
@@ -554,9 +579,14 @@ class DataChannel:
         for message in early:
             self._handle(message, now)
 
+    def _marker(self) -> Dict[str, int]:
+        """By which two of our ends find each other in a handshake."""
+        return {"v": 1, "max": self._max_payload_bytes}
+
     def _meet(self, marker: Optional[Mapping[str, Any]]) -> None:
         """Know the peer by its marker, or as a foreigner by having none."""
         self.peer_max_payload_bytes = _accepted_by(marker)
+        self._payload_size = PayloadSize(min(self.peer_max_payload_bytes or 0, self._max_payload_bytes))
         # Agents acknowledge every copy of a message, official ones as well; official clients only the first.
         if self.side is Side.AGENT:
             self._sender.repeats_acknowledges = self.peer_max_payload_bytes is not None
@@ -692,7 +722,9 @@ class DataChannel:
             actions.append(_processed(action_type, ActionStatus.UNSUPPORTED, error))
         errors = tuple(action.error for action in actions if action.error)
         self._refusal = "; ".join(errors)
-        response = payloads.HandshakeResponse(self._version, tuple(actions), errors or None, sm_ssh=_marker())
+        response = payloads.HandshakeResponse(
+            self._version, tuple(actions), errors or None, sm_ssh=self._marker()
+        )
         # Where a request comes again after its answer, it is a new one and is answered, too.
         self._push(response.serialize(), PayloadType.HANDSHAKE_RESPONSE, self._created_ms())
         self._enter(State.ANSWERED)
@@ -749,6 +781,9 @@ class DataChannel:
     def _on_flag(self, message: AgentMessage, now: float) -> None:
         self._events.append(FlagReceived(payloads.parse_flag(message.payload)))
 
+    def _on_probe(self, message: AgentMessage, now: float) -> None:
+        """Padding: that it came, and was acknowledged, is all it says."""
+
     # -- inside: messages out ---------------------------------------------------------------------------
 
     def _may_send(self) -> bool:
@@ -767,6 +802,28 @@ class DataChannel:
         )
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("> %s #%d %d B", self._outgoing, number, len(payload))
+
+    def _send_probe(self, size: int, created_ms: int) -> None:
+        """Padding of that many bytes; when it is lost, one byte takes its number."""
+        number = self._sender.next_sequence_number
+        message_id = self._new_id()
+        probe, again = (
+            serialize_message(self._outgoing, bytes(length), number, 0, PayloadType.PROBE, one_id, created_ms)
+            for length, one_id in ((size, message_id), (1, self._new_id()))
+        )
+        self._sender.push(probe, size, again)
+        self._payload_size.sent(number, format_message_id(message_id))
+        self._held_back_bytes = max(0, self.window_bytes - SPAN_BYTES)
+        logger.debug("> probe #%d %d B", number, size)
+
+    def _probed(self) -> None:
+        """A probe is over, well or not."""
+        found = self._payload_size
+        if found.payload_bytes != self.payload_bytes:
+            self.payload_bytes = found.payload_bytes
+            logger.debug("= payloads of %s have %d bytes", self.session_id, self.payload_bytes)
+        if found.is_found:
+            self._held_back_bytes = 0
 
     def _tell_gateway(self, state: str) -> None:
         body = AgentSessionState(state, self.session_id).serialize()
@@ -795,11 +852,6 @@ _VERSION_4 = bytes(byte & 0x0F | 0x40 for byte in range(256))
 _VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 
 _FLOWING = (State.OPEN, State.GRACE)
-
-
-def _marker() -> Dict[str, int]:
-    """By which two of our ends find each other in a handshake."""
-    return {"v": 1, "max": MAX_PAYLOAD_BYTES}
 
 
 def _accepted_by(marker: Optional[Mapping[str, Any]]) -> Optional[int]:
