@@ -217,7 +217,6 @@ def test_connections_that_may_be_dead_are_not_used_again(stub: AwsStub, client: 
     assert len(connections) == 2
 
 
-
 def test_neither_key_nor_token_is_logged(
     stub: AwsStub, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
