@@ -121,4 +121,6 @@ async def _look_up(host: str, port: int) -> List[_Info]:
         # Not in the loop's own threads: a loop that ends waits for those.
         lookup = in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         _lookups[host, port] = (time.monotonic(), lookup)
-    return list(await asyncio.wrap_future(lookup))
+    found = await asyncio.wrap_future(lookup)
+    # Shared, and its receiver takes it apart.
+    return list(found)
