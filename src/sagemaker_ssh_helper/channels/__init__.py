@@ -10,6 +10,7 @@ send what is pending, re-arm one timer.
 module             what it holds
 =================  ============================================================
 ``certificates``   what TLS trusts
+``dialing``        a TCP connection through a network that may be away
 ``proxy``          addresses, and the way through an HTTP proxy
 ``connection``     one open WebSocket, as an asyncio protocol
 ``attempts``       whether to connect again, and when; only times

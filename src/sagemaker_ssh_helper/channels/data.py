@@ -8,6 +8,7 @@ from collections import deque
 from typing import Awaitable, Callable, Deque, List, Optional, Tuple
 
 from sagemaker_ssh_helper.channels import aes_gcm
+from sagemaker_ssh_helper.channels.attempts import UNANSWERED_DELAY
 from sagemaker_ssh_helper.channels.connection import (
     CONNECT_TIMEOUT,
     WRITE_BUFFER_BYTES,
@@ -56,7 +57,7 @@ class DataChannelRunner(Runner[DataChannel]):
         keepalive_interval: seconds of silence before a ping; twice that, and the connection is replaced.
         open_timeout: seconds of attempts before there was any connection.
         resume_timeout: seconds of attempts after a loss.
-        connect_timeout: seconds for one attempt.
+        connect_timeout: seconds for each step of one attempt; after a loss no more than 10.
         on_link: told when the connection is up, and when it is lost and why.
         get_data_key: asks KMS for the data key of a session that is to be encrypted; what it raises of ours
             refuses the session. Left out, such sessions are refused.
@@ -65,6 +66,7 @@ class DataChannelRunner(Runner[DataChannel]):
 
     # Somebody waits at the keyboard.
     _eager = True
+    _again = UNANSWERED_DELAY
 
     def __init__(
         self,

@@ -11,17 +11,16 @@ import asyncio
 import logging
 import os
 import ssl
-import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from sagemaker_ssh_helper.aws import data_keys, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
+from sagemaker_ssh_helper.channels.dialing import in_thread
 from sagemaker_ssh_helper.client.pipes import Input, Output
 from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting
 from sagemaker_ssh_helper.errors import (
@@ -149,17 +148,7 @@ async def terminate(client: Client, grant: SessionGrant) -> None:
 
 
 def _in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
-    """Call in a thread of its own, which never keeps the process from ending."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="aws", daemon=True).start()
-    return asyncio.wrap_future(future)
+    return asyncio.wrap_future(in_thread(call))
 
 
 class Tunnel:
@@ -370,6 +359,7 @@ class Tunnel:
     def _on_link(self, link: Link, why: str) -> None:
         logger.info("= link %s %s", link.value, why)
         if link is Link.DOWN:
+            self._client.forget_connections()
             self._outage.begin()
         else:
             self._outage.end()
