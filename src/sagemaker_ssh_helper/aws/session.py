@@ -45,6 +45,7 @@ SERVICES = {
     for service in (
         Service("ssm", "AmazonSSM", "ssm", "SSM"),
         Service("sagemaker", "SageMaker", "api.sagemaker", "SAGEMAKER"),
+        Service("kms", "TrentService", "kms", "KMS"),
         Service("logs", "Logs_20140328", "logs", "CLOUDWATCH_LOGS"),
         # Not a JSON service: called by its query protocol, for GetCallerIdentity alone.
         Service("sts", "", "sts", "STS"),
