@@ -540,7 +540,7 @@ def test_an_action_the_client_does_not_know_is_answered_as_unsupported() -> None
         (session_type("Dream"), "Unknown session type Dream"),
         (
             {"ActionType": "KMSEncryption", "ActionParameters": {"KMSKeyId": "key"}},
-            "KMS encryption is not available in this client",
+            "Not tried, as the session is refused",
         ),
     ],
 )
