@@ -64,7 +64,7 @@ class Party:
             client_id="client",
             instance_id="mi-1" if side is Side.AGENT else "",
             version="3.3.1000.0",
-            payload_bytes=payload_bytes,
+            max_payload_bytes=payload_bytes,
         )
         if ssl_file:
             os.environ["AWS_CA_BUNDLE"] = ssl_file

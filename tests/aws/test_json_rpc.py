@@ -207,6 +207,16 @@ def test_connections_are_kept(stub: AwsStub, client: Client) -> None:
     assert sum(pools[key].num_connections for key in pools.keys()) == 1  # noqa: SIM118  # no mapping
 
 
+def test_connections_that_may_be_dead_are_not_used_again(stub: AwsStub, client: Client) -> None:
+    stub.answers["ListTagsForResource"] = {"TagList": []}
+    connections = set()
+    for _ in range(2):
+        client.call("ssm", "ListTagsForResource", ResourceId="mi-1")
+        connections |= set(client._http.values())
+        client.forget_connections()
+    assert len(connections) == 2
+
+
 def test_neither_key_nor_token_is_logged(
     stub: AwsStub, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

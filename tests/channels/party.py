@@ -54,7 +54,8 @@ class Party:
     def __init__(
         self, side: Side, url: str, *, headers: Tuple[Tuple[str, str], ...] = (), **options: Any
     ) -> None:
-        machine = {name: options.pop(name) for name in ("window_bytes", "session_type") if name in options}
+        names = ("window_bytes", "max_payload_bytes", "session_type")
+        machine = {name: options.pop(name) for name in names if name in options}
         channel = DataChannel(
             side,
             "s-1",

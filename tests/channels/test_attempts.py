@@ -43,7 +43,11 @@ def test_where_somebody_waits_a_silent_network_is_asked_every_second() -> None:
         delay = again.next_delay(160.0)
     assert 0.7 < delay < 1.0
 
-    again.failed(refusal(503), 160.0)
+    # An attempt that waited for an answer has waited already.
+    again.failed(ConnectionFailed("no answer"), 160.0, lasted=10.0)
+    assert again.next_delay(160.0) == 0.0
+
+    again.failed(refusal(503), 160.0, lasted=10.0)
     assert again.next_delay(160.0) > 5.0
 
 

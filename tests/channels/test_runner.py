@@ -454,7 +454,9 @@ async def test_a_writer_that_knows_no_window_is_left_in_its_socket_and_loses_not
     """Official peers have none; what is held here has an end."""
     data = os.urandom(20_000_000)
 
-    async with party(Side.AGENT, relay, window_bytes=64 << 20) as agent, party(Side.CLIENT, relay) as client:
+    # Nor do they probe for larger payloads, and wait for the answer.
+    official = {"window_bytes": 64 << 20, "max_payload_bytes": 1024}
+    async with party(Side.AGENT, relay, **official) as agent, party(Side.CLIENT, relay) as client:
         agent.runner.channel._sender.window_messages = 1 << 20
         await client.wait_for(lambda: client.ready)
         client.runner.pause_delivery()

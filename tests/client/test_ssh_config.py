@@ -82,7 +82,7 @@ def test_broken_markers_are_refused_with_the_fix(content: str) -> None:
 
 
 def test_what_was_chosen_stands_in_the_block() -> None:
-    chosen = BlockOptions("ml dev", "eu-west-1", ("ForwardAgent yes", "LogLevel=DEBUG"))
+    chosen = BlockOptions("ml dev", "eu-west-1", ("ForwardAgent yes", "LogLevel=DEBUG"), "plugin")
     file = ConfigFile.parse(Path("config"), block_text(PROGRAM, chosen).encode() + b"Host x\n")
     assert file.chosen == chosen
     assert not ConfigFile.parse(Path("config"), b"# :profile=nobody\n").chosen

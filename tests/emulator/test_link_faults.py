@@ -128,6 +128,40 @@ def test_a_round_trip_takes_its_time(switched: CloudProcess, session: Session) -
     assert time.monotonic() - began > 0.19
 
 
+def test_a_message_that_is_too_long_is_lost(switched: CloudProcess, session: Session) -> None:
+    switched.faults(kind="link", max_message=1144, too_long="lost", side="client", session=session.id)
+    session.client.send(input_data(b"x" * 1025, 0), input_data(b"x" * 1024, 1))
+    session.agent.send(output_data(b"x" * 5000, 7))
+    assert numbers(session.agent, 1) == [1]
+    assert numbers(session.client, 1) == [7]
+    assert link(switched, session)["too_long"] == 1
+
+
+def test_a_message_that_is_too_long_closes_its_connection(switched: CloudProcess, session: Session) -> None:
+    switched.faults(kind="link", max_message=1144, too_long="closed", session=session.id)
+    session.client.send(*(input_data(b"x" * (1023 + number), number) for number in range(4)))
+    assert session.client.wait_lost().startswith("1009")
+    assert numbers(session.agent, 2) == [0, 1]
+    assert link(switched, session)["too_long"] == 1
+
+
+def test_a_link_carries_so_many_bytes_a_second(switched: CloudProcess, session: Session) -> None:
+    switched.faults(kind="link", bandwidth=100_000, side="client", session=session.id)
+    began = time.monotonic()
+    session.client.send(*(input_data(b"x" * 880, number) for number in range(MESSAGES)))
+    session.agent.send(output_data(b"x", 7))
+    assert numbers(session.client, 1) == [7]
+    assert numbers(session.agent, MESSAGES) == list(range(MESSAGES))
+    assert time.monotonic() - began > 0.39
+
+
+def test_what_a_link_cannot_carry_waits_at_its_sender(switched: CloudProcess, session: Session) -> None:
+    """More than the gateway queues and any buffer of a socket holds, and nothing of it is lost."""
+    switched.faults(kind="link", bandwidth=20_000_000, session=session.id)
+    session.client.send(*(input_data(b"x" * 100_000, number) for number in range(100)))
+    assert numbers(session.agent, 100) == list(range(100))
+
+
 def test_a_message_that_is_none_ends_the_session_late_as_well(
     switched: CloudProcess, session: Session
 ) -> None:
@@ -202,6 +236,9 @@ def test_a_switch_without_a_session_is_for_those_to_come_too(switched: CloudProc
         {"kind": "cut", "cuts": [{"at": True, "side": "client"}]},
         {"kind": "link", "drop_data": 2},
         {"kind": "link", "rtt": "long"},
+        {"kind": "link", "max_message": -1},
+        {"kind": "link", "too_long": "cut"},
+        {"kind": "link", "bandwidth": "little"},
         {"kind": "link", "session": "nobody"},
         {"kind": "link", "seed": "x"},
         {"kind": "freeze"},

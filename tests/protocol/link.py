@@ -8,7 +8,8 @@ give them.
 import heapq
 import itertools
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from types import MappingProxyType
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from sagemaker_ssh_helper.protocol.stream import Sender
 
 OTHER = {Side.CLIENT: Side.AGENT, Side.AGENT: Side.CLIENT}
 VERSION = "3.3.1000.0"
+READ_BYTES = 65536  # given to a channel at once
 _GATEWAYS_OWN = MessageType.AGENT_SESSION_STATE.encode().ljust(32)
 
 
@@ -93,6 +95,14 @@ def fates(max_size: int = 60) -> st.SearchStrategy[List[Fate]]:
     )
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What a service may think of messages that are too long: it breaks the connection, or says nothing."""
+
+    message_bytes: int
+    closes: bool = False
+
+
 @dataclass
 class End:
     """One side of the link and what happened there."""
@@ -116,7 +126,7 @@ class Link:
     The link, its gateway and the two ends.
 
     A message takes ``delay`` seconds. A cut loses what is on its way from and to that side; what is sent
-    to a side that is away is lost as well.
+    to a side that is away is lost as well. ``limits`` say how long messages from a side may be.
     """
 
     def __init__(
@@ -127,6 +137,7 @@ class Link:
         delay: float = 0.01,
         up: Sequence[Fate] = (),
         down: Sequence[Fate] = (),
+        limits: Mapping[Side, Limit] = MappingProxyType({}),
     ) -> None:
         self.now = 100.0
         self.delay = delay
@@ -135,6 +146,9 @@ class Link:
         self.ends: Dict[Side, End] = {Side.CLIENT: self.client, Side.AGENT: self.agent}
         self.messages: List[Tuple[Side, bytes]] = []
         """Everything that was sent, lost or not."""
+        self.broken_by: List[Tuple[Side, int]] = []
+        """Connections that a limit broke: whose, and the size of the message."""
+        self._limits = limits
         self._order = itertools.count()
         self._due: List[Tuple[float, int, Callable[[], None]]] = []
 
@@ -235,7 +249,7 @@ class Link:
             channel = end.channel
             assert_consistent(channel._sender)
             while end.to_send and channel.writable:
-                size = channel.send_capacity_bytes
+                size = min(channel.send_capacity_bytes, READ_BYTES)
                 data, end.to_send = end.to_send[:size], end.to_send[size:]
                 channel.send_data(data, self.now)
             text = channel.text_to_send()
@@ -250,6 +264,12 @@ class Link:
         sender, receiver = self.ends[side], self.ends[OTHER[side]]
         epoch = sender.epoch
         fate = next(sender.fates, Fate())
+        limit = self._limits.get(side)
+        if limit is not None and len(data) > limit.message_bytes:
+            if limit.closes:
+                self.broken_by.append((side, len(data)))
+                self.at(self.now + self.delay, lambda: self.cut(side))
+            return
 
         def arrive() -> None:
             if sender.epoch == epoch and receiver.connected and receiver.epoch == receiver_epoch:

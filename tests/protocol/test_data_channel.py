@@ -18,6 +18,7 @@ from sagemaker_ssh_helper.protocol.data_channel import (
     GRACE,
     MAX_EARLY_BYTES,
     MAX_PENDING,
+    PAYLOAD_BYTES,
     RELEASE_BYTES,
     ChannelClosed,
     DataChannel,
@@ -135,6 +136,13 @@ def acknowledge(side: Side, number: int) -> bytes:
     return other(MessageType.ACKNOWLEDGE, Acknowledge(message_type, "an id", number).serialize())
 
 
+def identity(data: bytes) -> Tuple[str, int, bytes]:
+    """What two copies of a message have in common, and no other message."""
+    message = AgentMessage.parse(data)
+    is_stream = message.message_type in STREAM.values()
+    return message.message_type, message.sequence_number, b"" if is_stream else message.message_id
+
+
 # -- two machines -----------------------------------------------------------------------------------
 
 
@@ -236,7 +244,9 @@ def test_a_cut_in_mid_stream_loses_nothing(side: Side) -> None:
 
 
 def test_a_paused_sink_holds_the_writer_while_acknowledges_flow() -> None:
-    link = Link(make_channel(Side.CLIENT, window_bytes=100_000)).start()
+    # Small payloads only, so that no probe takes room in the window.
+    client = make_channel(Side.CLIENT, window_bytes=100_000, max_payload_bytes=PAYLOAD_BYTES)
+    link = Link(client).start()
     link.pause_delivery(Side.AGENT)
     link.send(Side.CLIENT, b"u" * 500_000)
     link.send(Side.AGENT, b"d" * 500_000)
@@ -308,7 +318,8 @@ def test_all_bytes_arrive_in_order_and_once_whatever_the_link_does(
     assert link.client.channel.malformed == link.agent.channel.malformed == 0
     assert link.client.channel.refused == link.agent.channel.refused == 0
     for side, end in link.ends.items():
-        handed_out = [data for sender, data in link.messages if sender is side]
+        # A probe that is sent again has the same number only.
+        handed_out = [identity(data) for sender, data in link.messages if sender is side]
         assert len(handed_out) - len(set(handed_out)) == end.channel.resent, (
             "handed out twice, and not as a resend"
         )
@@ -529,7 +540,7 @@ def test_an_action_the_client_does_not_know_is_answered_as_unsupported() -> None
         (session_type("Dream"), "Unknown session type Dream"),
         (
             {"ActionType": "KMSEncryption", "ActionParameters": {"KMSKeyId": "key"}},
-            "KMS encryption is not available in this client",
+            "Not tried, as the session is refused",
         ),
     ],
 )
@@ -771,7 +782,7 @@ def test_sending_before_ready_is_a_mistake(side: Side) -> None:
 
 @BOTH
 def test_data_is_cut_into_payloads_and_numbered(side: Side) -> None:
-    channel, _ = ready(side, payload_bytes=1024)
+    channel, _ = ready(side)
     first = 1 if side is Side.CLIENT else 2
     channel.send_data(b"a" * 2500, 0.0)
     channel.send_data(b"", 0.0)

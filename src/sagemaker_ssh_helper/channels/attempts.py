@@ -59,6 +59,7 @@ class Attempts:
         self._chance = chance
         self._eager = eager
         self._unanswered = False
+        self._lasted = 0.0
         self._since = now
         self._connected_at = now
         self._failures = 0
@@ -87,8 +88,9 @@ class Attempts:
         self._unanswered = False
         self._last = ConnectionFailed("the connection was lost", evidence=reason)
 
-    def failed(self, error: BaseException, now: float) -> None:
-        """There was none."""
+    def failed(self, error: BaseException, now: float, lasted: float = 0.0) -> None:
+        """There was none. ``lasted``: seconds that the attempt took."""
+        self._lasted = lasted
         self._failures += 1
         self._unanswered = _is_silence(error)
         if _is_refusal(error):
@@ -102,9 +104,13 @@ class Attempts:
         delay = 0.0
         if self._failures > 1:
             first, longest = self._delays
-            if self._eager and self.resume and self._unanswered:
+            eager = self._eager and self.resume and self._unanswered
+            if eager:
                 longest = min(longest, UNANSWERED_DELAY)
             delay = min(longest, first * 2.0 ** min(self._failures - 2, 16)) * (0.75 + self._chance() / 2)
+            if eager:
+                # The time in which nobody answered was waited for already.
+                delay = max(0.0, delay - self._lasted)
         timeout = self._resume_timeout if self.resume else self._open_timeout
         if self.verdict is None and timeout is not None and now + delay - self._since > timeout:
             what = f"no connection in {timeout:g} s"

@@ -12,6 +12,7 @@ from typing import Any
 
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.cli.via import WAYS
 
 
 def add_parser(subparsers: Any) -> None:
@@ -36,6 +37,11 @@ def add_parser(subparsers: Any) -> None:
         default=[],
         help='a setting of ssh for these hosts, like -o "ForwardAgent yes"; it comes before ours',
     )
+    parser.add_argument(
+        "--via",
+        choices=WAYS,
+        help="who carries the sessions: this program itself (direct), or AWS's session-manager-plugin",
+    )
     add_aws_options(parser)
 
 
@@ -44,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from sagemaker_ssh_helper.client.files import locked
     from sagemaker_ssh_helper.client.ssh_config import BlockOptions, ConfigFile
 
-    given = BlockOptions(args.profile, args.region, tuple(args.ssh_option))
+    given = BlockOptions(args.profile, args.region, tuple(args.ssh_option), args.via)
     program = connect.program_words()
     if args.print:
         print(ssh_config.block_text(program, given), end="")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sagemaker_ssh_helper.cli.main import say
+from sagemaker_ssh_helper.cli.via import is_plugin
 
 _HELP = """\
 usage: sm-ssh connect [options of ssh] [USER@]HOST [options of ssh] [--] [COMMAND...]
@@ -24,6 +24,7 @@ It needs no configuration: nothing of ~/.ssh is read that could weaken the check
                       which AWS account and region
   --trust-first-use   accept a container whose host key nothing vouches for, and remember that key
   --fresh             read the container's tags again, even if they were read in the last minutes
+  --via plugin        let AWS's session-manager-plugin carry the session; the default is --via direct
 """
 
 _OWN = {
@@ -31,6 +32,7 @@ _OWN = {
     "--region": True,
     "--trust-first-use": False,
     "--fresh": False,
+    "--via": True,
     # Of the helper before this one, which forwarded ports unless told not to.
     "--ssh-only": False,
     "--no-default-forwards": False,
@@ -43,41 +45,21 @@ def run_words(words: list[str]) -> int:
     if before_command[:1] in (["-h"], ["--help"]) or before_command[-1:] == ["--help"]:
         print(_HELP, end="")
         return 0
-    from sagemaker_ssh_helper.aws.json_rpc import Client
-    from sagemaker_ssh_helper.aws.session import Session
+    from sagemaker_ssh_helper.cli import named
+    from sagemaker_ssh_helper.cli.road import Wishes, prepare
     from sagemaker_ssh_helper.client import connect
-    from sagemaker_ssh_helper.targets import Target
 
     asked = connect.split_arguments(words, _OWN)
-    target = Target.parse(asked.host)
-    connect.find_ssh()
-    session = Session.open(asked.own.get("--profile"), asked.own.get("--region"))
-    for line in session.warnings:
-        say(line)
-    trust_first_use = "--trust-first-use" in asked.own
-    prepared = connect.prepare(
-        Client(session),
-        target,
-        asked.host,
+    wishes = Wishes(
         user=asked.user,
-        trust_first_use=trust_first_use,
+        trust_first_use="--trust-first-use" in asked.own,
         fresh="--fresh" in asked.own,
-        tell=say,
+        via_plugin=is_plugin(asked.own.get("--via")),
     )
-    proxy = [*connect.program_words(), "start-proxy", "--region", session.region]
-    if asked.own.get("--profile"):
-        proxy += ["--profile", asked.own["--profile"]]
-    if trust_first_use:
-        proxy.append("--trust-first-use")
-    proxy += ["--instance-id", prepared.instance.id, asked.host]
-    argv = connect.ssh_command(
-        asked.host,
-        user=asked.user or prepared.user,
-        proxy=proxy,
-        options=asked.options,
-        command=asked.command,
-        learn_host_key=prepared.pin.host_key is None,
-    )
+    connect.find_ssh()
+    found = named.find(asked.host, asked.own.get("--profile"), asked.own.get("--region"))
+    road = prepare(found, wishes)
+    argv = connect.ssh_command(found.host, road.settings, options=asked.options, command=asked.command)
     sys.stdout.flush()
     if sys.platform == "win32":
         import subprocess

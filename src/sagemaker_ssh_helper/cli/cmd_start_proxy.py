@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from sagemaker_ssh_helper.cli.main import say
+from sagemaker_ssh_helper.cli.via import is_plugin
 from sagemaker_ssh_helper.errors import UsageError
 from sagemaker_ssh_helper.names import InstanceId
 from sagemaker_ssh_helper.targets import Target
@@ -20,9 +21,10 @@ else; what goes wrong is told in one line on standard error, and the status is t
   --profile, --region  which AWS account and region
   --trust-first-use    accept a container whose host key nothing vouches for
   --fresh              read the container's tags again, even if they were read in the last minutes
+  --via plugin         let AWS's session-manager-plugin carry the session; the default is --via direct
 """
 
-_VALUES = ("--profile", "--region", "--user", "--instance-id")
+_VALUES = ("--profile", "--region", "--user", "--instance-id", "--via")
 _SWITCHES = ("--trust-first-use", "--fresh")
 
 
@@ -71,5 +73,6 @@ def run_words(words: list[str]) -> int:
         instance_id=InstanceId(instance_id) if instance_id else None,
         trust_first_use="--trust-first-use" in switches,
         fresh="--fresh" in switches,
+        via_plugin=is_plugin(given.get("--via")),
     )
     return proxy_command.run(options, say)

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -39,6 +39,8 @@ class ProxyOptions:
     instance_id: InstanceId | None = None
     trust_first_use: bool = False
     fresh: bool = False
+    via_plugin: bool = False
+    """Let AWS's own client program carry the session."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Started:
     """A session to a container that was found and is trusted."""
 
     grant: SessionGrant
+    instance_id: InstanceId
     fqdn: str
     port: int
 
@@ -54,13 +57,19 @@ class Interrupts:
     """
     The signals that end us, kept from the first moment on until somebody listens.
 
-    ``received`` is the first one. One that was ignored when we started (nohup) stays so.
+    ``received`` is the first one. One that was ignored when we started (nohup) stays so. ``overheard`` names
+    further signals, which end nobody.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, names: Sequence[str] = ("SIGINT", "SIGTERM", "SIGHUP"), overheard: Sequence[str] = ()
+    ) -> None:
         self.received: int | None = None
         self._listener: Callable[[], None] = lambda: None
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        for name in overheard:
+            # Not SIG_IGN, which a program that we start would inherit.
+            signal.signal(getattr(signal, name), lambda number, frame: None)
+        for name in names:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
@@ -119,7 +128,7 @@ class Starting:
             return None
         pin = prepared.pin
         grant = sessions.start(self._client, prepared.instance.id, pin.port, pin.owner)
-        return Started(grant, prepared.instance.fqdn, pin.port)
+        return Started(grant, prepared.instance.id, prepared.instance.fqdn, pin.port)
 
 
 def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
@@ -138,6 +147,11 @@ def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
     for line in session.warnings:
         tell(line)
     client = Client(session)
+    if options.via_plugin:
+        from sagemaker_ssh_helper.client import plugin
+
+        program = plugin.find()
+        return plugin.run(program, client, Starting(client, options, tell), interrupts, tell, output)
     starting = Starting(client, options, tell)
     from sagemaker_ssh_helper.client import tunnel
 

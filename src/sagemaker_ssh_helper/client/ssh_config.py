@@ -35,9 +35,11 @@ class BlockOptions:
     region: str | None = None
     options: tuple[str, ...] = ()
     """Settings of ssh, ``Name value`` or ``Name=value``, which come before ours."""
+    via: str | None = None
+    """What start-proxy is to get as ``--via``."""
 
     def __bool__(self) -> bool:
-        return bool(self.profile or self.region or self.options)
+        return bool(self.profile or self.region or self.options or self.via)
 
 
 def block_text(program: Sequence[str], chosen: BlockOptions, *, created: bool = False) -> str:
@@ -50,7 +52,7 @@ def block_text(program: Sequence[str], chosen: BlockOptions, *, created: bool = 
 
     Raises UsageError for an option that is none, LocalSetup for a path that ssh cannot hold.
     """
-    for text in (chosen.profile or "", chosen.region or "", *chosen.options):
+    for text in (chosen.profile or "", chosen.region or "", chosen.via or "", *chosen.options):
         if re.search(r"[\n\r\0]", text):
             raise UsageError(f"{text!r} holds the end of a line")
     for option in chosen.options:
@@ -66,6 +68,9 @@ def block_text(program: Sequence[str], chosen: BlockOptions, *, created: bool = 
     if chosen.region:
         proxy += ["--region", chosen.region]
         remembered.append(f"# :region={chosen.region}")
+    if chosen.via:
+        proxy += ["--via", chosen.via]
+        remembered.append(f"# :via={chosen.via}")
     remembered += [f"# :option={option}" for option in chosen.options]
     patterns = " ".join(f"*.{kind.domain}.{DOMAIN}" for kind in ResourceKind)
     lines = [
@@ -170,6 +175,7 @@ class ConfigFile:
             profile=values.get("profile", [None])[0],
             region=values.get("region", [None])[0],
             options=tuple(values.get("option", [])),
+            via=values.get("via", [None])[0],
         )
 
     @property

@@ -25,7 +25,7 @@ from sagemaker_ssh_helper.aws import instances, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.client.pipes import Output
-from sagemaker_ssh_helper.client.proxy_command import ProxyOptions, Started, Starting
+from sagemaker_ssh_helper.client.proxy_command import Interrupts, ProxyOptions, Started, Starting
 from sagemaker_ssh_helper.client.tunnel import FLUSH_TIMEOUT, Tunnel, terminate, wait_started
 from sagemaker_ssh_helper.errors import LocalSetup, SessionLost, SSHHelperError, UserError
 from sagemaker_ssh_helper.names import Tag
@@ -61,6 +61,8 @@ class SessionOptions:
     parameters: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     profile: str | None = None
     region: str | None = None
+    via_plugin: bool = False
+    """Let AWS's own client program carry the session."""
 
 
 def run(options: SessionOptions, tell: Callable[[str], None]) -> int:
@@ -74,7 +76,19 @@ def run(options: SessionOptions, tell: Callable[[str], None]) -> int:
     session = Session.open(options.profile, options.region)
     for line in session.warnings:
         tell(line)
+    if options.via_plugin:
+        return _run_plugin(Client(session), options, tell)
     return asyncio.run(_run(Client(session), options, tell))
+
+
+def _run_plugin(client: Client, options: SessionOptions, tell: Callable[[str], None]) -> int:
+    from sagemaker_ssh_helper.client import plugin
+
+    program = plugin.find()
+    # What a terminal's keys mean is the program's affair, and it gets those signals as we do.
+    keys = ("SIGINT", "SIGQUIT", "SIGTSTP")
+    interrupts = Interrupts(("SIGTERM", "SIGHUP"), overheard=keys) if os.isatty(0) else Interrupts()
+    return plugin.run(program, client, _StartingDocument(client, options, tell), interrupts, tell)
 
 
 class _StartingDocument(Starting):
@@ -91,7 +105,7 @@ class _StartingDocument(Starting):
             return None
         owner = instance.tags.get(Tag.OWNER) if instance.tags is not None else None
         grant = sessions.start_document(self._client, instance.id, asked.document, asked.parameters, owner)
-        return Started(grant, instance.fqdn, 0)
+        return Started(grant, instance.id, instance.fqdn, 0)
 
 
 async def _run(client: Client, options: SessionOptions, tell: Callable[[str], None]) -> int:

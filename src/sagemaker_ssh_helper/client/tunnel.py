@@ -11,17 +11,16 @@ import asyncio
 import logging
 import os
 import ssl
-import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from sagemaker_ssh_helper.aws import sessions
+from sagemaker_ssh_helper.aws import data_keys, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
+from sagemaker_ssh_helper.channels.dialing import in_thread
 from sagemaker_ssh_helper.client.pipes import Input, Output
 from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting
 from sagemaker_ssh_helper.errors import (
@@ -36,11 +35,13 @@ from sagemaker_ssh_helper.names import CLIENT_VERSION
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
     DataChannel,
+    DataKeyNeeded,
     Event,
     Ready,
     Side,
     StreamData,
 )
+from sagemaker_ssh_helper.protocol.encryption import DataKey
 from sagemaker_ssh_helper.protocol.payloads import SessionType
 
 logger = logging.getLogger(__name__)
@@ -147,17 +148,7 @@ async def terminate(client: Client, grant: SessionGrant) -> None:
 
 
 def _in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
-    """Call in a thread of its own, which never keeps the process from ending."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="aws", daemon=True).start()
-    return asyncio.wrap_future(future)
+    return asyncio.wrap_future(in_thread(call))
 
 
 class Tunnel:
@@ -292,6 +283,7 @@ class Tunnel:
             random_bytes=os.urandom,
             created_ms=lambda: int(time.time() * 1000),
             client_id=str(uuid.uuid4()),
+            instance_id=self._started.instance_id,
             version=CLIENT_VERSION,
             session_type=self.session_type,
         )
@@ -301,6 +293,7 @@ class Tunnel:
             on_event=self._on_event,
             on_writable=self._on_writable,
             on_link=self._on_link,
+            get_data_key=self._get_data_key,
             ssl_context=self._ssl_context(),
         )
 
@@ -332,6 +325,11 @@ class Tunnel:
             headers = await _in_thread(lambda: self._client.session.upgrade_headers(self._grant.url))
         return Grant(self._grant.url, self._grant.token, headers)
 
+    async def _get_data_key(self, needed: DataKeyNeeded) -> DataKey:
+        return await _in_thread(
+            lambda: data_keys.generate(self._client, needed.key_id, needed.encryption_context)
+        )
+
     def _on_event(self, event: Event) -> None:
         if isinstance(event, StreamData):
             self._output_at = asyncio.get_running_loop().time()
@@ -361,6 +359,7 @@ class Tunnel:
     def _on_link(self, link: Link, why: str) -> None:
         logger.info("= link %s %s", link.value, why)
         if link is Link.DOWN:
+            self._client.forget_connections()
             self._outage.begin()
         else:
             self._outage.end()

@@ -8,6 +8,7 @@ every session, those to come as well) and most an optional ``side`` (``client``,
     {"kind": "cut", "side": "both", "how": "close", "code": 1001}           now, with a close frame
     {"kind": "cut", "cuts": [{"at": 40000, "side": "agent"}, ...]}          later, by the stream's bytes
     {"kind": "link", "drop_data": 0.05, "drop_acks": 0.05, "duplicate": 0.01, "reorder": 0.01, "rtt": 0.08}
+    {"kind": "link", "max_message": 32768, "too_long": "closed", "bandwidth": 1000000}
     {"kind": "freeze", "side": "client", "seconds": 40}                     silence, both ways
     {"kind": "freeze", "side": "both", "seconds": 600, "new": false}        and a new connection is good
     {"kind": "rotation", "side": "both", "seconds": 3600}                   a close frame, again and again
@@ -35,8 +36,17 @@ if TYPE_CHECKING:
 CLOSE_CODE = 1001
 """Of a cut with a close frame, unless it names another: going away; RFC 6455 section 7.4.1."""
 
+TOO_LONG_CODE = 1009
+"""Of the close frame that answers a message which is too long; RFC 6455 section 7.4.1."""
+
 REORDERED_BY = 0.03
 """Seconds that a message is late which others overtake."""
+
+QUEUE_BYTES = 64 << 10
+"""In front of a link with little bandwidth, from one side; more waits in the sender's own socket."""
+
+TICK = 0.005
+"""Seconds: what such a link carries in that time arrives together."""
 
 _SIDES = ("client", "agent", "both")
 _OTHER = {"client": "agent", "agent": "client"}
@@ -71,6 +81,12 @@ class Weather:
     duplicate: float = 0.0
     reorder: float = 0.0
     rtt: float = 0.0
+    max_message: int = 0
+    """Bytes of a message, header included; 0: any number."""
+    too_long: str = "closed"
+    """What becomes of a longer one: it is ``lost``, or the connection is ``closed``."""
+    bandwidth: float = 0.0
+    """Bytes a second; 0: no limit."""
     side: str = "both"
     """Whose connection is bad."""
 
@@ -95,11 +111,13 @@ class BadLink:
         log: a row for each cut that was made: where, whose, how, and how many messages of data were sent and
             not yet acknowledged at that moment, by their sender.
         lost: messages thrown away so far.
+        too_long: messages that were longer than the link takes, so far.
     """
 
     def __init__(self, live: "LiveSession", rule: Rule) -> None:
         self.log: list[dict[str, Any]] = []
         self.lost = 0
+        self.too_long = 0
         self.carried = 0
         self._live = live
         self._weather = rule.weather
@@ -108,6 +126,9 @@ class BadLink:
         self._in_flight: dict[str, set[bytes]] = {"client": set(), "agent": set()}
         self._rotation = (rule.rotation, rule.rotation_side)
         self._timer: asyncio.TimerHandle | None = None
+        # Of a link with little bandwidth: when it has carried what it took, and what it did not carry yet.
+        self._free_at = {"client": 0.0, "agent": 0.0}
+        self._queued_bytes = {"client": 0, "agent": 0}
         self._rotate_later()
 
     def change(self, rule: Rule) -> None:
@@ -128,7 +149,14 @@ class BadLink:
             kind = data[_TYPE_AT].rstrip(b" \0")
             is_data = kind in _DATA
             copies = 1
-            if is_bad:
+            if is_bad and weather.max_message and len(data) > weather.max_message:
+                self.too_long += 1
+                if weather.too_long == "closed":
+                    self._live.cut(socket.side, "close", TOO_LONG_CODE)
+                    break
+                self.lost += 1
+                copies = 0
+            elif is_bad:
                 share = weather.drop_data if is_data else weather.drop_acks if kind == _ACKNOWLEDGE else 0.0
                 if share and self._chance.random() < share:
                     self.lost += 1
@@ -143,7 +171,10 @@ class BadLink:
                 # The connection is gone, and with it what came behind this message.
                 break
         delay = weather.rtt / 2 if is_bad else 0.0
-        self._deliver(socket, kept, delay)
+        if is_bad and weather.bandwidth:
+            self._queue(socket, kept, delay)
+        else:
+            self._deliver(socket, kept, delay)
         if late:
             self._deliver(socket, late, delay + REORDERED_BY)
 
@@ -154,6 +185,7 @@ class BadLink:
             "session": self._live.session.id,
             "carried": self.carried,
             "lost": self.lost,
+            "too_long": self.too_long,
             "cuts": self.log,
             "cuts_to_come": len(self._cuts),
         }
@@ -199,6 +231,33 @@ class BadLink:
             asyncio.get_running_loop().call_later(delay, socket.receive_late, messages)
         elif messages:
             socket.receive_now(messages)
+
+    def _queue(self, socket: "DataSocket", messages: list[bytes], delay: float) -> None:
+        """Carry these one after another, behind those before them."""
+        loop = asyncio.get_running_loop()
+        bandwidth = self._weather.bandwidth
+        piece: list[bytes] = []
+        size = 0
+        for number, data in enumerate(messages, 1):
+            piece.append(data)
+            size += len(data)
+            if size >= bandwidth * TICK or number == len(messages):
+                at = max(loop.time(), self._free_at[socket.side]) + size / bandwidth
+                self._free_at[socket.side] = at
+                self._queued_bytes[socket.side] += size
+                loop.call_at(at, self._leave_queue, socket, piece, size, delay)
+                piece, size = [], 0
+        if self._queued_bytes[socket.side] > QUEUE_BYTES:
+            socket.pause_reading()
+
+    def _leave_queue(self, socket: "DataSocket", messages: list[bytes], size: int, delay: float) -> None:
+        self._queued_bytes[socket.side] -= size
+        if self._queued_bytes[socket.side] <= QUEUE_BYTES // 2:
+            socket.resume_reading()
+        if delay:
+            self._deliver(socket, messages, delay)
+        else:
+            socket.receive_late(messages)
 
     def _rotate_later(self) -> None:
         self.end()
@@ -267,12 +326,22 @@ class LinkFaults:
         self._change(body, cuts=cuts)
 
     async def switch_link(self, body: Mapping[str, Any]) -> None:
-        """Losses, duplicates, disorder, delay. What is left out is 0."""
+        """Losses, duplicates, disorder, delay, limits. What is left out is 0."""
         shares = {
             name: _number(body, name, 0.0, 0, 1)
             for name in ("drop_data", "drop_acks", "duplicate", "reorder")
         }
-        weather = Weather(rtt=_number(body, "rtt", 0.0, 0, 60), side=_side(body, "both"), **shares)
+        too_long = body.get("too_long", "closed")
+        if too_long not in ("closed", "lost"):
+            raise ApiError("ValidationException", "too_long must be closed or lost.")
+        weather = Weather(
+            rtt=_number(body, "rtt", 0.0, 0, 60),
+            max_message=int(_number(body, "max_message", 0, 0, 1 << 30)),
+            too_long=too_long,
+            bandwidth=_number(body, "bandwidth", 0.0, 0, 1 << 40),
+            side=_side(body, "both"),
+            **shares,
+        )
         seed = body.get("seed")
         if seed is not None and not isinstance(seed, int):
             raise ApiError("ValidationException", "seed must be a whole number.")

@@ -60,6 +60,8 @@ class PayloadType(IntEnum):
     FLAG = 10
     STDERR = 11
     EXIT_CODE = 12
+    # Between two of our ends only, as version 1 of the marker in their handshake says: padding.
+    PROBE = 1001
 
 
 class Flag(IntEnum):

@@ -54,10 +54,13 @@ _UNLIMITED = 1 << 62
 class _Entry:
     """One message that is not acknowledged."""
 
-    __slots__ = ("lost", "message", "offset", "order", "presumed", "sent_at", "timed_out", "transmissions")
+    __slots__ = (
+        "again", "lost", "message", "offset", "order", "presumed", "sent_at", "timed_out", "transmissions",
+    )  # fmt: skip
 
-    def __init__(self, message: bytes, offset: int) -> None:
+    def __init__(self, message: bytes, offset: int, again: Optional[bytes]) -> None:
         self.message = message
+        self.again = again
         self.offset = offset
         self.sent_at = 0.0
         self.transmissions = 0
@@ -152,17 +155,22 @@ class Sender:
         """Messages that may be pushed now; 0 when the window is full."""
         return max(0, self.window_messages + self._extra_messages - self._span_messages)
 
-    def push(self, message: bytes, size: int) -> None:
+    def push(self, message: bytes, size: int, again: Optional[bytes] = None) -> None:
         """
         Buffer the message numbered ``next_sequence_number``; ``take`` hands it out.
 
         Args:
             message: the bytes as they go on the wire, every time.
             size: its payload bytes, which is what the window counts.
+            again: what goes on the wire instead when it has to be sent again.
         """
-        self._entries[self.next_sequence_number] = _Entry(message, self._next_offset)
+        self._entries[self.next_sequence_number] = _Entry(message, self._next_offset, again)
         self.next_sequence_number += 1
         self._next_offset += size
+
+    def was_taken(self, sequence_number: int) -> bool:
+        """This message was handed out at least once."""
+        return sequence_number < self._unsent
 
     def take(self, now: float, max_bytes: int = _UNLIMITED) -> List[bytes]:
         """Messages to write now, lost ones first. A little more than ``max_bytes`` at most."""
@@ -183,6 +191,8 @@ class Sender:
                     return messages
                 break
             number = heappop(self._lost)[1]
+            if entry.again is not None:
+                entry.message = entry.again
             entry.lost = False
             entry.transmissions += 1
             entry.sent_at = now
