@@ -311,8 +311,8 @@ class Sender:
         """
         Decide what is lost by now; ``take`` then hands it out again.
 
-        In flight, two things make a message lost: one three or more later was acknowledged and it is older than
-        a round trip and a quarter; or nothing at all was acknowledged for a timeout, which makes all of
+        In flight, two things make a message lost: one three or more later was acknowledged and it is older
+        than a round trip and a quarter; or nothing at all was acknowledged for a timeout, which makes all of
         them lost at once. A resend has its own timeout, doubled each time.
         """
         if self.paused or not self.connected:
