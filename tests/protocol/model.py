@@ -27,12 +27,14 @@ A counterexample is the shortest list of events that leads to it.
 """
 
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+from unittest.mock import patch
 
 from protocol.link import assert_consistent, make_channel
-from sagemaker_ssh_helper.protocol import payloads, stream
+from sagemaker_ssh_helper.protocol import payload_size, payloads, stream
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
     DataChannel,
@@ -128,6 +130,10 @@ class Scenario:
     """That end behaves as the official peer does, as far as it differs."""
     burst: int = stream.BURST_MESSAGES
     """Resends that may be unanswered at first."""
+    probes: bool = False
+    """Larger payloads are tried with the first byte."""
+    limit: int = 1 << 30
+    """Bytes of a message beyond which the gateway loses it."""
     without: FrozenSet[str] = frozenset()
     """Events that do not happen here."""
 
@@ -184,11 +190,11 @@ class World:
         options: Dict[str, Any] = {
             "random_bytes": bytes,
             "window_bytes": scenario.window,
-            "payload_bytes": 1,
             "session_type": scenario.session_type,
         }
         client = make_channel(Side.CLIENT, **options)
         agent = make_channel(Side.AGENT, **options)
+        client.payload_bytes = agent.payload_bytes = 1
         if scenario.official is Side.AGENT:
             agent.__class__ = OfficialAgent
         self.channels = [client, agent]
@@ -515,7 +521,8 @@ class World:
             message = _parse(data)
             if message.message_type == MessageType.AGENT_SESSION_STATE:
                 continue
-            on_the_way.append(data)
+            if len(data) <= self.scenario.limit:
+                on_the_way.append(data)
             number = message.sequence_number
             if message.message_type == MessageType.ACKNOWLEDGE:
                 self._check_acknowledge(end, payloads.Acknowledge.parse_sequence_number(message.payload))
@@ -526,7 +533,8 @@ class World:
                 raise Violation("a message was sent again after its acknowledge")
             if number < len(self.said[end]):
                 again += 1
-                if data != self.said[end][number]:
+                probe = message.payload_type == PayloadType.PROBE and len(message.payload) == 1
+                if data != self.said[end][number] and not probe:
                     raise Violation("a message was sent again, and changed")
             elif number > len(self.said[end]):
                 raise Violation("a number was left out")
@@ -575,12 +583,11 @@ class Search:
         self.good_while_stopped: Dict[int, float] = {}
 
     def run(self, max_states: Optional[int] = None) -> Count:
-        burst = stream.BURST_MESSAGES
-        stream.BURST_MESSAGES = self.scenario.burst
-        try:
+        with ExitStack() as patches:
+            patches.enter_context(patch.object(stream, "BURST_MESSAGES", self.scenario.burst))
+            if self.scenario.probes:
+                patches.enter_context(patch.object(payload_size, "PROBE_AFTER_BYTES", 0))
             return self._run(max_states)
-        finally:
-            stream.BURST_MESSAGES = burst
 
     def _run(self, max_states: Optional[int]) -> Count:
         first = World(self.scenario)
@@ -728,7 +735,8 @@ _COUNTERS = frozenset(["resent", "duplicates", "overflows", "malformed", "refuse
 _FIXED = frozenset(
     ["side", "session_id", "payload_bytes", "window_bytes", "window_messages", "_random_bytes",
      "_created_ms", "_client_id", "_instance_id", "_version", "_properties", "_outgoing", "_incoming",
-     "_ids", "max_messages", "max_bytes", "_now", "_request", "_sender", "_receiver"]
+     "_ids", "max_messages", "max_bytes", "_now", "_request", "_response",
+     "_sender", "_receiver", "_payload_size", "_sizes"]
 )  # fmt: skip
 _HEAPS = frozenset(["_again", "_lost", "_entries"])
 """Compared by what they hold."""
@@ -742,19 +750,19 @@ def _clone_channel(channel: DataChannel) -> DataChannel:
     attributes.update(channel.__dict__)
     for name in ("_outbox", "_events", "_early"):
         attributes[name] = attributes[name][:]
-    other._sender = _clone_half(channel._sender)
-    other._receiver = _clone_half(channel._receiver)
+    other._sender = _clone_part(channel._sender)
+    other._receiver = _clone_part(channel._receiver)
+    other._payload_size = _clone_part(channel._payload_size)
     entries = {}
     for number, entry in channel._sender._entries.items():
         copy = entries[number] = stream._Entry.__new__(stream._Entry)
-        copy.message, copy.offset, copy.sent_at = entry.message, entry.offset, entry.sent_at
-        copy.transmissions, copy.lost, copy.timed_out = entry.transmissions, entry.lost, entry.timed_out
-        copy.presumed, copy.order = entry.presumed, entry.order
+        for name in stream._Entry.__slots__:
+            setattr(copy, name, getattr(entry, name))
     other._sender._entries = entries
     return other
 
 
-def _clone_half(half: Any) -> Any:
+def _clone_part(half: Any) -> Any:
     other = half.__class__.__new__(half.__class__)
     attributes = other.__dict__
     attributes.update(half.__dict__)
@@ -804,6 +812,7 @@ def _channel_key(channel: DataChannel, now: float) -> int:
             (sender._sends, sender._acked_order) if orders else (),
             _attributes_key(sender, now),
             _attributes_key(channel._receiver, now),
+            _attributes_key(channel._payload_size, now),
             _attributes_key(channel, now),
         )
     )

@@ -30,6 +30,10 @@ LATE = Scenario(
     "two messages each way, and all is late", 6, up=b"ab", down=b"AB",
     without=frozenset(["drop", "double", "cut", "break", "hold", "stop", "close"]),
 )  # fmt: skip
+PROBES = Scenario(
+    "larger payloads are tried, and lost", 4, up=b"a", type_down=b"A", window=10_000,
+    probes=True, limit=2000,
+)  # fmt: skip
 HANDSHAKE = Scenario("from the first connection on", 4, handshake=True, type_up=b"a", type_down=b"A")
 OFFICIAL_AGENT = Scenario("the agent is an official one", 4, up=b"a", handshake=True, official=Side.AGENT)
 OFFICIAL_CLIENT = Scenario("the client is an official one", 4, down=b"AB", window=2, official=Side.CLIENT)
@@ -124,9 +128,9 @@ def _count_unacknowledged(self: Sender) -> int:
     return self.window_bytes - len(self._entries)
 
 
-def _drop_the_oldest(self: Sender, message: bytes, size: int) -> None:
+def _drop_the_oldest(self: Sender, message: bytes, size: int, again: Any = None) -> None:
     """A buffer of two messages, and the oldest makes room."""
-    self._entries[self.next_sequence_number] = _Entry(message, self._next_offset)
+    self._entries[self.next_sequence_number] = _Entry(message, self._next_offset, again)
     self.next_sequence_number += 1
     self._next_offset += size
     if len(self._entries) > 2:
@@ -186,6 +190,13 @@ def _push_again_with_a_new_number(self: DataChannel, now: Any = None, max_bytes:
                 bytes(16), 1,
             )  # fmt: skip
     return messages
+
+
+_push = Sender.push
+
+
+def _push_one_form(self: Sender, message: bytes, size: int, again: Any = None) -> None:
+    _push(self, message, size)
 
 
 def _acknowledge_and_leave_the_pace(self: Sender, sequence_number: int, now: float) -> bool:
@@ -365,6 +376,10 @@ MUTANTS = (
     Mutant(
         4, "a resend has a new number", ONE, "sent again after its acknowledge",
         ((DataChannel, "messages_to_send", _push_again_with_a_new_number),),
+    ),
+    Mutant(
+        4, "a probe that is lost is sent again in its full size", PROBES, "never brings everything",
+        ((Sender, "push", _push_one_form),),
     ),
     Mutant(
         4, "three that overtake a message mean nothing", OVERTAKEN, "three others overtook",
