@@ -11,7 +11,7 @@ import subprocess
 import termios
 import time
 from types import TracebackType
-from typing import Callable, Iterator, Optional, Type
+from typing import Callable, Iterator, Optional, Sequence, Type
 
 import pytest
 
@@ -34,15 +34,22 @@ def job(alice: Laptop) -> Iterator[Job]:
 
 
 class Screen:
-    """``sm-ssh session`` on a terminal of its own: what a user types, and sees."""
+    """``sm-ssh session``, or another command, on a terminal of its own: what a user types, and sees."""
 
-    def __init__(self, laptop: Laptop, *arguments: str, cols: int = 100, rows: int = 30) -> None:
+    def __init__(
+        self,
+        laptop: Laptop,
+        *arguments: str,
+        command: Sequence[str] = (*SM_SSH, "session"),
+        cols: int = 100,
+        rows: int = 30,
+    ) -> None:
         self.seen = b""
         self._primary, self.replica = os.openpty()
         self.resize(cols, rows)
         self.before = termios.tcgetattr(self.replica)
         self.process = subprocess.Popen(
-            [*SM_SSH, "session", *arguments],
+            [*command, *arguments],
             stdin=self.replica,
             stdout=self.replica,
             stderr=self.replica,
