@@ -147,6 +147,29 @@ class Session:
         # boto3 keeps its botocore session under this name since its first release; there is no public one.
         return cls(region=found, region_origin="boto3 session", botocore_session=boto3_session._session)
 
+    def in_region(self, region: str) -> Session:
+        """The same caller in another region."""
+        return Session(
+            region=region,
+            region_origin=self.region_origin,
+            profile=self.profile,
+            environ=self._environ,
+            static=self._static,
+            botocore_session=self._botocore,
+        )
+
+    def other_regions(self) -> list[str]:
+        """The regions beside this one that the environment or a profile names."""
+        from botocore.exceptions import BotoCoreError
+
+        named = [self._environ.get("AWS_REGION"), self._environ.get("AWS_DEFAULT_REGION")]
+        try:
+            named += [profile.get("region") for profile in self.botocore.full_config["profiles"].values()]
+        except BotoCoreError:
+            pass
+        regions = dict.fromkeys(region for region in named if region and _REGION.fullmatch(region))
+        return [region for region in regions if region != self.region]
+
     @property
     def botocore(self) -> Any:
         """botocore's session for the same caller, loaded now if it was not."""
