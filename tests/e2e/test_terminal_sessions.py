@@ -127,7 +127,7 @@ def test_a_shell_on_the_terminal(alice: Laptop, job: Job) -> None:
     with Screen(alice, job.host) as screen:
         screen.wait_for(rb"[$#] ")
         screen.type(b"echo job=$TRAINING_JOB_NAME t=$TERM; stty size; tty\r")
-        screen.wait_for(rb"\njob=%s t=xterm-256color\r\n30 100\r\n/dev/" % job.name.encode())
+        screen.wait_for(rb"\njob=%s t=xterm-256color\r\n30 100\r\n/dev/[^\r]*\r\n.*[$#] " % job.name.encode())
         assert not screen.is_as_before
         screen.type(b"until stty size | grep '22 77'; do sleep 0.1; done\r")
         screen.resize(77, 22)
