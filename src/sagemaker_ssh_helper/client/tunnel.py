@@ -122,7 +122,7 @@ async def _run(
                     await terminate(client, started.grant)
     finally:
         stdout.close()
-        interrupts.listen(lambda: None)
+        interrupts.close()
     return 0 if interrupts.received is None else 128 + interrupts.received
 
 
