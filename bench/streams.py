@@ -187,8 +187,8 @@ def ssh_transfers(site: Site) -> Dict[str, float]:
     def ssh_command(command: str) -> Iterator[Any]:
         process = site.alice.popen(*ssh, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         yield process
-        process.communicate()
-        assert process.returncode == 0
+        assert process.wait(30) == 0
+        process.stdout.close()
 
     def rate(marks: List[float]) -> float:
         return amount * 3 / 4 / (marks[1] - marks[0]) / 1e6

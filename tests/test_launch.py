@@ -115,7 +115,7 @@ def test_the_library_is_put_into_the_source_archive(
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"TrainingJobName": ""}, "creates no training job"),
+        ({"TrainingJobName": ""}, "creates nothing that can have ssh"),
         ({"EnableNetworkIsolation": True}, "network isolation"),
         ({"RoleArn": ""}, "has no role"),
         ({"RoleArn": "arn:aws:iam::123456789012:user/me"}, "no ARN of a role"),

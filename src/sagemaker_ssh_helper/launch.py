@@ -10,7 +10,7 @@ Notebooks and pipelines import this at their start, so what only a launch needs 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sagemaker_ssh_helper.errors import LaunchRefused
 from sagemaker_ssh_helper.names import Env, ResourceKind
@@ -18,9 +18,105 @@ from sagemaker_ssh_helper.names import Env, ResourceKind
 if TYPE_CHECKING:
     from datetime import timedelta
 
-# SageMaker's own limits on the Environment of a training job.
-_MAX_VARIABLES = 100
-_MAX_VALUE_CHARS = 512
+
+@dataclass(frozen=True)
+class RequestKind:
+    """
+    One Create… call whose containers can have ssh: where its request holds what, and SageMaker's limits.
+
+    ``name`` and ``role`` are members of the request. ``holders`` gives a changed copy of the request, in
+    which the given function was applied to each mapping that holds an ``Environment``. ``max_variables``
+    counts the variables of one container, ``max_value_chars`` the characters of one value.
+    """
+
+    operation: str
+    label: str
+    kind: Optional[ResourceKind]
+    """Of the resource that gets the request's name; None when that name is not what people connect to."""
+    name: str
+    role: str
+    max_variables: int
+    max_value_chars: int
+    holders: Tuple[Tuple[str, bool], ...] = ()
+    """Members with the containers' definitions, and whether each is a list; empty: the request itself."""
+
+    def with_environment(
+        self, request: Mapping[str, Any], change: Callable[[Mapping[str, str]], Dict[str, str]]
+    ) -> Dict[str, Any]:
+        """A copy of the request in which every container's environment was changed."""
+
+        def changed(holder: Mapping[str, Any]) -> Dict[str, Any]:
+            return {**holder, "Environment": change(holder.get("Environment") or {})}
+
+        if not self.holders:
+            return changed(request)
+        copy = dict(request)
+        for member, is_list in self.holders:
+            if copy.get(member):
+                value = copy[member]
+                copy[member] = [changed(each) for each in value] if is_list else changed(value)
+        return copy
+
+    def roles(self, request: Mapping[str, Any]) -> Sequence[str]:
+        """The roles that the request gives to its containers."""
+        found = [str(request.get(self.role) or "")]
+        if self.holders and not found[0]:
+            found = [str(holder.get(self.role) or "") for holder in self._definitions(request)]
+        return found
+
+    def isolated(self, request: Mapping[str, Any]) -> bool:
+        """Whether the request asks for network isolation."""
+        places = [request, request.get("NetworkConfig") or {}, *self._definitions(request)]
+        return any(place.get("EnableNetworkIsolation") for place in places)
+
+    def _definitions(self, request: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        found: List[Mapping[str, Any]] = []
+        for member, is_list in self.holders:
+            if request.get(member):
+                found += request[member] if is_list else [request[member]]
+        return found
+
+
+TRAINING_REQUEST = RequestKind(
+    operation="CreateTrainingJob",
+    label="training job",
+    kind=ResourceKind.TRAINING,
+    name="TrainingJobName",
+    role="RoleArn",
+    max_variables=100,
+    max_value_chars=512,
+)
+PROCESSING_REQUEST = RequestKind(
+    operation="CreateProcessingJob",
+    label="processing job",
+    kind=ResourceKind.PROCESSING,
+    name="ProcessingJobName",
+    role="RoleArn",
+    max_variables=100,
+    max_value_chars=256,
+)
+TUNING_REQUEST = RequestKind(
+    operation="CreateHyperParameterTuningJob",
+    label="tuning job",
+    kind=None,
+    name="HyperParameterTuningJobName",
+    role="RoleArn",
+    max_variables=48,
+    max_value_chars=512,
+    holders=(("TrainingJobDefinition", False), ("TrainingJobDefinitions", True)),
+)
+MODEL_REQUEST = RequestKind(
+    operation="CreateModel",
+    label="model",
+    kind=None,
+    name="ModelName",
+    role="ExecutionRoleArn",
+    max_variables=100,
+    max_value_chars=1024,
+    holders=(("PrimaryContainer", False), ("Containers", True)),
+)
+REQUESTS = (TRAINING_REQUEST, PROCESSING_REQUEST, TUNING_REQUEST, MODEL_REQUEST)
+"""Every request that ``enable_ssh`` takes, with the limits of SageMaker's own model of it."""
 
 _SUBMIT_DIRECTORY = "sagemaker_submit_directory"
 _PROGRAM = "sagemaker_program"
@@ -128,15 +224,19 @@ def enable_ssh(
     log_to_stdout: bool = False,
 ) -> Dict[str, Any]:
     """
-    A copy of a CreateTrainingJob request with ssh added, for ``create_training_job(**enable_ssh(request))``.
+    A copy of a request with ssh added, for ``create_training_job(**enable_ssh(request))`` and the like.
 
-    Variables are added to ``Environment``. A job in script mode (hyperparameters ``sagemaker_program`` and
-    ``sagemaker_submit_directory``) gets its source archive uploaded anew beside the old one, with this
-    library in it and an entry point that starts ssh before the job's own. Any other job must have the
-    library in its image, and call :func:`sagemaker_ssh_helper.setup_and_start_ssh`.
+    Takes the requests of CreateTrainingJob, CreateProcessingJob, CreateHyperParameterTuningJob (every job it
+    starts gets ssh) and CreateModel (the endpoints and transform jobs that run it get ssh).
+
+    Variables are added to ``Environment``. A training job in script mode (hyperparameters
+    ``sagemaker_program`` and ``sagemaker_submit_directory``) gets its source archive uploaded anew beside the
+    old one, with this library in it and an entry point that starts ssh before the job's own. Anything else
+    must bring the library, in its image or with its code, and call
+    :func:`sagemaker_ssh_helper.setup_and_start_ssh`.
 
     Args:
-        request: the keyword arguments of ``create_training_job``; not changed.
+        request: the keyword arguments of the call; not changed.
         session: the boto3 session to ask for the user's id and to copy the code with; a default one if None.
         connection_wait_time_seconds: how long the job waits for a connection before it goes on; 0 not at all.
         connection_wait_time: the same as a timedelta; wins when given.
@@ -148,20 +248,23 @@ def enable_ssh(
         LaunchRefused: the request cannot have ssh, and says why: network isolation, no role, no room in the
             environment, an entry point that the archive lacks, a kind of request other than these.
     """
-    name = request.get("TrainingJobName")
-    if not name:
+    kind = next((kind for kind in REQUESTS if request.get(kind.name)), None)
+    if kind is None:
         raise LaunchRefused(
-            "this request creates no training job: it has no TrainingJobName",
-            fix="Give enable_ssh the keyword arguments of create_training_job",
+            "this request creates nothing that can have ssh: it has none of "
+            + ", ".join(kind.name for kind in REQUESTS),
+            fix="Give enable_ssh the keyword arguments of create_training_job, create_processing_job, "
+            "create_hyper_parameter_tuning_job or create_model",
         )
-    if request.get("EnableNetworkIsolation"):
+    name = request[kind.name]
+    if kind.isolated(request):
         raise LaunchRefused(
             f"{name} runs in network isolation, where nothing in it can reach Systems Manager",
             fix="Launch it without EnableNetworkIsolation, or without ssh",
         )
-    role = request.get("RoleArn")
+    role = kind.roles(request)[0] if kind.roles(request) else ""
     if not role:
-        raise LaunchRefused(f"{name} has no role", fix="Give the request a RoleArn")
+        raise LaunchRefused(f"{name} has no role", fix=f"Give the request {_article(kind.role)}")
     if session is None:
         import boto3
 
@@ -175,41 +278,58 @@ def enable_ssh(
         local_user_id=local_user_id,
         log_to_stdout=log_to_stdout,
     )
-    enabled = {**request, "Environment": _with_variables(name, request.get("Environment") or {}, ssh)}
+    variables = ssh.environment()
+    enabled = kind.with_environment(request, lambda own: add_variables(name, own, variables, kind))
     hyperparameters = request.get("HyperParameters") or {}
     if _SUBMIT_DIRECTORY in hyperparameters and _PROGRAM in hyperparameters:
         enabled["HyperParameters"] = _with_library(session, name, hyperparameters)
-    ssh.remember(ResourceKind.TRAINING, name)
+    if kind.kind is not None:
+        ssh.remember(kind.kind, name)
     return enabled
 
 
 def enable_for_session(session: Any, **options: Any) -> None:
     """
-    Add ssh to every training job created through ``session``, a boto3 session, from now on.
+    Add ssh to all that is created through ``session``, a boto3 session, from now on: training, processing and
+    tuning jobs, and models with the endpoints and transform jobs that run them.
 
     For tools that build the request themselves. Call it before they make their clients: a client copies the
     session's hooks when it is made. ``options`` are those of :func:`enable_ssh`, whose errors then come out
-    of ``create_training_job``.
+    of the Create… call.
     """
     hook: Callable[..., Dict[str, Any]] = lambda params, **_: enable_ssh(params, session, **options)  # noqa: E731 - botocore keeps the callable itself
-    session.events.register(
-        "provide-client-params.sagemaker.CreateTrainingJob", hook, unique_id="sagemaker-ssh-helper"
-    )
-
-
-def _with_variables(name: str, environment: Mapping[str, str], ssh: SshLaunch) -> Dict[str, str]:
-    variables = {**environment, **ssh.environment()}
-    if len(variables) > _MAX_VARIABLES:
-        raise LaunchRefused(
-            f"{name} would have {len(variables)} environment variables, and SageMaker takes {_MAX_VARIABLES}",
-            fix=f"Remove {len(variables) - _MAX_VARIABLES} of its own",
+    for kind in REQUESTS:
+        session.events.register(
+            f"provide-client-params.sagemaker.{kind.operation}", hook, unique_id=f"sm-ssh-{kind.operation}"
         )
-    for key, value in ssh.environment().items():
-        if len(value) > _MAX_VALUE_CHARS:
+
+
+def add_variables(
+    name: str, own: Mapping[str, str], added: Mapping[str, str], kind: RequestKind
+) -> Dict[str, str]:
+    """
+    A container's own variables and those added, the added ones winning.
+
+    Raises LaunchRefused when SageMaker would refuse them: too many, or a value that is too long.
+    """
+    variables = {**own, **added}
+    if len(variables) > kind.max_variables:
+        raise LaunchRefused(
+            f"{name} would have {len(variables)} environment variables, and SageMaker takes "
+            f"{kind.max_variables} for a {kind.label}",
+            fix=f"Remove {len(variables) - kind.max_variables} of its own",
+        )
+    for key, value in variables.items():
+        if len(str(value)) > kind.max_value_chars:
             raise LaunchRefused(
-                f"the value of {key} is longer than SageMaker's {_MAX_VALUE_CHARS} characters"
+                f"the value of {key} is longer than SageMaker's {kind.max_value_chars} characters "
+                f"for a {kind.label}"
             )
     return variables
+
+
+def _article(member: str) -> str:
+    return f"{'an' if member[0] in 'AEIOU' else 'a'} {member}"
 
 
 def _with_library(session: Any, name: str, hyperparameters: Mapping[str, str]) -> Dict[str, str]:

@@ -4,7 +4,7 @@ Host names of containers: ``my-job.training.sagemaker`` to a Target and back. Pu
 
 import re
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Tuple
 
 from sagemaker_ssh_helper.errors import UsageError
 from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind
@@ -14,6 +14,9 @@ from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})")
 _NODE = re.compile(r"algo-[1-9][0-9]{0,4}")
 _INSTANCE_ID = re.compile(r"mi-[0-9a-f]{17}")
+
+_BARE = re.compile(rf"(?:(?P<node>{_NODE.pattern})\.)?(?P<name>{_NAME.pattern})")
+_ARN = re.compile(r"arn:[a-z-]+:(?:sagemaker|ssm):([a-z0-9-]+):\d{12}:([a-z-]+)/(.+)")
 
 _FORMS = "NAME.TYPE.sagemaker, algo-N.NAME.TYPE.sagemaker or mi-…"
 
@@ -80,3 +83,28 @@ class Target:
     def node_or_first(self) -> str:
         """The node to connect to: the named one, else ``algo-1``."""
         return self.node or "algo-1"
+
+
+def of_arn(arn: str) -> Tuple[Target, str]:
+    """
+    The target that an ARN of a job, endpoint, notebook or managed instance names, and its region.
+
+    Raises UsageError for any other ARN.
+    """
+    found = _ARN.fullmatch(arn)
+    if found:
+        region, arn_type, name = found.groups()
+        if arn_type == "managed-instance":
+            return Target.parse(name), region
+        kind = next((kind for kind in ResourceKind if kind.arn_type == arn_type), None)
+        if kind is not None and kind is not ResourceKind.STUDIO and _NAME.fullmatch(name):
+            return Target(kind=kind, name=name), region
+    raise UsageError(f"{arn!r} is no ARN of a container", fix=f"Name one as {_FORMS}")
+
+
+def split_bare(text: str) -> Optional[Tuple[Optional[str], str]]:
+    """The node, if any, and the name or its beginning, of ``my-job`` and ``algo-2.my-job``; else None."""
+    found = _BARE.fullmatch(text)
+    if not found or _INSTANCE_ID.fullmatch(text):
+        return None
+    return found["node"], found["name"]

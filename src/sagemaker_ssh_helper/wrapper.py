@@ -7,17 +7,27 @@ They work by duck typing: the SDK is never imported here, and its classes are to
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Type, TypeVar
 
 from sagemaker_ssh_helper.errors import LaunchRefused, TargetNotFound
-from sagemaker_ssh_helper.launch import SshLaunch, role_name
-from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
+from sagemaker_ssh_helper.launch import (
+    MODEL_REQUEST,
+    PROCESSING_REQUEST,
+    TRAINING_REQUEST,
+    RequestKind,
+    SshLaunch,
+    add_variables,
+    role_name,
+)
+from sagemaker_ssh_helper.names import DOMAIN, Env, ResourceKind
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from sagemaker_ssh_helper.aws.resources import Resource
     from sagemaker_ssh_helper.manager import SSMManager
 
+W = TypeVar("W", bound="SSHEnvironmentWrapper")
 
 _WAITER_DELAY = 5
 """Seconds between two looks at a job whose end is waited for."""
@@ -29,14 +39,98 @@ class SSHEnvironmentWrapper(abc.ABC):
     """
 
     kind: ResourceKind
+    _console_page: str
+    """The part of the resource's address in the console, before its name."""
+
+    def __init__(self, wrapped: Any, ssh: Optional[SshLaunch] = None) -> None:
+        self._wrapped = wrapped
+        self._ssh = ssh
+        self._clients: Dict[str, Any] = {}
+
+    @classmethod
+    def attach(cls: Type[W], resource_name: str, sagemaker_session: Any = None) -> W:
+        """
+        A wrapper for a resource that was launched earlier, by whatever means.
+
+        ``sagemaker_session`` gives credentials and region: an SDK session, or a boto3 session; the default
+        boto3 session if None. Raises TargetNotFound when there is no such resource in its region.
+        """
+        return cls(_Attached(cls.kind, resource_name, _boto3_session(sagemaker_session)))
+
+    @classmethod
+    def attach_arn(cls, arn: str, sagemaker_session: Any = None) -> SSHEnvironmentWrapper:
+        """
+        As attach, by an ARN, which tells the kind: called on any class it gives the wrapper of that kind.
+
+        Without ``sagemaker_session`` the region is the ARN's. Raises TargetNotFound for an ARN of another
+        region than the session's, and for one that names nothing a wrapper is for.
+        """
+        from sagemaker_ssh_helper.aws.instances import kind_of_arn
+
+        parts = arn.split(":", 5)
+        kind = kind_of_arn(arn) if len(parts) == 6 and parts[2] == "sagemaker" else None
+        wrapper = next((each for each in _WRAPPERS if each.kind is kind), None)
+        if wrapper is None:
+            labels = ", ".join(each.kind.label for each in _WRAPPERS)
+            raise TargetNotFound(f"{arn!r} names none of these: {labels}")
+        if sagemaker_session is None:
+            import boto3
+
+            session = boto3.Session(region_name=parts[3])
+        else:
+            session = _boto3_session(sagemaker_session)
+        if session.region_name != parts[3]:
+            raise TargetNotFound(
+                f"{arn} is in {parts[3]}, and the session in {session.region_name}",
+                fix=f"Give a session of its region: boto3.Session(region_name={parts[3]!r})",
+            )
+        return wrapper.attach(parts[5].partition("/")[2], session)
+
+    @classmethod
+    def attach_to_resource(cls, resource: str, sagemaker_session: Any = None) -> SSHEnvironmentWrapper:
+        """
+        As attach, by what a user has at hand: an ARN or a host name, ``NAME.TYPE.sagemaker``.
+
+        Raises UsageError for a text that is neither, TargetNotFound as attach_arn does.
+        """
+        if resource.startswith("arn:"):
+            return cls.attach_arn(resource, sagemaker_session)
+        from sagemaker_ssh_helper.targets import Target
+
+        target = Target.parse(resource)
+        wrapper = next((each for each in _WRAPPERS if each.kind is target.kind), None)
+        if wrapper is None:
+            labels = ", ".join(each.kind.label for each in _WRAPPERS)
+            raise TargetNotFound(f"{resource!r} names none of these: {labels}")
+        return wrapper.attach(target.name, sagemaker_session)
 
     @abc.abstractmethod
     def resource_name(self) -> str:
         """The name SageMaker knows the launched resource by. Raises TargetNotFound before the launch."""
 
-    @abc.abstractmethod
     def _boto_session(self) -> Any:
         """The boto3 session of the wrapped object: its credentials, its region."""
+        return _boto3_session(getattr(self._wrapped, "sagemaker_session", None))
+
+    def is_job_in_progress(self) -> bool:
+        """Whether a container of it may run now."""
+        return not self._describe().ended
+
+    def _describe(self) -> Resource:
+        """What AWS says of it now. Raises TargetNotFound when it is gone."""
+        return _described(self._boto_session(), self.kind, self.resource_name())
+
+    def _client(self, service: str) -> Any:
+        if service not in self._clients:
+            self._clients[service] = self._boto_session().client(service)
+        return self._clients[service]
+
+    def _wait(self, waiter_name: str, name_member: str) -> None:
+        """Wait with a waiter of boto3. Raises botocore's WaiterError for a failed resource."""
+        # The waiters' own pause is up to two minutes, and their patience hours; a job may run for 28 days.
+        patience = {"Delay": _WAITER_DELAY, "MaxAttempts": 28 * 86400 // _WAITER_DELAY}
+        waiter = self._client("sagemaker").get_waiter(waiter_name)
+        waiter.wait(**{name_member: self.resource_name()}, WaiterConfig=patience)
 
     @classmethod
     def dependency_dir(cls) -> str:
@@ -87,12 +181,16 @@ class SSHEnvironmentWrapper(abc.ABC):
             f"#logsV2:log-groups/log-group/{group}$3FlogStreamNameFilter$3D{self.resource_name()}"
         )
 
-    @abc.abstractmethod
     def get_metadata_url(self) -> str:
         """The address of the resource's page in the console."""
+        page = f"{self._console_page}/{self.resource_name()}"
+        return f"{self._console()}/sagemaker/home?region={self._region()}#/{page}"
 
     def _expected_nodes(self) -> int:
-        return 1
+        """How many nodes should register: no call is made for it."""
+        nodes = getattr(self._wrapped, "instance_count", None)
+        nodes = nodes if isinstance(nodes, int) else 1
+        return min(nodes, self._ssh.ssh_instance_count) if self._ssh is not None else nodes
 
     def _manager(self) -> SSMManager:
         from sagemaker_ssh_helper.manager import SSMManager
@@ -117,10 +215,12 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
     """
 
     kind = ResourceKind.TRAINING
+    _console_page = "jobs"
 
-    def __init__(self, estimator: Any, ssh: Optional[SshLaunch] = None) -> None:
-        self.estimator = estimator
-        self._ssh = ssh
+    @property
+    def estimator(self) -> Any:
+        """What was wrapped."""
+        return self._wrapped
 
     @classmethod
     def create(
@@ -136,7 +236,8 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
         Give ssh to ``estimator``, an estimator of the SageMaker SDK that was not started yet.
 
         Its ``environment`` gets what the container needs, and its ``dependencies`` this library when it ships
-        code. The job's script then calls ``sagemaker_ssh_helper.setup_and_start_ssh()``.
+        code. The job's script then calls ``sagemaker_ssh_helper.setup_and_start_ssh()``. Given to a
+        ``HyperparameterTuner`` afterwards, every job of the tuning has ssh.
 
         Args:
             estimator: any estimator of the SDK v2: script mode, or an own image that holds the library.
@@ -147,7 +248,8 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
             connection_wait_time: the wait as a timedelta; wins when given.
 
         Raises:
-            LaunchRefused: it was started already, or runs in network isolation.
+            LaunchRefused: it was started already, runs in network isolation, has no role, or more variables
+                than SageMaker takes.
         """
         if estimator.latest_training_job is not None:
             raise LaunchRefused(
@@ -156,45 +258,29 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
             )
         isolated = getattr(estimator, "enable_network_isolation", None)
         if callable(isolated) and isolated() is True:
-            raise LaunchRefused(
-                "the estimator runs in network isolation, where nothing can reach Systems Manager",
-                fix="Make it without enable_network_isolation, or without ssh",
-            )
-        ssh = SshLaunch.prepare(
-            estimator.sagemaker_session.boto_session,
-            estimator.sagemaker_session.expand_role(estimator.role),
+            raise _isolated("the estimator")
+        ssh = _prepare(
+            estimator,
+            estimator.role,
             connection_wait_time_seconds=connection_wait_time_seconds,
             connection_wait_time=connection_wait_time,
             ssh_instance_count=ssh_instance_count,
             local_user_id=local_user_id,
             log_to_stdout=log_to_stdout,
         )
-        estimator.environment = {**(estimator.environment or {}), **ssh.environment()}
+        estimator.environment = _variables("the estimator", estimator.environment, ssh, TRAINING_REQUEST)
         if getattr(estimator, "entry_point", None):
             _add_dependency(estimator, cls.dependency_dir())
         return cls(estimator, ssh)
-
-    @classmethod
-    def attach(cls, training_job_name: str, sagemaker_session: Any = None) -> SSHEstimatorWrapper:
-        """
-        A wrapper for a training job that was launched earlier, by whatever means.
-
-        ``sagemaker_session`` gives credentials and region: an SDK session, or a boto3 session; the default
-        boto3 session if None. Raises TargetNotFound when there is no such job.
-        """
-        session = getattr(sagemaker_session, "boto_session", sagemaker_session)
-        if session is None:
-            import boto3
-
-            session = boto3.Session()
-        return cls(_AttachedJob(training_job_name, session))
 
     def training_job_name(self) -> str:
         """The job's name. Raises TargetNotFound before the launch."""
         return self.resource_name()
 
     def resource_name(self) -> str:
-        job = self.estimator.latest_training_job
+        if isinstance(self._wrapped, _Attached):
+            return self._wrapped.name
+        job = self._wrapped.latest_training_job
         if job is None:
             raise TargetNotFound(
                 "the estimator has not started a job yet", fix="Call estimator.fit(wait=False) first"
@@ -203,14 +289,11 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
 
     def stop_training_job(self) -> None:
         """Ask SageMaker to stop the job; returns at once."""
-        self._sagemaker().stop_training_job(TrainingJobName=self.resource_name())
+        self._client("sagemaker").stop_training_job(TrainingJobName=self.resource_name())
 
     def wait_training_job(self) -> None:
         """Wait until the job has ended. Raises botocore's WaiterError when it failed."""
-        waiter = self._sagemaker().get_waiter("training_job_completed_or_stopped")
-        # The waiter's own pause is two minutes, and its patience six hours; a job may run for 28 days.
-        patience = {"Delay": _WAITER_DELAY, "MaxAttempts": 28 * 86400 // _WAITER_DELAY}
-        waiter.wait(TrainingJobName=self.resource_name(), WaiterConfig=patience)
+        self._wait("training_job_completed_or_stopped", "TrainingJobName")
 
     def wait_training_job_with_status(self) -> str:
         """Wait until the job has ended, and return its status: Completed, Stopped or Failed."""
@@ -222,58 +305,299 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
             # The waiter raises for a failed job, and when it could not find out; only the first is a status.
             if error.last_response.get("TrainingJobStatus") != "Failed":
                 raise
-        return str(self._describe()["TrainingJobStatus"])
+        return self._describe().status
 
-    def get_metadata_url(self) -> str:
-        return f"{self._console()}/sagemaker/home?region={self._region()}#/jobs/{self.resource_name()}"
+    def rule_job_summary(self) -> List[Dict[str, Any]]:
+        """How the rules of the SageMaker Debugger and Profiler that watch the job are doing."""
+        described = self._client("sagemaker").describe_training_job(TrainingJobName=self.resource_name())
+        return [
+            status
+            for member in ("DebugRuleEvaluationStatuses", "ProfilerRuleEvaluationStatuses")
+            for status in described.get(member) or ()
+        ]
 
-    def _expected_nodes(self) -> int:
-        described = self._describe()
-        nodes = described["ResourceConfig"].get("InstanceCount") or sum(
-            group["InstanceCount"] for group in described["ResourceConfig"].get("InstanceGroups", [])
+
+class SSHProcessorWrapper(SSHEnvironmentWrapper):
+    """
+    ssh into the containers of a processor's job: ScriptProcessor, a framework's, Spark's.
+
+    Make one by :meth:`create` before ``run``, or by :meth:`attach` for a job that runs already.
+    """
+
+    kind = ResourceKind.PROCESSING
+    _console_page = "processing-jobs"
+
+    @classmethod
+    def create(
+        cls,
+        processor: Any,
+        connection_wait_time_seconds: int = 600,
+        ssh_instance_count: int = 2,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+        connection_wait_time: Optional[timedelta] = None,
+    ) -> SSHProcessorWrapper:
+        """
+        Give ssh to ``processor``, a processor of the SageMaker SDK that was not started yet.
+
+        The library goes with the code of a FrameworkProcessor, ``run(dependencies=[…dependency_dir()])``, and
+        as an input to any other, ``run(inputs=[….augmented_input()])``. Arguments as for
+        ``SSHEstimatorWrapper.create``. Raises LaunchRefused as that does.
+        """
+        if getattr(processor, "latest_job", None) is not None:
+            raise LaunchRefused(
+                f"the processor has already started {processor.latest_job.job_name}",
+                fix="Call SSHProcessorWrapper.create(processor) before processor.run()",
+            )
+        network = getattr(processor, "network_config", None)
+        if network is not None and getattr(network, "enable_network_isolation", False) is True:
+            raise _isolated("the processor")
+        ssh = _prepare(
+            processor,
+            processor.role,
+            connection_wait_time_seconds=connection_wait_time_seconds,
+            connection_wait_time=connection_wait_time,
+            ssh_instance_count=ssh_instance_count,
+            local_user_id=local_user_id,
+            log_to_stdout=log_to_stdout,
         )
-        allowed = self._ssh.ssh_instance_count if self._ssh is not None else nodes
-        return int(min(nodes, allowed))
+        processor.env = _variables("the processor", processor.env, ssh, PROCESSING_REQUEST)
+        return cls(processor, ssh)
 
-    def _boto_session(self) -> Any:
-        return self.estimator.sagemaker_session.boto_session
+    def augmented_input(self) -> Any:
+        """
+        The library as one more input of the job: ``run(inputs=[wrapper.augmented_input(), …])``.
 
-    def _sagemaker(self) -> Any:
-        return self.estimator.sagemaker_session.sagemaker_client
+        It lies in ``/opt/ml/processing/input`` then, which the script puts on its path::
 
-    def _describe(self) -> Dict[str, Any]:
-        described: Dict[str, Any] = self._sagemaker().describe_training_job(
-            TrainingJobName=self.resource_name()
+            sys.path.append("/opt/ml/processing/input")
+            import sagemaker_ssh_helper
+        """
+        # The one place where the SDK's own class is needed; a processor is there, so it is loaded already.
+        from sagemaker.processing import ProcessingInput
+
+        from sagemaker_ssh_helper.archive import PACKAGE
+
+        return ProcessingInput(
+            source=self.dependency_dir(),
+            destination=f"/opt/ml/processing/input/{PACKAGE}",
+            input_name=PACKAGE,
         )
-        return described
+
+    def processing_job_name(self) -> str:
+        """The job's name. Raises TargetNotFound before the launch."""
+        return self.resource_name()
+
+    def resource_name(self) -> str:
+        if isinstance(self._wrapped, _Attached):
+            return self._wrapped.name
+        job = getattr(self._wrapped, "latest_job", None)
+        if job is None:
+            raise TargetNotFound(
+                "the processor has not started a job yet", fix="Call processor.run(wait=False) first"
+            )
+        return str(job.job_name)
+
+    def wait_processing_job(self) -> None:
+        """Wait until the job has ended. Raises botocore's WaiterError when it failed."""
+        self._wait("processing_job_completed_or_stopped", "ProcessingJobName")
 
 
-def _add_dependency(estimator: Any, folder: str) -> None:
+class SSHModelWrapper(SSHEnvironmentWrapper):
+    """
+    ssh into the containers of the endpoint that a model is deployed to.
+
+    Make one by :meth:`create` before ``deploy``, or by :meth:`attach` with an endpoint's name.
+    """
+
+    kind = ResourceKind.INFERENCE
+    _console_page = "endpoints"
+
+    @classmethod
+    def create(
+        cls: Type[W],
+        model: Any,
+        connection_wait_time_seconds: int = 600,
+        ssh_instance_count: int = 2,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+        connection_wait_time: Optional[timedelta] = None,
+    ) -> W:
+        """
+        Give ssh to ``model``, a model of the SageMaker SDK that was not deployed yet.
+
+        Its ``env`` gets what the container needs, and its ``dependencies`` this library when it ships code.
+        The inference script then calls ``sagemaker_ssh_helper.setup_and_start_ssh()`` when it is loaded.
+        Arguments as for ``SSHEstimatorWrapper.create``. Raises LaunchRefused as that does.
+        """
+        if getattr(model, "endpoint_name", None):
+            raise LaunchRefused(
+                f"the model is already deployed to {model.endpoint_name}",
+                fix=f"Call {cls.__name__}.create(model) before model.deploy()",
+            )
+        isolated = getattr(model, "enable_network_isolation", None)
+        if callable(isolated) and isolated() is True:
+            raise _isolated("the model")
+        # A multi-model endpoint may be made around an ordinary model, whose containers then run.
+        inner = getattr(model, "model", None) or model
+        ssh = _prepare(
+            inner if getattr(inner, "sagemaker_session", None) is not None else model,
+            getattr(inner, "role", None) or model.role,
+            connection_wait_time_seconds=connection_wait_time_seconds,
+            connection_wait_time=connection_wait_time,
+            ssh_instance_count=ssh_instance_count,
+            local_user_id=local_user_id,
+            log_to_stdout=log_to_stdout,
+        )
+        inner.env = _variables("the model", inner.env, ssh, MODEL_REQUEST)
+        if getattr(inner, "entry_point", None):
+            _add_dependency(inner, cls.dependency_dir())
+        return cls(model, ssh)
+
+    def endpoint_name(self) -> str:
+        """The endpoint's name. Raises TargetNotFound before the deployment."""
+        return self.resource_name()
+
+    def resource_name(self) -> str:
+        if isinstance(self._wrapped, _Attached):
+            return self._wrapped.name
+        name = getattr(self._wrapped, "endpoint_name", None)
+        if not name:
+            raise TargetNotFound(
+                "the model is not deployed yet", fix="Call model.deploy(wait=False, …) first"
+            )
+        return str(name)
+
+    def wait_for_endpoint(self) -> None:
+        """Wait until the endpoint is in service. Raises botocore's WaiterError when it failed."""
+        self._wait("endpoint_in_service", "EndpointName")
+
+    def endpoint_is_online(self) -> bool:
+        """Whether the endpoint is in service now."""
+        return self._describe().status == "InService"
+
+
+class SSHMultiModelWrapper(SSHModelWrapper):
+    """
+    ssh into the containers of a multi-model endpoint: as SSHModelWrapper, for a ``MultiDataModel``.
+
+    A script that starts ssh when it is loaded does so with the first request to its model.
+    """
+
+
+class SSHTransformerWrapper(SSHEnvironmentWrapper):
+    """
+    ssh into the containers of a transformer's job.
+
+    Make one by :meth:`create` before ``transform``, or by :meth:`attach` for a job that runs already.
+    """
+
+    kind = ResourceKind.TRANSFORM
+    _console_page = "transform-jobs"
+
+    @classmethod
+    def create(cls, transformer: Any, ssh_model_wrapper: SSHModelWrapper) -> SSHTransformerWrapper:
+        """
+        ssh for ``transformer``, whose model was given it by ``SSHModelWrapper.create`` before.
+
+        A transform job's containers have the environment of their model: that one's choices hold. Raises
+        LaunchRefused when the transformer was started already.
+        """
+        if getattr(transformer, "latest_transform_job", None) is not None:
+            raise LaunchRefused(
+                f"the transformer has already started {transformer.latest_transform_job.job_name}",
+                fix="Call SSHTransformerWrapper.create(transformer, …) before transformer.transform()",
+            )
+        return cls(transformer, ssh_model_wrapper._ssh)
+
+    def transform_job_name(self) -> str:
+        """The job's name. Raises TargetNotFound before the launch."""
+        return self.resource_name()
+
+    def resource_name(self) -> str:
+        if isinstance(self._wrapped, _Attached):
+            return self._wrapped.name
+        job = getattr(self._wrapped, "latest_transform_job", None)
+        if job is None:
+            raise TargetNotFound(
+                "the transformer has not started a job yet",
+                fix="Call transformer.transform(wait=False, …) first",
+            )
+        return str(job.job_name)
+
+    def wait_transform_job(self) -> None:
+        """Wait until the job has ended. Raises botocore's WaiterError when it failed."""
+        self._wait("transform_job_completed_or_stopped", "TransformJobName")
+
+
+_WRAPPERS = (SSHEstimatorWrapper, SSHProcessorWrapper, SSHModelWrapper, SSHTransformerWrapper)
+
+
+class _Attached:
+    """What a wrapper needs of an SDK object, for a resource that none of this process started."""
+
+    def __init__(self, kind: ResourceKind, name: str, session: Any) -> None:
+        self.sagemaker_session = session
+        found = _described(session, kind, name)
+        # AWS describes a name in any letter case; the containers know it as it was given.
+        self.name = found.name
+        self.instance_count = found.instance_count or 1
+        wanted = (found.environment or {}).get(Env.INSTANCE_COUNT, "")
+        if wanted.isdigit():
+            self.instance_count = min(self.instance_count, int(wanted))
+
+
+def _described(session: Any, kind: ResourceKind, name: str) -> Resource:
+    from sagemaker_ssh_helper.aws import resources
+    from sagemaker_ssh_helper.aws.json_rpc import Client
+    from sagemaker_ssh_helper.aws.session import Session
+
+    found = resources.describe(Client(Session.from_boto3(session)), kind, name)
+    if found is None:
+        raise TargetNotFound(
+            f"there is no {kind.label} {name!r} in {session.region_name}",
+            fix=f"See what is there: sm-ssh list {kind.domain}.{DOMAIN}",
+        )
+    return found
+
+
+def _boto3_session(session: Any) -> Any:
+    """The boto3 session behind an SDK session, or itself; the default one for None."""
+    session = getattr(session, "boto_session", session)
+    if session is None:
+        import boto3
+
+        session = boto3.Session()
+    return session
+
+
+def _prepare(wrapped: Any, role: Any, **options: Any) -> SshLaunch:
+    """A launch with the session and the role of an SDK object. Raises LaunchRefused when it has no role."""
+    if not role:
+        raise LaunchRefused("it has no role", fix="Give it one: role='arn:aws:iam::ACCOUNT:role/NAME'")
+    session = getattr(wrapped, "sagemaker_session", None)
+    expand = getattr(session, "expand_role", None)
+    # A role may be given by its name alone, which the SDK looks up.
+    role = expand(role) if expand is not None else role
+    return SshLaunch.prepare(_boto3_session(session), role, **options)
+
+
+def _variables(
+    name: str, own: Optional[Mapping[str, str]], ssh: SshLaunch, kind: RequestKind
+) -> Dict[str, str]:
+    return add_variables(name, own or {}, ssh.environment(), kind)
+
+
+def _isolated(what: str) -> LaunchRefused:
+    return LaunchRefused(
+        f"{what} runs in network isolation, where nothing can reach Systems Manager",
+        fix="Make it without enable_network_isolation, or without ssh",
+    )
+
+
+def _add_dependency(shipped: Any, folder: str) -> None:
     from sagemaker_ssh_helper.archive import PACKAGE
 
     # A folder of that name may be there already, from the same method: SageMaker flattens them by name.
-    kept = [path for path in estimator.dependencies or [] if not str(path).endswith(PACKAGE)]
-    estimator.dependencies = [*kept, folder]
-
-
-class _AttachedJob:
-    """What the wrapper needs of an estimator, for a job that no estimator of this process started."""
-
-    def __init__(self, training_job_name: str, session: Any) -> None:
-        self.name = training_job_name
-        self.boto_session = session
-        self.sagemaker_client = session.client("sagemaker")
-        self.sagemaker_session = self
-        try:
-            self.sagemaker_client.describe_training_job(TrainingJobName=training_job_name)
-        except self.sagemaker_client.exceptions.ClientError as error:
-            if "not found" not in str(error):
-                raise
-            raise TargetNotFound(
-                f"there is no training job {training_job_name!r} in {session.region_name}",
-                fix="See what is there: sm-ssh list training.sagemaker",
-            ) from error
-
-    @property
-    def latest_training_job(self) -> _AttachedJob:
-        return self
+    kept = [path for path in shipped.dependencies or [] if not str(path).endswith(PACKAGE)]
+    shipped.dependencies = [*kept, folder]

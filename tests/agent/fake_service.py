@@ -15,17 +15,20 @@ import uuid
 from types import TracebackType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
+from protocol.aead import ToyAead
 from sagemaker_ssh_helper.errors import SSHHelperError
 from sagemaker_ssh_helper.protocol.control_channel import ControlPayload, parse_control, serialize_control
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
     DataChannel,
+    DataKeyNeeded,
     Event,
     Failed,
     Ready,
     Side,
     StreamData,
 )
+from sagemaker_ssh_helper.protocol.encryption import DataKey
 from sagemaker_ssh_helper.protocol.message import (
     AgentMessage,
     MessageType,
@@ -55,6 +58,8 @@ from sagemaker_ssh_helper.protocol.websocket import (
 )
 
 MI = "mi-0123456789abcdef0"
+DATA_KEY = DataKey(bytes(range(64)), b"encrypted by KMS")
+"""Of every encrypted session here, under a toy cipher."""
 TIMEOUT = 30.0
 
 SSH_DOCUMENT = {
@@ -124,6 +129,10 @@ class SessionClient:
         """What came, by payload type."""
         self.ready: Optional[Ready] = None
         self.failed: Optional[SSHHelperError] = None
+        self.asked: Optional[DataKeyNeeded] = None
+        """What KMS would have been asked."""
+        self.wire = bytearray()
+        """All that the agent sent on the data channel."""
         self.opened = 0
         """How often the agent opened its data channel."""
         self.states: List[str] = []
@@ -135,6 +144,7 @@ class SessionClient:
             random_bytes=os.urandom,
             created_ms=_created_ms,
             client_id=str(uuid.uuid4()),
+            instance_id=MI,
             version="1.2.4515.0",
             session_type=session_type,
         )
@@ -210,6 +220,7 @@ class SessionClient:
         self._service.changed()
 
     def receive(self, data: bytes) -> None:
+        self.wire += data
         message = AgentMessage.parse(data)
         if message.message_type == MessageType.AGENT_SESSION_STATE:
             self.states.append(json.loads(message.payload.decode())["SessionState"])
@@ -241,6 +252,9 @@ class SessionClient:
                 self.by_type.setdefault(event.payload_type, bytearray()).extend(event.data)
             elif isinstance(event, Ready):
                 self.ready = event
+            elif isinstance(event, DataKeyNeeded):
+                self.asked = event
+                self._channel.provide_data_key(DATA_KEY, ToyAead, time.monotonic())
             elif isinstance(event, Failed):
                 self.failed = event.error
             elif isinstance(event, ChannelClosed):

@@ -380,3 +380,35 @@ def test_endpoint_follows_the_partition() -> None:
     assert dns_suffix("cn-north-1") == "amazonaws.com.cn"
     assert dns_suffix("us-gov-west-1") == "amazonaws.com"
     assert dns_suffix("us-isob-east-1") == "sc2s.sgov.gov"
+
+
+def test_a_data_key_is_decrypted_for_its_context() -> None:
+    context = {"aws:ssm:SessionId": "s-1", "aws:ssm:TargetId": MI}
+    with ScriptedServer(Reply(200, {"Plaintext": base64.b64encode(b"key").decode()})) as server:
+        assert api(server.url).decrypt("alias/k", b"sealed", context) == b"key"
+
+    request = server.requests[0]
+    assert request.json == {
+        "CiphertextBlob": base64.b64encode(b"sealed").decode(),
+        "EncryptionContext": context,
+        "KeyId": "alias/k",
+    }
+    expected = sign(
+        CREDENTIALS,
+        Scope(NOW, "eu-west-1", "kms"),
+        "POST",
+        server.url + "/",
+        {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "TrentService.Decrypt"},
+        request.body,
+    )
+    assert request.headers["authorization"] == expected["Authorization"]
+
+
+def test_kms_has_an_endpoint_of_its_own() -> None:
+    with ScriptedServer(Reply(200, {"Plaintext": "!"})) as server:
+        environ = {"AWS_ENDPOINT_URL_KMS": server.url}
+        client = AwsApi("eu-west-1", lambda: CREDENTIALS, environ=environ)
+        with pytest.raises(ServiceError, match="Decrypt gave no base64"):
+            client.decrypt("k", b"sealed", {})
+
+    assert len(server.requests) == 1

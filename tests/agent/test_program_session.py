@@ -391,7 +391,6 @@ def test_user_that_is_missing_is_told(service: FakeService, agent: AgentThread) 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"inputs": {"kmsKeyId": "alias/k"}}, "wants the session encrypted (kmsKeyId)"),
         ({"inputs": {"s3BucketName": "b"}}, "wants the session logged (s3BucketName)"),
         ({"inputs": {"runAsEnabled": True}}, "runAsEnabled), but none is named"),
         ({"schemaVersion": "1.2"}, "schema version '1.2' is not supported"),

@@ -47,7 +47,8 @@ def test_every_command_has_help(sm_ssh: Run, command: str) -> None:
     ("words", "line"),
     [
         (["conect", "x"], 'error[usage]: no command "conect"; did you mean "connect"?'),
-        (["frobnicate"], 'error[usage]: no command "frobnicate". See: sm-ssh --help'),
+        (["lists"], 'error[usage]: no command "lists"; did you mean "list"?'),
+        (["-x"], 'error[usage]: no command "-x". See: sm-ssh --help'),
         (["a\nb"], 'error[usage]: no command "a b". See: sm-ssh --help'),
         (["--region"], "error[usage]: option --region needs a value"),
         (["list", "--nope"], "error[usage]: unrecognized arguments: --nope. See: sm-ssh --help"),

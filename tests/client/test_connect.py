@@ -218,9 +218,6 @@ def test_our_own_options_are_kept() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "no target"),
-        (["-v"], "no target"),
-        (["--"], "no target"),
         (["-L"], "-L of ssh needs a value"),
         (["-Z", "h"], "no option -Z"),
         (["--nope", "h"], "unknown option --nope"),
@@ -248,11 +245,19 @@ def test_the_table_of_options_is_sshs_own() -> None:
     assert not connect.SWITCHES & connect.OPTIONS_WITH_VALUE
 
 
+@pytest.mark.parametrize("words", [[], ["-v"], ["--"]])
+def test_no_host_is_left_to_the_caller(words: list[str]) -> None:
+    assert split_arguments(words, OWN).host is None
+
+
+def told_to_ssh(**settings: Any) -> connect.SshSettings:
+    return connect.ssh_settings(HOST, **{"user": "root", "proxy": ["p"], **settings})
+
+
 def test_the_command_line_keeps_the_check_of_the_host_key_before_the_users_options() -> None:
     argv = connect.ssh_command(
         HOST,
-        user="root",
-        proxy=["/bin/sm-ssh", "start-proxy", HOST],
+        told_to_ssh(proxy=["/bin/sm-ssh", "start-proxy", HOST]),
         options=["-o", "StrictHostKeyChecking=no"],
     )
     shown = subprocess.run(
@@ -271,7 +276,7 @@ def test_the_command_line_keeps_the_check_of_the_host_key_before_the_users_optio
 
 
 def test_a_host_key_is_learnt_only_when_asked() -> None:
-    argv = connect.ssh_command(HOST, user="root", proxy=["p"], learn_host_key=True)
+    argv = connect.ssh_command(HOST, told_to_ssh(learn_host_key=True))
     assert "StrictHostKeyChecking=accept-new" in argv
     assert not any(word.startswith("HostKeyAlgorithms") for word in argv)
 
@@ -279,7 +284,7 @@ def test_a_host_key_is_learnt_only_when_asked() -> None:
 def test_without_ssh_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.LocalSetup, match="Install OpenSSH"):
-        connect.ssh_command(HOST, user="root", proxy=["p"])
+        connect.ssh_command(HOST, told_to_ssh())
 
 
 # Whatever a command line can hold.
@@ -291,13 +296,13 @@ words = st.lists(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words)
 def test_the_words_of_a_command_arrive_as_they_were_given(command: list[str]) -> None:
-    argv = connect.ssh_command(HOST, user="root", proxy=["p"], command=command)
+    argv = connect.ssh_command(HOST, told_to_ssh(), command=command)
     sent = " ".join(argv[argv.index(HOST) + 1 :])
     assert shlex.split(sent) == command
 
 
 def test_one_word_is_a_line_for_the_remote_shell() -> None:
-    argv = connect.ssh_command(HOST, user="root", proxy=["p"], command=["cd /tmp && ls"])
+    argv = connect.ssh_command(HOST, told_to_ssh(), command=["cd /tmp && ls"])
     assert argv[-2:] == [HOST, "cd /tmp && ls"]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from sagemaker_ssh_helper import names
-from sagemaker_ssh_helper.emulator.documents import DOCUMENTS, find_document
+from sagemaker_ssh_helper.emulator.documents import DOCUMENTS, Documents
 from sagemaker_ssh_helper.emulator.service import ApiError
 
 
@@ -21,12 +21,12 @@ def test_every_placeholder_is_a_parameter(name: str) -> None:
 
 
 def test_document_is_found_by_name_and_by_arn() -> None:
-    document = find_document("AWS-StartSSHSession")
-    assert find_document("arn:aws:ssm:us-east-1::document/AWS-StartSSHSession") is document
+    document = Documents().find("AWS-StartSSHSession")
+    assert Documents().find("arn:aws:ssm:us-east-1::document/AWS-StartSSHSession") is document
     assert document.arn("us-east-1", "123456789012") == (
         "arn:aws:ssm:us-east-1::document/AWS-StartSSHSession"
     )
-    shell = find_document("SSM-SessionManagerRunShell")
+    shell = Documents().find("SSM-SessionManagerRunShell")
     assert shell.arn("us-east-1", "123456789012").endswith(
         ":123456789012:document/SSM-SessionManagerRunShell"
     )
@@ -34,13 +34,13 @@ def test_document_is_found_by_name_and_by_arn() -> None:
 
 @pytest.mark.parametrize("port", ["1", "22", "80", "2222", "10022", "65535"])
 def test_ports_are_accepted(port: str) -> None:
-    assert find_document("AWS-StartSSHSession").arguments({"portNumber": [port]}) == {"portNumber": port}
+    assert Documents().find("AWS-StartSSHSession").arguments({"portNumber": [port]}) == {"portNumber": port}
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "22 ", "", "ssh", "022"])
 def test_what_is_no_port_is_refused(port: str) -> None:
     with pytest.raises(ApiError, match="InvalidParameters"):
-        find_document("AWS-StartSSHSession").arguments({"portNumber": [port]})
+        Documents().find("AWS-StartSSHSession").arguments({"portNumber": [port]})
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_what_is_no_port_is_refused(port: str) -> None:
 )
 def test_values_that_break_the_rules_are_refused(document: str, values: Any) -> None:
     with pytest.raises(ApiError, match="InvalidParameters"):
-        find_document(document).arguments(values)
+        Documents().find(document).arguments(values)

@@ -278,7 +278,9 @@ def test_aliases_of_keys_are_their_keys(cloud: LocalCloud, nobody: Callable[...,
     admin.create_alias(AliasName="alias/mine", TargetKeyId=key["KeyId"])
     kms = nobody("kms", allow("kms:GenerateDataKey", key["Arn"]))
 
-    assert len(kms.generate_data_key(KeyId="alias/mine", NumberOfBytes=32)["Plaintext"]) == 32
+    alias_arn = key["Arn"].rpartition(":")[0] + ":alias/mine"
+    for name in ("alias/mine", alias_arn, key["KeyId"], key["Arn"]):
+        assert len(kms.generate_data_key(KeyId=name, NumberOfBytes=32)["Plaintext"]) == 32
     with pytest.raises(ClientError, match=f"kms:Decrypt on resource: {key['Arn']} "):
         kms.decrypt(CiphertextBlob=admin.encrypt(KeyId=key["KeyId"], Plaintext=b"x")["CiphertextBlob"])
 

@@ -9,7 +9,7 @@ from local_cloud import LocalCloud
 @pytest.mark.parametrize(
     ("operation", "member"),
     [
-        ("list_processing_jobs", "ProcessingJobSummaries"),
+        ("list_transform_jobs", "TransformJobSummaries"),
         ("list_endpoints", "Endpoints"),
         ("list_apps", "Apps"),
     ],
@@ -20,4 +20,4 @@ def test_a_kind_that_is_not_run_lists_nothing(cloud: LocalCloud, operation: str,
 
 def test_one_of_a_kind_that_is_not_run_is_not_found(cloud: LocalCloud) -> None:
     with pytest.raises(ClientError, match="Requested resource not found"):
-        cloud.client("sagemaker").describe_processing_job(ProcessingJobName="none")
+        cloud.client("sagemaker").describe_notebook_instance(NotebookInstanceName="none")

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sagemaker_ssh_helper.emulator.documents import Document, find_document
+from sagemaker_ssh_helper.emulator.documents import Document, Documents
 from sagemaker_ssh_helper.emulator.run_command import Commands
 from sagemaker_ssh_helper.protocol.payloads import AgentJob, AgentJobAck, AgentJobReply, JobTopic
 
@@ -37,7 +37,7 @@ def commands(desk: Desk) -> Commands:
 
 
 def send(commands: Commands, *instance_ids: str, **request: Any) -> Any:
-    document = find_document("AWS-RunShellScript")
+    document = Documents().find("AWS-RunShellScript")
     values = {"commands": ["true"], "executionTimeout": ["100"]}
     return commands.send(document, instance_ids or [INSTANCE], values, request, 1000.0)
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sagemaker_ssh_helper.emulator.documents import find_document
+from sagemaker_ssh_helper.emulator.documents import Documents
 from sagemaker_ssh_helper.emulator.service import ApiError, Caller
 from sagemaker_ssh_helper.emulator.sessions import Session, Sessions, Status, new_session_id
 from sagemaker_ssh_helper.names import SessionId
@@ -14,7 +14,7 @@ def session(number: int, **more: Any) -> Session:
         "target": "mi-1",
         "owner_arn": "arn:alice",
         "owner_id": "AIDAALICE",
-        "document": find_document("AWS-StartSSHSession"),
+        "document": Documents().find("AWS-StartSSHSession"),
         "arguments": {},
         "reason": "",
         "started_at": float(number),

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from sagemaker_ssh_helper.emulator.training_record import Status, TrainingRecord
+from sagemaker_ssh_helper.emulator.job_record import Status
+from sagemaker_ssh_helper.emulator.training_record import TrainingRecord
 
 T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 

@@ -203,12 +203,12 @@ class User:
         """How a job ended. Arguments as for ``request``."""
         return self.wait(self.start(script, **members))
 
-    def log(self, name: str) -> list[str]:
+    def log(self, name: str, group: str = LOG_GROUP) -> list[str]:
         """The lines of the job's log so far."""
         logs = self.client("logs")
         try:
             pages = logs.get_paginator("describe_log_streams").paginate(
-                logGroupName=LOG_GROUP, logStreamNamePrefix=f"{name}/"
+                logGroupName=group, logStreamNamePrefix=f"{name}/"
             )
             streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
         except logs.exceptions.ResourceNotFoundException:
@@ -218,7 +218,7 @@ class User:
             token: dict[str, str] = {}
             while True:
                 page = logs.get_log_events(
-                    logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True, **token
+                    logGroupName=group, logStreamName=stream, startFromHead=True, **token
                 )
                 lines += [event["message"] for event in page["events"]]
                 if token.get("nextToken") == page["nextForwardToken"]:

@@ -36,7 +36,7 @@ TYPES = {
     "10-port-basic": "Port",
     "11-resume": "Port",
 }
-"""Sessions without encryption."""
+"""Sessions without encryption; for the other see test_encryption_captures."""
 
 HANDSHAKE = (
     PayloadType.HANDSHAKE_REQUEST,
@@ -161,17 +161,3 @@ def test_our_request_is_the_recorded_one(capture: str) -> None:
     # But for the marker at its end.
     assert ours.payload.startswith(theirs.payload[:-1])
     assert (ours.sequence_number, ours.flags) == (theirs.sequence_number, theirs.flags) == (0, 1)
-
-
-def test_a_recorded_encrypted_session_is_refused_by_name() -> None:
-    channel = make_channel(Side.CLIENT, session_type="Standard_Stream")
-    channel.open("token", 0.0)
-    messages = sent_to(Side.CLIENT, "09-kms-session")
-    events = channel.receive_message(messages[0], 0.0)
-    assert events == []
-    response = one(answers(channel), 6)
-    assert [action.status for action in HandshakeResponse.parse(response.payload).processed_actions] == [1, 2]
-
-    (event,) = channel.receive_message(messages[-1], 1.0)
-    assert isinstance(event, Failed)
-    assert event.error.what == "KMS encryption is not available in this client"

@@ -1,5 +1,5 @@
 """
-The agent's own calls of AWS: Systems Manager and its message gateway, without any package.
+The agent's own calls of AWS: Systems Manager, its message gateway and KMS, without any package.
 
 Methods block, and may be called from several threads. They return plain values; what AWS answers otherwise is
 raised as one of our errors, after the retries that make sense for it.
@@ -31,13 +31,13 @@ from sagemaker_ssh_helper.errors import (
     ServiceError,
     Throttled,
 )
-from sagemaker_ssh_helper.names import AGENT_NAME, AGENT_VERSION, InstanceId
+from sagemaker_ssh_helper.names import AGENT_NAME, AGENT_VERSION, PRODUCT, InstanceId
 from sagemaker_ssh_helper.protocol.payloads import CreateChannelInput, CreateChannelOutput
 
 SESSION_TERMINATED = "Session is already terminated"
 """The gateway's word, in a refusal, that a session is over: its channel cannot be opened again."""
 
-_USER_AGENT = f"sagemaker-ssh-helper/{__version__} {AGENT_NAME}/{AGENT_VERSION}"
+_USER_AGENT = f"{PRODUCT}/{__version__} {AGENT_NAME}/{AGENT_VERSION}"
 _JSON = "application/x-amz-json-1.1"
 _REGISTRATION_TIMEOUT = 60.0
 _GATEWAY_TIMEOUT = 15.0
@@ -179,6 +179,7 @@ class AwsApi:
         self._chance = chance
         self._skew = 0.0
         self.ssm_url = endpoint_url("ssm", region, environ) + "/"
+        self.kms_url = endpoint_url("kms", region, environ) + "/"
         self.gateway_url = endpoint_url("ssmmessages", region, environ)
 
     def now(self) -> float:
@@ -278,6 +279,28 @@ class AwsApi:
         """Remove the managed instance."""
         self._call("DeregisterManagedInstance", {"InstanceId": instance_id}, self._signed)
 
+    # --- KMS -------------------------------------------------------------------------------------
+
+    def decrypt(self, key_id: str, cipher_text: bytes, context: Mapping[str, str]) -> bytes:
+        """
+        What was encrypted with a KMS key for this encryption context.
+
+        Args:
+            key_id: the key's id, alias or ARN.
+        """
+        parameters = {
+            "CiphertextBlob": base64.b64encode(cipher_text).decode("ascii"),
+            "EncryptionContext": dict(context),
+            "KeyId": key_id,
+        }
+        operation = "Decrypt"
+        target = _Target("kms", "TrentService", self.kms_url)
+        answer = self._call(operation, parameters, self._signed_for(target), target=target)
+        try:
+            return base64.b64decode(_text(answer, operation, "Plaintext"), validate=True)
+        except ValueError:
+            raise ServiceError(f"{operation} gave no base64") from None
+
     # --- the message gateway ---------------------------------------------------------------------
 
     def create_control_channel(self, instance_id: InstanceId) -> str:
@@ -344,9 +367,18 @@ class AwsApi:
         return sigv4.sign(self._current_credentials(), scope, method, url, headers, body)
 
     def _signed(self, headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
-        return sigv4.sign(
-            self._current_credentials(), self._scope("ssm"), "POST", self.ssm_url, headers, body
-        )
+        return self._signed_for(self._ssm)(headers, body)
+
+    def _signed_for(self, target: "_Target") -> "_Signer":
+        def sign(headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
+            scope = self._scope(target.service)
+            return sigv4.sign(self._current_credentials(), scope, "POST", target.url, headers, body)
+
+        return sign
+
+    @property
+    def _ssm(self) -> "_Target":
+        return _Target("ssm", "AmazonSSM", self.ssm_url)
 
     def _rsa_signed(self, instance_id: InstanceId, key: PrivateKey) -> "_Signer":
         """Signature Version 4's layout, with the instance's id for the access key and RSA for the HMAC."""
@@ -369,15 +401,18 @@ class AwsApi:
         *,
         retry: Optional[Retry] = None,
         chunked: bool = False,
+        target: "Optional[_Target]" = None,
     ) -> Dict[str, Any]:
         """
-        One call with its retries: on throttling, server errors, and when there is no answer.
+        One call, of Systems Manager unless told otherwise, with its retries: on throttling, server errors,
+        and when there is no answer.
 
         Raises AwsError.
         """
         retry = retry or self._retry
         body = json.dumps(parameters, separators=(",", ":")).encode("utf-8")
-        headers = {"Content-Type": _JSON, "X-Amz-Target": f"AmazonSSM.{operation}"}
+        target = target or self._ssm
+        headers = {"Content-Type": _JSON, "X-Amz-Target": f"{target.prefix}.{operation}"}
         attempt = 0
         while True:
             try:
@@ -385,7 +420,7 @@ class AwsApi:
                 signed = {**headers, **signer(headers, body), "User-Agent": _USER_AGENT}
                 timeout = _REGISTRATION_TIMEOUT if signer is _unsigned else _CALL_TIMEOUT
                 answer = self._transport.request(
-                    "POST", self.ssm_url, signed, body, timeout=timeout, chunked=chunked
+                    "POST", target.url, signed, body, timeout=timeout, chunked=chunked
                 )
                 if answer.status == 200:
                     return _object(operation, answer.body)
@@ -429,6 +464,15 @@ class AwsApi:
         _logger.warning("the clock of this container is %.0f s off; AWS's time is used for signatures", -skew)
         self._skew = skew
         return True
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A service that speaks AWS's JSON: its signing name, what its operations begin with, where it is."""
+
+    service: str
+    prefix: str
+    url: str
 
 
 _Signer = Callable[[Mapping[str, str], bytes], Mapping[str, str]]

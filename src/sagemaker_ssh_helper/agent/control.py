@@ -11,7 +11,7 @@ import random
 import socket
 import time
 from concurrent.futures import Executor
-from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar
 
 from sagemaker_ssh_helper.agent.aws_api import AwsApi, ServerFault, Upgrade
 from sagemaker_ssh_helper.agent.jobs import Jobs
@@ -96,6 +96,7 @@ class Control:
             sshd_port=lambda: _sshd_port(state, config),
             ssl_context=self._ssl_context,
             environ_path=config.environ_path,
+            decrypt=self._decrypt,
         )
         self.jobs = Jobs(
             instance_id,
@@ -263,6 +264,9 @@ class Control:
     async def _grant_session(self, session_id: str) -> Grant:
         token = await self._call(self._api.create_data_channel, session_id)
         return _as_grant(token, self._api.data_channel_upgrade(session_id))
+
+    async def _decrypt(self, key_id: str, cipher_text: bytes, context: Mapping[str, str]) -> bytes:
+        return await self._call(self._api.decrypt, key_id, cipher_text, context)
 
     async def _call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         return await self._loop.run_in_executor(self._executor, function, *arguments)

@@ -22,12 +22,13 @@ from typing import IO, Dict, List, Optional, Tuple
 
 from sagemaker_ssh_helper.agent.accounts import Account, find_account, session_environment
 from sagemaker_ssh_helper.agent.descriptors import READ_BYTES, Reader
+from sagemaker_ssh_helper.agent.documents import DocumentRefused
 from sagemaker_ssh_helper.agent.processes import Process
 from sagemaker_ssh_helper.agent.programs import Program, read_program
 from sagemaker_ssh_helper.agent.session_base import Node, Result, SessionBase
 from sagemaker_ssh_helper.agent.terminal import Terminal
 from sagemaker_ssh_helper.agent.utf8 import Cutter
-from sagemaker_ssh_helper.channels import DataChannelRunner
+from sagemaker_ssh_helper.channels import DataChannelRunner, aes_gcm
 from sagemaker_ssh_helper.errors import LocalSetup, MalformedMessage
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
@@ -73,8 +74,12 @@ class ProgramSession(SessionBase):
         """The whole session. Raises DocumentRefused."""
         program = self._program = read_program(self._shell)
         self._account = find_account(program.user)
+        if program.kms_key_id:
+            await self._need_cipher()
         _logger.info("< session %s: %s", self.session_id, program.session_type)
-        runner = self._new_runner(program.session_type, None, self._on_event, self._on_writable)
+        runner = self._new_runner(
+            program.session_type, None, self._on_event, self._on_writable, program.kms_key_id
+        )
         channel = asyncio.ensure_future(self._run_channel(runner))
         channel.add_done_callback(self._pass_on_exception)
         try:
@@ -86,6 +91,14 @@ class ProgramSession(SessionBase):
             runner.close()
             await asyncio.wait([channel])
             await self._close()
+
+    async def _need_cipher(self) -> None:
+        """Refuse a session that this container cannot encrypt, before its client has asked KMS for a key."""
+        try:
+            await self._loop.run_in_executor(None, aes_gcm.load)
+        except LocalSetup as error:
+            what = "the session document wants the session encrypted (kmsKeyId), and the container cannot"
+            raise DocumentRefused(f"{what}: {error}") from error
 
     # --- the data channel ---
 

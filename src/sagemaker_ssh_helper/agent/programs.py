@@ -48,6 +48,8 @@ class Program:
     """Error output and exit code are told apart from the output, all of it as it comes."""
     output_prefix: bytes = b""
     error_prefix: bytes = b""
+    kms_key_id: str = ""
+    """Of the key that encrypts the session; empty: it is not encrypted."""
 
 
 def read_inputs(shell: InteractiveShell) -> Tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -80,21 +82,26 @@ def read_program(shell: InteractiveShell) -> Program:
     """What the offer of a session of one of PROGRAM_TYPES asks for. Raises DocumentRefused."""
     session_type = str(shell.document_content.get("sessionType"))
     inputs, properties = read_inputs(shell)
-    if inputs.get("kmsKeyId"):
-        raise DocumentRefused(
-            "the session document wants the session encrypted (kmsKeyId), which this agent does not do"
-        )
+    kms_key_id = _text(inputs, "kmsKeyId").strip()
     user = _run_as(inputs, shell.run_as_user)
     found = properties.get(_PLATFORM)
     values: Dict[str, Any] = found if isinstance(found, dict) else {}
     commands = _text(values, "commands")
     if session_type == SessionType.STANDARD_STREAM:
         words = ("sh", "-c", commands) if commands.strip() else ("sh",)
-        return Program(session_type, words, terminal=True, user=user, first_input=_profile(inputs))
+        return Program(
+            session_type,
+            words,
+            terminal=True,
+            user=user,
+            first_input=_profile(inputs),
+            kms_key_id=kms_key_id,
+        )
     if not commands.strip():
         raise DocumentRefused(f"the session document has no commands for {_PLATFORM}")
     if session_type == SessionType.INTERACTIVE_COMMANDS:
-        return Program(session_type, ("sh", "-c", commands), terminal=True, user=user)
+        words = ("sh", "-c", commands)
+        return Program(session_type, words, terminal=True, user=user, kms_key_id=kms_key_id)
     try:
         split = tuple(shlex.split(commands))
     except ValueError as error:
@@ -109,6 +116,7 @@ def read_program(shell: InteractiveShell) -> Program:
         separate=_flag(values.get("separateOutputStream")),
         output_prefix=_prefix(values, "stdOutSeparatorPrefix"),
         error_prefix=_prefix(values, "stdErrSeparatorPrefix"),
+        kms_key_id=kms_key_id,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Awaitable, Callable, Dict, List, Mapping, Optional, Set,
 from sagemaker_ssh_helper.agent.documents import DocumentRefused
 from sagemaker_ssh_helper.agent.program_session import ProgramSession
 from sagemaker_ssh_helper.agent.programs import PROGRAM_TYPES, read_inputs
-from sagemaker_ssh_helper.agent.session_base import Node, Result, SessionBase
+from sagemaker_ssh_helper.agent.session_base import Node, Result, SessionBase, no_kms
 from sagemaker_ssh_helper.channels import Grant
 from sagemaker_ssh_helper.protocol.data_channel import ChannelClosed, Event, FlagReceived, Ready, StreamData
 from sagemaker_ssh_helper.protocol.message import Flag, PayloadType
@@ -120,6 +120,7 @@ class Sessions:
         sshd_port: where our sshd listens, for port 22 when nothing listens there; 0: nowhere.
         ssl_context: for the data channels; shared, because to make one takes longer than a connection.
         environ_path: the job's environment, for programs; empty: that of this process.
+        decrypt: what KMS makes of a session's data key; left out, encrypted sessions fail.
     """
 
     def __init__(
@@ -131,8 +132,9 @@ class Sessions:
         sshd_port: Callable[[], int] = lambda: 0,
         ssl_context: Optional[ssl.SSLContext] = None,
         environ_path: str = "",
+        decrypt: Callable[[str, bytes, Mapping[str, str]], Awaitable[bytes]] = no_kms,
     ) -> None:
-        self._node = Node(instance_id, grant, sshd_port, ssl_context, environ_path)
+        self._node = Node(instance_id, grant, sshd_port, ssl_context, environ_path, decrypt)
         self._complete = complete
         self._live: Dict[str, SessionBase] = {}
         self._tasks: Set[asyncio.Task[None]] = set()

@@ -12,9 +12,16 @@ from typing import Any, Awaitable, Callable, Mapping, Optional
 
 from sagemaker_ssh_helper.agent.aws_api import SESSION_TERMINATED
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant
-from sagemaker_ssh_helper.errors import ConnectionFailed, ServiceError
+from sagemaker_ssh_helper.errors import (
+    ConnectionFailed,
+    HandshakeFailed,
+    LocalSetup,
+    ServiceError,
+    SSHHelperError,
+)
 from sagemaker_ssh_helper.names import AGENT_VERSION
-from sagemaker_ssh_helper.protocol.data_channel import DataChannel, Event, Side
+from sagemaker_ssh_helper.protocol.data_channel import DataChannel, DataKeyNeeded, Event, Side
+from sagemaker_ssh_helper.protocol.encryption import DataKey
 from sagemaker_ssh_helper.protocol.payloads import InteractiveShell, TaskStatus
 
 # Without any progress. While acknowledges come, the rest of the data is waited for.
@@ -42,6 +49,7 @@ class Node:
         sshd_port: where our sshd listens, for port 22 when nothing listens there; 0: nowhere.
         ssl_context: for the data channels; shared, because to make one takes longer than a connection.
         environ_path: the job's environment, for programs; empty: that of the agent.
+        decrypt: what KMS makes of a data key: of the key's id, the encrypted data key and its context.
     """
 
     instance_id: str
@@ -49,6 +57,12 @@ class Node:
     sshd_port: Callable[[], int]
     ssl_context: Optional[ssl.SSLContext]
     environ_path: str
+    decrypt: Callable[[str, bytes, Mapping[str, str]], Awaitable[bytes]]
+
+
+async def no_kms(key_id: str, cipher_text: bytes, context: Mapping[str, str]) -> bytes:
+    """For an agent without KMS."""
+    raise LocalSetup("this agent has no way to KMS")
 
 
 class SessionBase:
@@ -94,6 +108,7 @@ class SessionBase:
         properties: Optional[Mapping[str, Any]],
         on_event: Callable[[Event], None],
         on_writable: Callable[[], None],
+        kms_key_id: str = "",
     ) -> DataChannelRunner:
         self._runner = DataChannelRunner(
             DataChannel(
@@ -105,13 +120,25 @@ class SessionBase:
                 version=AGENT_VERSION,
                 session_type=session_type,
                 properties=properties,
+                kms_key_id=kms_key_id,
             ),
             self._grant,
             on_event=on_event,
             on_writable=on_writable,
             ssl_context=self._node.ssl_context,
+            get_data_key=self._get_data_key,
         )
         return self._runner
+
+    async def _get_data_key(self, needed: DataKeyNeeded) -> DataKey:
+        assert needed.cipher_text is not None, "an agent decrypts the client's data key"
+        try:
+            plain = await self._node.decrypt(needed.key_id, needed.cipher_text, needed.encryption_context)
+        except SSHHelperError as error:
+            what = "the container cannot decrypt the session's data key"
+            fix = "Let the role of its managed instance call kms:Decrypt with the key of the session document"
+            raise HandshakeFailed(what, evidence=str(error), fix=fix) from error
+        return DataKey(plain, needed.cipher_text)
 
     def _pass_on_exception(self, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()

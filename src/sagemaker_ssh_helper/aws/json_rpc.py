@@ -74,7 +74,7 @@ _INVALID = frozenset(
 )
 _DENIED = frozenset(["AccessDeniedException", "AccessDenied", "UnauthorizedOperation", "NotAuthorized"])
 _OFFLINE = frozenset(["TargetNotConnected", "InvalidInstanceId"])
-_REPEATABLE = ("Describe", "List", "Get", "Terminate", "Resume")
+_REPEATABLE = ("Describe", "List", "Get", "Terminate", "Resume", "Generate")
 
 
 class _Repeatable(Exception):
@@ -131,6 +131,10 @@ class Client:
             raise self._no_answer(service_name, f"{operation} was answered with no JSON")
         return answer
 
+    def forget_connections(self) -> None:
+        """Make new ones from now on: the network has changed, and those there are may be dead."""
+        self._http = {}
+
     def pages(
         self, service_name: str, operation: str, key: str, **parameters: Any
     ) -> Iterator[dict[str, Any]]:
@@ -159,10 +163,17 @@ class Client:
 
     def _post(self, service_name: str, operation: str, headers: Mapping[str, str], body: bytes) -> bytes:
         attempt = 0
+        is_renewed = False
         while True:
             attempt += 1
             try:
                 return self._try(service_name, operation, headers, body)
+            except (CredentialsExpired, CredentialsInvalid):
+                # A long session outlives its credentials; there may be new ones by now.
+                if is_renewed or not self.session.renew():
+                    raise
+                is_renewed = True
+                continue
             except _Repeatable as failure:
                 error = failure.error
             limit = CONNECT_ATTEMPTS if isinstance(error, EndpointUnreachable) else self._attempts
@@ -220,13 +231,14 @@ class Client:
         from botocore.httpsession import URLLib3Session
         from botocore.utils import get_environ_proxies
 
-        if url not in self._http:
-            self._http[url] = URLLib3Session(
+        http = self._http
+        if url not in http:
+            http[url] = URLLib3Session(
                 verify=cast(Any, self.session.ca_bundle()),
                 proxies=get_environ_proxies(url),
                 timeout=cast(Any, self._timeouts),
             )
-        return self._http[url]
+        return http[url]
 
     def _unreachable(self, service_name: str, url: str, error: Exception) -> EndpointUnreachable:
         if type(error).__name__ == "SSLError":

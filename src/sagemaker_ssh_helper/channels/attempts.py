@@ -8,6 +8,7 @@ import ssl
 from typing import Callable, Optional, Tuple
 
 from sagemaker_ssh_helper.errors import (
+    AccessDenied,
     ConnectionFailed,
     EndpointUnreachable,
     SSHHelperError,
@@ -59,6 +60,7 @@ class Attempts:
         self._chance = chance
         self._eager = eager
         self._unanswered = False
+        self._lasted = 0.0
         self._since = now
         self._connected_at = now
         self._failures = 0
@@ -87,8 +89,9 @@ class Attempts:
         self._unanswered = False
         self._last = ConnectionFailed("the connection was lost", evidence=reason)
 
-    def failed(self, error: BaseException, now: float) -> None:
-        """There was none."""
+    def failed(self, error: BaseException, now: float, lasted: float = 0.0) -> None:
+        """There was none. ``lasted``: seconds that the attempt took."""
+        self._lasted = lasted
         self._failures += 1
         self._unanswered = _is_silence(error)
         if _is_refusal(error):
@@ -102,9 +105,13 @@ class Attempts:
         delay = 0.0
         if self._failures > 1:
             first, longest = self._delays
-            if self._eager and self.resume and self._unanswered:
+            eager = self._eager and self.resume and self._unanswered
+            if eager:
                 longest = min(longest, UNANSWERED_DELAY)
             delay = min(longest, first * 2.0 ** min(self._failures - 2, 16)) * (0.75 + self._chance() / 2)
+            if eager:
+                # The time in which nobody answered was waited for already.
+                delay = max(0.0, delay - self._lasted)
         timeout = self._resume_timeout if self.resume else self._open_timeout
         if self.verdict is None and timeout is not None and now + delay - self._since > timeout:
             what = f"no connection in {timeout:g} s"
@@ -116,9 +123,9 @@ class Attempts:
 
     def _may_pass(self, error: BaseException) -> bool:
         """Whether another attempt may succeed."""
+        if _is_refusal(error):
+            return self.resume and self._refusals < MAX_REFUSALS
         if isinstance(error, ConnectionFailed):
-            if _is_refusal(error):
-                return self.resume and self._refusals < MAX_REFUSALS
             # At the start it is a fact about the set-up; later perhaps a hotel's network that wants a click.
             return self.resume or not isinstance(error.__cause__, ssl.SSLCertVerificationError)
         if isinstance(error, SSHHelperError):
@@ -127,7 +134,9 @@ class Attempts:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """An answer that will not change by asking again."""
+    """An answer that will hardly change by asking again."""
+    if isinstance(error, AccessDenied):
+        return True
     status = error.status if isinstance(error, ConnectionFailed) else None
     return status is not None and 400 <= status < 500 and status not in (408, 429)
 

@@ -5,10 +5,12 @@ One WebSocket over one connection: the upgrade, and an asyncio protocol around t
 import asyncio
 import logging
 import os
+import socket
 import ssl
-from typing import Any, Callable, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Awaitable, Callable, Iterable, List, Mapping, Optional, Tuple, TypeVar, Union
 
 from sagemaker_ssh_helper.channels.certificates import default_ssl_context
+from sagemaker_ssh_helper.channels.dialing import dial
 from sagemaker_ssh_helper.channels.proxy import Address, find_proxy, open_tunnel
 from sagemaker_ssh_helper.errors import ConnectionFailed, SSHHelperError
 from sagemaker_ssh_helper.protocol.websocket import (
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 30.0  # seconds for TCP, TLS and the upgrade
 SHUT_TIMEOUT = 1.0  # seconds for the last bytes to leave
 WRITE_BUFFER_BYTES = 128 << 10  # what waits in front of a full socket before we are told to stop
+
+_T = TypeVar("_T")
 
 PING = b"keepalive"  # what official peers put into theirs
 
@@ -258,6 +262,8 @@ async def connect_websocket(
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ssl_context: Optional[ssl.SSLContext] = None,
     timeout: float = CONNECT_TIMEOUT,
+    again: Optional[float] = None,
+    sock: Optional[socket.socket] = None,
     factory: Callable[[int], WebSocketProtocol] = WebSocketProtocol,
 ) -> WebSocketProtocol:
     """
@@ -268,6 +274,8 @@ async def connect_websocket(
         headers: to send with the upgrade, as they are.
         ssl_context: for ``wss:``; ``default_ssl_context()`` when left out.
         timeout: seconds for all of it.
+        again: as for ``dial``.
+        sock: from ``reach`` with the same URL, to be used; it is ours from now on.
 
     Raises:
         ConnectionFailed: not reached, not in time, or refused; then with ``status`` and ``body``.
@@ -277,7 +285,25 @@ async def connect_websocket(
     items = headers.items() if isinstance(headers, Mapping) else headers
     if address.tls and ssl_context is None:
         ssl_context = default_ssl_context()
-    opening = _connect(address, list(items), ssl_context if address.tls else None, max_message_bytes, factory)
+
+    async def connect() -> WebSocketProtocol:
+        reached = sock or await _dial(address, again)
+        context = ssl_context if address.tls else None
+        return await _open(reached, address, list(items), context, lambda: factory(max_message_bytes))
+
+    return await _in_time(connect(), address, timeout)
+
+
+async def reach(
+    url: str, *, timeout: float = CONNECT_TIMEOUT, again: Optional[float] = None
+) -> socket.socket:
+    """A socket to where ``connect_websocket`` would connect. Raises as that does; the caller closes it."""
+    address = Address.parse(url)
+    return await _in_time(_dial(address, again), address, timeout)
+
+
+async def _in_time(opening: Awaitable[_T], address: Address, timeout: float) -> _T:
+    """What comes of it; everything that goes wrong with a network is one of our errors."""
     try:
         return await asyncio.wait_for(opening, timeout)
     except asyncio.TimeoutError:
@@ -294,36 +320,29 @@ async def connect_websocket(
         raise ConnectionFailed(f"cannot reach {address}", evidence=str(error)) from error
 
 
-async def _connect(
+async def _dial(address: Address, again: Optional[float]) -> socket.socket:
+    proxy = find_proxy(address, os.environ)
+    if proxy is None:
+        return await dial(address.host, address.port, again)
+    logger.debug("= connecting to %s through %s", address, proxy)
+    return await open_tunnel(proxy, address, again)
+
+
+async def _open(
+    sock: socket.socket,
     address: Address,
     headers: List[Tuple[str, str]],
     ssl_context: Optional[ssl.SSLContext],
-    max_message_bytes: int,
-    factory: Callable[[int], WebSocketProtocol],
+    factory: Callable[[], WebSocketProtocol],
 ) -> WebSocketProtocol:
-    loop = asyncio.get_running_loop()
     options: Any = {}
     if ssl_context is not None:
         options = {"ssl": ssl_context, "server_hostname": address.host}
-    proxy = find_proxy(address, os.environ)
-    if proxy is None:
-        _, protocol = await loop.create_connection(
-            lambda: factory(max_message_bytes),
-            address.host,
-            address.port,
-            happy_eyeballs_delay=0.25,
-            **options,
-        )
-    else:
-        logger.debug("= connecting to %s through %s", address, proxy)
-        sock = await open_tunnel(proxy, address)
-        try:
-            _, protocol = await loop.create_connection(
-                lambda: factory(max_message_bytes), sock=sock, **options
-            )
-        except BaseException:
-            sock.close()
-            raise
+    try:
+        _, protocol = await asyncio.get_running_loop().create_connection(factory, sock=sock, **options)
+    except BaseException:
+        sock.close()
+        raise
     try:
         await protocol.upgrade(address.host_header, address.path, headers)
     except BaseException:

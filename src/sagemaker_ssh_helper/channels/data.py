@@ -7,21 +7,26 @@ import ssl
 from collections import deque
 from typing import Awaitable, Callable, Deque, List, Optional, Tuple
 
+from sagemaker_ssh_helper.channels import aes_gcm
+from sagemaker_ssh_helper.channels.attempts import UNANSWERED_DELAY
 from sagemaker_ssh_helper.channels.connection import (
     CONNECT_TIMEOUT,
     WRITE_BUFFER_BYTES,
     WebSocketProtocol,
 )
-from sagemaker_ssh_helper.channels.runner import KEEPALIVE_INTERVAL, Grant, Link, Runner, first_of
+from sagemaker_ssh_helper.channels.runner import KEEPALIVE_INTERVAL, Grant, Link, Runner, first_of, logger
+from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
     DataChannel,
+    DataKeyNeeded,
     Event,
     Failed,
     Side,
     State,
     StreamData,
 )
+from sagemaker_ssh_helper.protocol.encryption import DataKey
 from sagemaker_ssh_helper.protocol.message import PayloadType
 from sagemaker_ssh_helper.protocol.stream import WIDENING
 from sagemaker_ssh_helper.protocol.websocket import DEFAULT_MAX_MESSAGE_BYTES
@@ -52,13 +57,16 @@ class DataChannelRunner(Runner[DataChannel]):
         keepalive_interval: seconds of silence before a ping; twice that, and the connection is replaced.
         open_timeout: seconds of attempts before there was any connection.
         resume_timeout: seconds of attempts after a loss.
-        connect_timeout: seconds for one attempt.
+        connect_timeout: seconds for each step of one attempt; after a loss no more than 10.
         on_link: told when the connection is up, and when it is lost and why.
+        get_data_key: asks KMS for the data key of a session that is to be encrypted; what it raises of ours
+            refuses the session. Left out, such sessions are refused.
         delays: seconds between attempts, the first and the longest.
     """
 
     # Somebody waits at the keyboard.
     _eager = True
+    _again = UNANSWERED_DELAY
 
     def __init__(
         self,
@@ -74,6 +82,7 @@ class DataChannelRunner(Runner[DataChannel]):
         ssl_context: Optional[ssl.SSLContext] = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         on_link: Optional[Callable[[Link, str], None]] = None,
+        get_data_key: Optional[Callable[[DataKeyNeeded], Awaitable[DataKey]]] = None,
         delays: Tuple[float, float] = DELAYS,
     ) -> None:
         super().__init__(
@@ -92,6 +101,8 @@ class DataChannelRunner(Runner[DataChannel]):
         self.channel = channel
         self._on_event = on_event
         self._on_writable = on_writable
+        self._get_data_key = get_data_key
+        self._keying: Optional[asyncio.Task[None]] = None
         self._events: Deque[Event] = deque()
         self._dispatching = False
         self._delivery_paused = False
@@ -197,6 +208,9 @@ class DataChannelRunner(Runner[DataChannel]):
                 ):
                     return
                 event = queue.popleft()
+                if isinstance(event, DataKeyNeeded):
+                    self._keying = asyncio.ensure_future(self._find_data_key(event))
+                    continue
                 self._on_event(event)
                 if isinstance(event, ChannelClosed):
                     self._end(None)
@@ -204,6 +218,25 @@ class DataChannelRunner(Runner[DataChannel]):
                     self._end(event.error)
         finally:
             self._dispatching = False
+
+    async def _find_data_key(self, needed: DataKeyNeeded) -> None:
+        """Get the data key of the session, or the reason why there is none, and go on with it."""
+        loop = asyncio.get_running_loop()
+        channel = self.channel
+        try:
+            if self._get_data_key is None:
+                raise LocalSetup("this end of the session cannot ask KMS for its data key")
+            aead = await loop.run_in_executor(None, aes_gcm.load)
+            key = await self._get_data_key(needed)
+        except SSHHelperError as error:
+            logger.info("! no data key for %s: %s", self.what, error)
+            self._guard(self._dispatch, channel.refuse_data_key(error, loop.time()))
+        except Exception as error:
+            if self._ended is not None and not self._ended.done():
+                self._ended.set_exception(error)
+        else:
+            self._guard(self._dispatch, channel.provide_data_key(key, aead, loop.time()))
+        self._settle(loop.time())
 
     def _jump_queue(self) -> bool:
         """An agent's session that is cancelled does not wait for a sink that may never move."""
@@ -240,4 +273,7 @@ class DataChannelRunner(Runner[DataChannel]):
 
     async def _shut(self) -> None:
         self._release_waiters()
+        if self._keying is not None:
+            self._keying.cancel()
+            await asyncio.wait([self._keying])
         await super()._shut()

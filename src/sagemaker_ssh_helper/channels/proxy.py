@@ -8,6 +8,7 @@ import socket
 from typing import Mapping, NamedTuple, Optional
 from urllib.parse import unquote, urlsplit
 
+from sagemaker_ssh_helper.channels.dialing import dial
 from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup
 
 MAX_HEAD_BYTES = 16384  # of the proxy's answer
@@ -102,16 +103,19 @@ def _bypasses(address: Address, no_proxy: str) -> bool:
     return False
 
 
-async def open_tunnel(proxy: Proxy, address: Address) -> socket.socket:
+async def open_tunnel(proxy: Proxy, address: Address, again: Optional[float] = None) -> socket.socket:
     """
     A socket through the proxy to the address. The caller has the deadline, and closes the socket.
+
+    Args:
+        again: as for ``dial``.
 
     Raises:
         ConnectionFailed: the proxy is not there, or does not let us through; then with ``status``.
     """
     loop = asyncio.get_running_loop()
     try:
-        sock = await _connect_tcp(proxy.host, proxy.port)
+        sock = await dial(proxy.host, proxy.port, again)
     except OSError as error:
         raise ConnectionFailed(
             f"cannot reach {address} through the proxy {proxy}", evidence=str(error)
@@ -142,21 +146,3 @@ async def open_tunnel(proxy: Proxy, address: Address) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-
-
-async def _connect_tcp(host: str, port: int) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    last: Optional[OSError] = None
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, address)
-            return sock
-        except OSError as error:
-            sock.close()
-            last = error
-        except BaseException:
-            sock.close()
-            raise
-    raise last if last is not None else OSError(f"{host} has no address")

@@ -5,6 +5,7 @@ Keeping a machine connected: what the runners of data channels and control chann
 import asyncio
 import enum
 import logging
+import socket
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from sagemaker_ssh_helper.channels.connection import (
     Listener,
     WebSocketProtocol,
     connect_websocket,
+    reach,
 )
 from sagemaker_ssh_helper.channels.keepalive import Keepalive, Life
 from sagemaker_ssh_helper.errors import ConnectionFailed, SSHHelperError
@@ -26,6 +28,7 @@ from sagemaker_ssh_helper.protocol.data_channel import DataChannel
 logger = logging.getLogger(__name__)
 
 KEEPALIVE_INTERVAL = 15.0  # seconds of silence before a ping; twice that, and the peer is dead
+RESUME_CONNECT_TIMEOUT = 10.0  # seconds for each step of a connection that replaces one
 FLUSH_BYTES = 512 << 10  # written before other work gets its turn
 
 
@@ -57,6 +60,8 @@ class Runner(Listener, Generic[MachineT]):
 
     what = "channel"
     _eager = False
+    _again: Optional[float] = None
+    """Seconds after which a silent network is asked anew, beside the attempt under way."""
 
     def __init__(
         self,
@@ -93,6 +98,7 @@ class Runner(Listener, Generic[MachineT]):
         self._proven = False
         self._keepalive = Keepalive(keepalive_interval, 0.0, 0.0)
         self._resumes = 0
+        self._url = ""
 
     @property
     def connected(self) -> bool:
@@ -170,10 +176,11 @@ class Runner(Listener, Generic[MachineT]):
             self._open_timeout, self._resume_timeout, self._delays, loop.time(), eager=self._eager
         )
         while not ended.done():
+            began_at = loop.time()
             try:
                 opened = await self._attempt(ended, attempts.resume)
             except Exception as error:
-                attempts.failed(error, loop.time())
+                attempts.failed(error, loop.time(), loop.time() - began_at)
                 logger.info("! %s: not connected: %s", self.what, error)
             else:
                 if opened is None:
@@ -208,23 +215,44 @@ class Runner(Listener, Generic[MachineT]):
                 await _discard(task)
 
     async def _connect_once(self, resume: bool) -> Tuple[WebSocketProtocol, str]:
+        timeout = self._connect_timeout
+        sock: Optional[socket.socket] = None
+        if resume:
+            # Whatever gives the permission may not know how to ask in a network that is away. So first see
+            # that there is one.
+            timeout = min(timeout, RESUME_CONNECT_TIMEOUT)
+            sock = await reach(self._url, timeout=timeout, again=self._again)
         try:
-            grant = await asyncio.wait_for(self._grant(resume), self._connect_timeout)
+            grant = await self._get_grant(resume, timeout)
+            if sock is not None and grant.url != self._url:
+                sock.close()
+                sock = None
+            if self._ssl_context is None and grant.url.startswith("wss:"):
+                # Reading the system's certificates takes longer than a connection.
+                self._ssl_context = default_ssl_context()
+            protocol = await connect_websocket(
+                grant.url,
+                headers=grant.headers,
+                max_message_bytes=self._max_message_bytes,
+                ssl_context=self._ssl_context,
+                timeout=timeout,
+                again=self._again,
+                sock=sock,
+            )
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
+        self._url = grant.url
+        return protocol, grant.token
+
+    async def _get_grant(self, resume: bool, timeout: float) -> Grant:
+        try:
+            return await asyncio.wait_for(self._grant(resume), timeout)
         except asyncio.TimeoutError as error:
             if isinstance(error, SSHHelperError):
                 raise
             raise ConnectionFailed("no permission to connect was given in time") from None
-        if self._ssl_context is None and grant.url.startswith("wss:"):
-            # Reading the system's certificates takes longer than a connection.
-            self._ssl_context = default_ssl_context()
-        protocol = await connect_websocket(
-            grant.url,
-            headers=grant.headers,
-            max_message_bytes=self._max_message_bytes,
-            ssl_context=self._ssl_context,
-            timeout=self._connect_timeout,
-        )
-        return protocol, grant.token
 
     def _attach(self, protocol: WebSocketProtocol, token: str, resume: bool) -> None:
         assert self._loop is not None, "attached before run()"

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import sys
 
-from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.via import is_plugin
 
 _HELP = """\
@@ -46,48 +45,21 @@ def run_words(words: list[str]) -> int:
     if before_command[:1] in (["-h"], ["--help"]) or before_command[-1:] == ["--help"]:
         print(_HELP, end="")
         return 0
-    from sagemaker_ssh_helper.aws.json_rpc import Client
-    from sagemaker_ssh_helper.aws.session import Session
+    from sagemaker_ssh_helper.cli import named
+    from sagemaker_ssh_helper.cli.road import Wishes, prepare
     from sagemaker_ssh_helper.client import connect
-    from sagemaker_ssh_helper.targets import Target
 
     asked = connect.split_arguments(words, _OWN)
-    target = Target.parse(asked.host)
-    via_plugin = is_plugin(asked.own.get("--via"))
-    connect.find_ssh()
-    if via_plugin:
-        from sagemaker_ssh_helper.client import plugin
-
-        plugin.find()
-    session = Session.open(asked.own.get("--profile"), asked.own.get("--region"))
-    for line in session.warnings:
-        say(line)
-    trust_first_use = "--trust-first-use" in asked.own
-    prepared = connect.prepare(
-        Client(session),
-        target,
-        asked.host,
+    wishes = Wishes(
         user=asked.user,
-        trust_first_use=trust_first_use,
+        trust_first_use="--trust-first-use" in asked.own,
         fresh="--fresh" in asked.own,
-        tell=say,
+        via_plugin=is_plugin(asked.own.get("--via")),
     )
-    proxy = [*connect.program_words(), "start-proxy", "--region", session.region]
-    if asked.own.get("--profile"):
-        proxy += ["--profile", asked.own["--profile"]]
-    if trust_first_use:
-        proxy.append("--trust-first-use")
-    if via_plugin:
-        proxy += ["--via", "plugin"]
-    proxy += ["--instance-id", prepared.instance.id, asked.host]
-    argv = connect.ssh_command(
-        asked.host,
-        user=asked.user or prepared.user,
-        proxy=proxy,
-        options=asked.options,
-        command=asked.command,
-        learn_host_key=prepared.pin.host_key is None,
-    )
+    connect.find_ssh()
+    found = named.find(asked.host, asked.own.get("--profile"), asked.own.get("--region"))
+    road = prepare(found, wishes)
+    argv = connect.ssh_command(found.host, road.settings, options=asked.options, command=asked.command)
     sys.stdout.flush()
     if sys.platform == "win32":
         import subprocess

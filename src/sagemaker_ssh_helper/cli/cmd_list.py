@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from sagemaker_ssh_helper import __version__
@@ -97,12 +96,14 @@ def _entry(row: Row) -> dict[str, object]:
 
 
 def _print_table(rows: list[Row]) -> None:
+    from sagemaker_ssh_helper.cli.picker import age
+
     table = [
         (
             row.status,
             row.instance_id or "-",
             row.node or "-",
-            _age(row.since),
+            age(row.since),
             row.resource_status or "-",
             row.host,
         )
@@ -113,13 +114,3 @@ def _print_table(rows: list[Row]) -> None:
     widths = [max((len(line[column]) for line in table), default=0) for column in range(len(_COLUMNS))]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _age(since: float | None) -> str:
-    if since is None:
-        return "-"
-    seconds = max(0, int(time.time() - since))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= 2 * size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
         "The exit status is the command's where the agent tells it, 255 without a session, else 0.",
         allow_abbrev=False,
     )
-    parser.add_argument("target", metavar="TARGET", help="as for connect")
+    parser.add_argument("target", nargs="?", metavar="TARGET", help="as for connect; picked on a terminal")
     parser.add_argument(
         "--document", metavar="NAME", help="a session document; the account's shell if left out"
     )
@@ -50,14 +50,19 @@ def run(args: argparse.Namespace) -> int:
         parameters.setdefault(name, []).append(value)
     if sys.platform == "win32":
         raise LocalSetup("sessions need a terminal of Unix", fix="Log in with ssh: sm-ssh connect TARGET")
+    from sagemaker_ssh_helper.cli import named
     from sagemaker_ssh_helper.client import terminal_session
 
+    host, profile, region = args.target, args.profile, args.region
+    if host is None or not named.is_whole(host):
+        found = named.find(host, profile, region)
+        host, profile, region = found.host, found.profile, found.session.region
     options = terminal_session.SessionOptions(
-        host=args.target,
+        host=host,
         document=args.document,
         parameters=parameters,
-        profile=args.profile,
-        region=args.region,
+        profile=profile,
+        region=region,
         via_plugin=is_plugin(args.via),
     )
     return terminal_session.run(options, say)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "connect": "open a shell in a container, or run a command there",
+    "exec": "run a command in one container, or in many",
+    "cp": "copy files to or from a container",
+    "forward": "bring a container's ports to this machine",
     "session": "open any kind of session: a shell, or a command, without ssh",
     "list": "show the containers that can be reached",
     "config-ssh": "teach plain ssh the names of containers",
@@ -102,6 +105,8 @@ def _dispatch(words: list[str]) -> tuple[str, list[str]]:
             raise UsageError(f"option {name} needs a value")
         leading += words[:size]
         words = words[size:]
+    if not words and _on_a_terminal():
+        return "connect", leading
     if not words or words[0] in ("-h", "--help", "help"):
         if len(words) > 1 and words[0] == "help":
             return _dispatch([*words[1:2], "--help"])
@@ -112,20 +117,26 @@ def _dispatch(words: list[str]) -> tuple[str, list[str]]:
     command = _ALIASES.get(first, first)
     if command in COMMANDS:
         return command, leading + rest
-    if _looks_like_target(first):
-        return "connect", leading + words
     import difflib
 
-    near = difflib.get_close_matches(first, [*COMMANDS, *_ALIASES], n=1)
+    near = difflib.get_close_matches(first, [*COMMANDS, *_ALIASES], n=1, cutoff=0.75)
+    # A name has a digit in it, nearly always; the words of a command never do.
+    if _looks_like_target(first) and (not near or any(letter.isdigit() for letter in first)):
+        return "connect", leading + words
     raise UsageError(
         f'no command "{_one_line(first)}"' + (f'; did you mean "{near[0]}"?' if near else ""),
         fix=None if near else "See: sm-ssh --help",
     )
 
 
+def _on_a_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+
+
 def _looks_like_target(word: str) -> bool:
-    host = word.rpartition("@")[2].lower()
-    return host.endswith(".sagemaker") or host.startswith("mi-")
+    import re
+
+    return re.fullmatch(r"(?:[\w.-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*|@last|arn:\S+", word) is not None
 
 
 def _run(command: str, words: list[str]) -> int:
@@ -158,7 +169,8 @@ def help_text() -> str:
     lines = [
         "sm-ssh: a shell in any running Amazon SageMaker container, by name",
         "",
-        "  sm-ssh my-job.training.sagemaker             log in",
+        "  sm-ssh                                       pick a container, and log in",
+        "  sm-ssh my-job                                log in: a name, or its beginning, is enough",
         "  sm-ssh connect my-job.training.sagemaker nvidia-smi",
         "  sm-ssh config-ssh && ssh my-job.training.sagemaker",
         "",

@@ -27,6 +27,7 @@ from sagemaker_ssh_helper.errors import (
     HostNotTrusted,
     KeyNotDelivered,
     LocalSetup,
+    TargetNotFound,
     UsageError,
     WrongUser,
 )
@@ -96,7 +97,12 @@ def prepare(
             node=target.node_or_first,
         )
     else:
-        instance = instances.resolve(client, target)
+        try:
+            instance = instances.resolve(client, target)
+        except TargetNotFound as error:
+            from sagemaker_ssh_helper.client import naming
+
+            raise naming.located(error, client.session, target) from error
     pin = trust.load(instance.id)
     if pin is not None and instance_id is not None and pin.name.lower() == instance.name.lower():
         # ssh and users may fold its letters.
@@ -184,7 +190,8 @@ class SshArguments:
     """
 
     options: tuple[str, ...]
-    host: str
+    host: str | None
+    """None when none was named."""
     user: str | None
     command: tuple[str, ...]
     own: Mapping[str, str]
@@ -241,10 +248,8 @@ def split_arguments(words: Sequence[str], own: Mapping[str, bool]) -> SshArgumen
             index += 1
         else:
             break
-    if host is None:
-        raise UsageError("no target is named", fix="Name one: sm-ssh connect NAME.training.sagemaker")
-    named, at, rest = host.rpartition("@")
-    if at:
+    named, at, rest = (host or "").rpartition("@")
+    if at and named:
         # The first to name the user wins, as in ssh.
         user, host = user or named, rest
     if user is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*\$?", user):
@@ -281,23 +286,25 @@ def find_ssh() -> str:
     return program
 
 
-def ssh_command(
-    host: str,
-    *,
-    user: str,
-    proxy: Sequence[str],
-    options: Sequence[str] = (),
-    command: Sequence[str] = (),
-    learn_host_key: bool = False,
-) -> list[str]:
+@dataclass(frozen=True)
+class SshSettings:
     """
-    The argv that runs ssh to ``host`` through ``proxy``, whatever the user's own configuration says.
+    What ssh, scp, sftp and rsync's ssh are told with ``-o`` to reach one container, whatever the user's own
+    configuration says.
 
-    The user's ``options`` come first, for ssh takes the first value it sees; what keeps the connection safe
-    comes before them. ``learn_host_key`` lets ssh accept and keep the key of a node that tells none. Raises
-    LocalSetup when there is no ssh.
+    ssh takes the first value it sees: ``safe`` goes before the user's options, ``defaults`` after them.
     """
-    program = find_ssh()
+
+    safe: tuple[str, ...]
+    defaults: tuple[str, ...]
+
+
+def ssh_settings(host: str, *, user: str, proxy: Sequence[str], learn_host_key: bool = False) -> SshSettings:
+    """
+    The settings for ``host`` through ``proxy``.
+
+    ``learn_host_key`` lets ssh accept and keep the key of a node that tells none.
+    """
     key = config_dir() / "key"
     safe = [
         f"ProxyCommand={proxy_command(proxy)}",
@@ -321,12 +328,27 @@ def ssh_command(
         "ServerAliveCountMax=80",
         f"ConnectTimeout={CONNECT_TIMEOUT}",
     ]
-    argv = [program]
-    for setting in safe:
-        argv += ["-o", setting]
-    argv += options
-    for setting in defaults:
-        argv += ["-o", setting]
+    return SshSettings(tuple(safe), tuple(defaults))
+
+
+def with_o(settings: Sequence[str]) -> list[str]:
+    """Each setting behind its own ``-o``."""
+    return [word for setting in settings for word in ("-o", setting)]
+
+
+def ssh_command(
+    host: str,
+    settings: SshSettings,
+    *,
+    options: Sequence[str] = (),
+    command: Sequence[str] = (),
+) -> list[str]:
+    """
+    The argv that runs ssh to ``host``; the user's ``options`` stand between the two kinds of settings.
+
+    Raises LocalSetup when there is no ssh.
+    """
+    argv = [find_ssh(), *with_o(settings.safe), *options, *with_o(settings.defaults)]
     # ssh joins the words of a command with spaces and the remote shell takes them apart again: a word that
     # needs it is quoted here, once, so that it arrives as it was given. One word alone is a shell line.
     # ssh takes no more options after the first --, neither before the host nor after it.

@@ -89,18 +89,22 @@ def of_kms(operation: str, params: Mapping[str, Any], place: Place, caller: Call
         key_id = _kms_key_of(params.get("CiphertextBlob", b""))
     resources = []
     if key_id:
-        resources.append(key_id if key_id.startswith("arn:") else f"{prefix}:key/{_kms_key(key_id, place)}")
+        resources.append(_kms_key_arn(key_id, prefix, place))
     if "AliasName" in params:
         resources.append(f"{prefix}:{params['AliasName']}")
     return [Permission(f"kms:{operation}", resource, context) for resource in resources or ["*"]]
 
 
-def _kms_key(key_id: str, place: Place) -> str:
-    if not key_id.startswith("alias/"):
-        return key_id
-    from moto.kms.models import kms_backends
+def _kms_key_arn(key_id: str, prefix: str, place: Place) -> str:
+    """The ARN of a key that is named by its id, its ARN, an alias or the ARN of an alias."""
+    name = key_id.removeprefix(f"{prefix}:")
+    if name.startswith("arn:"):
+        return name
+    if name.startswith("alias/"):
+        from moto.kms.models import kms_backends
 
-    return str(kms_backends[place.account_id][place.region].get_key_id_from_alias(key_id) or key_id)
+        name = str(kms_backends[place.account_id][place.region].get_key_id_from_alias(name) or name)
+    return f"{prefix}:key/{name.removeprefix('key/')}"
 
 
 def _kms_key_of(ciphertext: bytes) -> str:

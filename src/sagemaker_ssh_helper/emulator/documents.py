@@ -1,6 +1,8 @@
 """
 The documents of Systems Manager that sessions and commands are made from, and values for their parameters.
 
+Amazon's are fixed; an account adds session documents of its own, and changes its session preferences.
+
 The names, the parameters and the properties are those that agents read; the descriptions are ours. What the
 service itself keeps in these documents is not public, so a description proves nothing.
 """
@@ -8,20 +10,57 @@ service itself keeps in these documents is not public, so a description proves n
 import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sagemaker_ssh_helper.emulator.service import ApiError
+from sagemaker_ssh_helper.protocol.payloads import SessionType
 
 DEFAULT_SESSION_DOCUMENT = "SSM-SessionManagerRunShell"
 """The one a session gets that names none: a shell, with the account's preferences."""
+
+_SESSION_TYPES = (
+    SessionType.STANDARD_STREAM,
+    SessionType.INTERACTIVE_COMMANDS,
+    SessionType.NON_INTERACTIVE_COMMANDS,
+    SessionType.PORT,
+)
+_RESERVED = ("aws", "amazon", "amzn")
+"""What names of an account's own documents do not begin with."""
 
 _PORT_PATTERN = "^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
 # 0 stands for "any free one".
 _LOCAL_PORT_PATTERN = (
     "^(0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
 )
+
+
+@dataclass(frozen=True)
+class SessionLimits:
+    """How long a session may last, in minutes."""
+
+    idle: int = 20
+    """Without any data, either way."""
+    duration: int | None = None
+    """In all; None without end."""
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any]) -> "SessionLimits":
+        """Those in the inputs of a session document. Raises ApiError."""
+        idle = _minutes(inputs, "idleSessionTimeout", 60)
+        duration = _minutes(inputs, "maxSessionDuration", 1440)
+        return cls(cls.idle if idle is None else idle, duration)
+
+
+def _minutes(inputs: Mapping[str, Any], name: str, most: int) -> int | None:
+    text = str(inputs.get(name) or "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+        raise ApiError("InvalidDocumentContent", f"{name} is a number of minutes from 1 to {most}.")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -33,6 +72,8 @@ class Document:
     content: Mapping[str, Any]
     platforms: Sequence[str] = ("Linux", "MacOS", "Windows")
     owner: str = "Amazon"
+    version: int = 1
+    created_at: float = field(default_factory=time.time)
     text: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -260,17 +301,121 @@ DOCUMENTS: Mapping[str, Document] = {
 }
 
 
-def find_document(name_or_arn: str, kind: str | None = None) -> Document:
-    """
-    The document of this name or ARN.
+class Documents:
+    """The documents of one account in one region."""
 
-    Raises:
-        ApiError: ``InvalidDocument`` when there is none, or it is not of the kind wanted.
-    """
-    name = name_or_arn.rsplit(":document/", 1)[-1]
-    document = DOCUMENTS.get(name)
-    if document is None:
-        raise ApiError("InvalidDocument", f"Document with name {name} does not exist.")
-    if kind is not None and document.kind != kind:
-        raise ApiError("InvalidDocument", f"Document with name {name} is not a {kind} document.")
-    return document
+    def __init__(self) -> None:
+        self._own: dict[str, Document] = {}
+
+    def find(self, name_or_arn: str, kind: str | None = None) -> Document:
+        """
+        The document of this name or ARN.
+
+        Raises:
+            ApiError: ``InvalidDocument`` when there is none, or it is not of the kind wanted.
+        """
+        name = name_or_arn.rsplit(":document/", 1)[-1]
+        document = self._own.get(name) or DOCUMENTS.get(name)
+        if document is None:
+            raise ApiError("InvalidDocument", f"Document with name {name} does not exist.")
+        if kind is not None and document.kind != kind:
+            raise ApiError("InvalidDocument", f"Document with name {name} is not a {kind} document.")
+        return document
+
+    def create(self, name: str, text: str) -> Document:
+        """
+        A new session document of the account.
+
+        Raises:
+            ApiError: ``DocumentAlreadyExists``, ``InvalidDocumentContent``, or ``ValidationException`` for a
+            name that is Amazon's.
+        """
+        if name.lower().startswith(_RESERVED):
+            raise ApiError(
+                "ValidationException", f"The name {name} begins as those of Amazon's documents do."
+            )
+        if name in self._own or name in DOCUMENTS:
+            raise ApiError("DocumentAlreadyExists", f"Document with name {name} already exists.")
+        self._own[name] = Document(name, "Session", _session_content(text), owner="Self")
+        return self._own[name]
+
+    def update(self, name: str, text: str, version: str | None) -> Document:
+        """
+        A new version of a document of the account, which takes the place of the one before.
+
+        Raises:
+            ApiError: ``InvalidDocument``, ``InvalidDocumentOperation`` for a document of Amazon's,
+            ``InvalidDocumentVersion``, ``InvalidDocumentContent``, ``DuplicateDocumentContent``.
+        """
+        old = self.find(name)
+        self._check_own(old)
+        if version not in (None, "$LATEST", str(old.version)):
+            raise ApiError("InvalidDocumentVersion", f"Version {version} is not the latest of {old.name}.")
+        content = _session_content(text)
+        if content == old.content:
+            raise ApiError("DuplicateDocumentContent", f"The content of {old.name} is the same already.")
+        self._own[old.name] = replace(old, content=content, version=old.version + 1)
+        return self._own[old.name]
+
+    def delete(self, name: str) -> None:
+        """
+        Remove a document of the account; its session preferences are then those of a new account.
+
+        Raises:
+            ApiError: ``InvalidDocument``, ``InvalidDocumentOperation`` for a document of Amazon's.
+        """
+        document = self.find(name)
+        self._check_own(document)
+        self._own.pop(document.name, None)
+
+    def with_preferences(self, document: Document) -> Document:
+        """
+        A session document as it goes to the agent: those of Amazon's that run a program have no inputs of
+        their own, and get the account's preferences.
+        """
+        preferences = self._own.get(DEFAULT_SESSION_DOCUMENT)
+        runs_program = document.content.get("sessionType") != SessionType.PORT
+        if document.owner != "Amazon" or preferences is None or not runs_program:
+            return document
+        return replace(
+            document, content={**document.content, "inputs": preferences.content.get("inputs", {})}
+        )
+
+    def limits(self, document: Document) -> SessionLimits:
+        """How long a session of this document may last: by its own inputs, else by the preferences."""
+        inputs = document.content.get("inputs")
+        if inputs is None:
+            inputs = self.find(DEFAULT_SESSION_DOCUMENT).content.get("inputs", {})
+        return SessionLimits.of(inputs)
+
+    def _check_own(self, document: Document) -> None:
+        if document.owner == "Amazon":
+            raise ApiError("InvalidDocumentOperation", f"{document.name} is a document of Amazon's.")
+
+
+def _session_content(text: str) -> Mapping[str, Any]:
+    """The content of a session document. Raises ApiError."""
+
+    def refuse(why: str) -> ApiError:
+        return ApiError("InvalidDocumentContent", f"The content of a session document {why}.")
+
+    try:
+        content = json.loads(text)
+    except ValueError:
+        raise refuse("is not JSON, which is all that the local cloud reads") from None
+    if not isinstance(content, dict):
+        raise refuse("is not a JSON object")
+    if content.get("schemaVersion") != "1.0":
+        raise refuse("has the schemaVersion 1.0")
+    if content.get("sessionType") not in _SESSION_TYPES:
+        raise refuse(f"has a sessionType of {', '.join(_SESSION_TYPES)}")
+    if not all(isinstance(content.get(part, {}), dict) for part in ("inputs", "properties")):
+        raise refuse("has objects for its inputs and its properties")
+    SessionLimits.of(content.get("inputs", {}))
+    parameters = content.get("parameters", {})
+    if not isinstance(parameters, dict) or not all(
+        isinstance(definition, dict) and definition.get("type") in ("String", "StringList")
+        for definition in parameters.values()
+    ):
+        raise refuse("has parameters of the types String and StringList")
+    return content

@@ -1,5 +1,5 @@
 """
-A training job at work: data in, containers up, wait, stop, data out.
+A job at work, of any kind: data in, containers up, wait, stop, data out.
 """
 
 from __future__ import annotations
@@ -10,28 +10,25 @@ import secrets
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sagemaker_ssh_helper.emulator import mounts
 from sagemaker_ssh_helper.emulator.container import Container, Ended
 from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
+from sagemaker_ssh_helper.emulator.job_record import JobRecord, Status, utc_now
 from sagemaker_ssh_helper.emulator.job_storage import StorageError
 from sagemaker_ssh_helper.emulator.node import Node
 from sagemaker_ssh_helper.emulator.service import Cloud
-from sagemaker_ssh_helper.emulator.training_record import Status, TrainingRecord, utc_now
-from sagemaker_ssh_helper.emulator.training_setup import Entry, TrainingSetup
-from sagemaker_ssh_helper.names import ResourceKind, node_name
+from sagemaker_ssh_helper.names import node_name
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-LOG_GROUP = str(ResourceKind.TRAINING.log_group)
 
 ERROR_MESSAGE_CHARACTERS = 700
 
@@ -50,31 +47,59 @@ class JobFailed(Exception):
     """The job cannot go on; ``str`` is its FailureReason."""
 
 
-class TrainingRun:
+@dataclass(frozen=True)
+class Entry:
+    """How a node's container is started."""
+
+    command: list[str]
+    cwd: str
+    environment: Mapping[str, str]
+    script_command: list[str] | None = None
+    """In script mode: the user's part of the command."""
+
+
+class JobSetup(Protocol):
+    """What tells the kinds of jobs apart: the files, environment and command of their nodes. Blocking."""
+
+    log_group: str
+    program: str
+    """What an image of this kind is run with when nothing else is asked for."""
+    node_count: int
+    image: str
+
+    def stage(self, nodes: Sequence[Node]) -> list[Entry]:
+        """Put all that the job finds when it starts into every node; how each starts. Raises StorageError."""
+
+    def upload(self, nodes: Sequence[Node]) -> None:
+        """Take out what the job leaves behind. Raises StorageError."""
+
+
+class JobRun:
     """
     One job from its request to its end, in ``run``.
 
     Args:
         record: what the API shows; changed as the job goes on.
+        setup: what its nodes are made of.
         credentials: of the job's role; closed at the end.
         executor: for blocking work; not the event loop's own, whose threads serve the calls this work makes.
     """
 
     def __init__(
         self,
-        record: TrainingRecord,
+        record: JobRecord,
+        setup: JobSetup,
         cloud: Cloud,
         credentials: JobCredentials,
         settings: JobSettings,
         executor: Executor,
     ) -> None:
         self._record = record
-        self._request = record.request
         self._cloud = cloud
         self._credentials = credentials
         self._settings = settings
         self._executor = executor
-        self._setup = TrainingSetup(record, cloud, credentials)
+        self._setup = setup
         self._root = cloud.state_dir / "jobs" / secrets.token_hex(4)
         self._nodes: list[Node] = []
         self._containers: list[Container] = []
@@ -130,7 +155,7 @@ class TrainingRun:
         stopped = self._overdue or self._record.stop_requested
         reason = None if stopped else self._failure_reason(ended, entries[0])
         self._enter(Status.UPLOADING)
-        await self._in_thread(partial(self._setup.upload, self._nodes[0]))
+        await self._in_thread(partial(self._setup.upload, self._nodes))
         return reason
 
     async def _start(self, entries: list[Entry]) -> None:
@@ -145,7 +170,7 @@ class TrainingRun:
                     env=entry.environment,
                     cwd=entry.cwd,
                     logs=await self._in_thread(partial(self._cloud.aws, "logs")),
-                    group=LOG_GROUP,
+                    group=self._setup.log_group,
                     stream=stream,
                     log_bytes=self._settings.log_bytes,
                 )
@@ -195,9 +220,8 @@ class TrainingRun:
 
     def _make_nodes(self) -> list[Node]:
         namespace = mounts.available()
-        count = int(self._request["ResourceConfig"].get("InstanceCount", 1))
         self._root.mkdir(parents=True, mode=0o700)
-        names = [node_name(rank) for rank in range(count)]
+        names = [node_name(rank) for rank in range(self._setup.node_count)]
         state_dir = self._cloud.state_dir
         nodes = [Node(self._root / name, name, state_dir=state_dir, namespace=namespace) for name in names]
         for node in nodes:
@@ -225,10 +249,10 @@ class TrainingRun:
         return None
 
     def _cannot_start(self, why: str) -> JobFailed:
-        image = self._request["AlgorithmSpecification"].get("TrainingImage", "")
         return JobFailed(
             "AlgorithmError: CannotStartContainerError. Please make sure the container can be run with "
-            f"'docker run {image} train'. The local cloud runs every image with this machine's programs: "
+            f"'docker run {self._setup.image} {self._setup.program}'. The local cloud runs every image with "
+            "this machine's programs: "
             f"give ContainerEntrypoint, or the hyperparameters of script mode. {why}"
         )
 

@@ -11,7 +11,6 @@ from typing import Any
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud, Operation
 
 _LISTS = {
-    "ListProcessingJobs": "ProcessingJobSummaries",
     "ListTransformJobs": "TransformJobSummaries",
     "ListHyperParameterTuningJobs": "HyperParameterTuningJobSummaries",
     "ListEndpoints": "Endpoints",
@@ -20,7 +19,6 @@ _LISTS = {
 }
 
 _DESCRIPTIONS = (
-    "DescribeProcessingJob",
     "DescribeTransformJob",
     "DescribeHyperParameterTuningJob",
     "DescribeEndpoint",

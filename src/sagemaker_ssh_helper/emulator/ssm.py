@@ -6,7 +6,8 @@ module                 what it holds
 =====================  ==================================================================
 ``ssm_registration``   activations, registration, credentials of instances
 ``ssm_instances``      instances, tags, health, settings
-``ssm_sessions``       sessions and documents
+``ssm_sessions``       sessions
+``ssm_documents``      documents
 ``ssm_commands``       Run Command
 ``ec2messages``        Run Command for agents without a control channel
 ``gateway``            control channels and data channels
@@ -23,6 +24,7 @@ from sagemaker_ssh_helper.emulator.live_session import SessionTiming
 from sagemaker_ssh_helper.emulator.managed_instances import PingTiming
 from sagemaker_ssh_helper.emulator.service import ApiError, Cloud, Operation
 from sagemaker_ssh_helper.emulator.ssm_commands import CommandOperations
+from sagemaker_ssh_helper.emulator.ssm_documents import DocumentOperations
 from sagemaker_ssh_helper.emulator.ssm_instances import Instances
 from sagemaker_ssh_helper.emulator.ssm_registration import Registration
 from sagemaker_ssh_helper.emulator.ssm_sessions import SessionOperations
@@ -47,6 +49,7 @@ class SsmService:
             **Registration(self.state).operations,
             **Instances(self.state).operations,
             **SessionOperations(self.state).operations,
+            **DocumentOperations(self.state).operations,
             **commands.operations,
         }
         cloud.services[self.message_delivery.name] = self.message_delivery

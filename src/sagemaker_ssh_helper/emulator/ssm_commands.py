@@ -18,7 +18,6 @@ from sagemaker_ssh_helper.emulator.command_records import (
     Invocation,
     PluginResult,
 )
-from sagemaker_ssh_helper.emulator.documents import find_document
 from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstance
 from sagemaker_ssh_helper.emulator.paging import position_page
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
@@ -51,7 +50,7 @@ class CommandOperations:
     async def send_command(self, call: Call) -> Mapping[str, Any]:
         """Needs the right for the document and for every instance, which all have to be online."""
         state, params = self._state, call.params
-        document = find_document(params["DocumentName"], "Command")
+        document = state.documents.find(params["DocumentName"], "Command")
         state.cloud.iam.authorize(
             call.principal, "ssm:SendCommand", document.arn(state.cloud.region, state.cloud.account_id), {}
         )

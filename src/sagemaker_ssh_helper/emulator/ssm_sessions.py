@@ -1,15 +1,16 @@
 """
-Systems Manager operations: sessions, and the documents that they are made from.
+Systems Manager operations: sessions.
 """
 
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from sagemaker_ssh_helper.emulator.documents import DEFAULT_SESSION_DOCUMENT, Document, find_document
+from sagemaker_ssh_helper.emulator.documents import DEFAULT_SESSION_DOCUMENT
 from sagemaker_ssh_helper.emulator.paging import position_page
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
 from sagemaker_ssh_helper.emulator.sessions import Session, new_session_id
+from sagemaker_ssh_helper.emulator.ssm_documents import authorize_document
 from sagemaker_ssh_helper.emulator.ssm_state import State, moment
 
 TIER_ERROR = "Enable advanced-instances tier to use Session Manager with your on-premises instances"
@@ -22,14 +23,11 @@ class SessionOperations:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._created_at = time.time()
         self.operations: Mapping[str, Operation] = {
             "StartSession": self.start_session,
             "ResumeSession": self.resume_session,
             "TerminateSession": self.terminate_session,
             "DescribeSessions": self.describe_sessions,
-            "GetDocument": self.get_document,
-            "DescribeDocument": self.describe_document,
         }
 
     async def start_session(self, call: Call) -> Mapping[str, Any]:
@@ -39,8 +37,8 @@ class SessionOperations:
         named = params.get("DocumentName")
         instance = state.authorize_instance(call, target)
         if named is not None:
-            self._authorize_document(call, named)
-        document = find_document(named or DEFAULT_SESSION_DOCUMENT, "Session")
+            authorize_document(state, call, named)
+        document = state.documents.find(named or DEFAULT_SESSION_DOCUMENT, "Session")
         arguments = document.arguments(params.get("Parameters", {}))
         if instance is None:
             raise ApiError("TargetNotConnected", f"{target} is not connected.")
@@ -53,10 +51,11 @@ class SessionOperations:
             target=instance.id,
             owner_arn=call.principal.arn,
             owner_id=call.principal.user_id,
-            document=document,
+            document=state.documents.with_preferences(document),
             arguments=arguments,
             reason=params.get("Reason", ""),
             started_at=time.time(),
+            limits=state.documents.limits(document),
         )
         state.sessions.add(session)
         return self._grant(call, session, state.gateway.start_session(session))
@@ -80,63 +79,7 @@ class SessionOperations:
         )
         return {"Sessions": [_describe(session) for session in selected], "NextToken": token}
 
-    async def get_document(self, call: Call) -> Mapping[str, Any]:
-        document = self._document(call)
-        return {
-            "Name": document.name,
-            "CreatedDate": moment(self._created_at),
-            "DocumentVersion": "1",
-            "Status": "Active",
-            "Content": document.text,
-            "DocumentType": document.kind,
-            "DocumentFormat": "JSON",
-        }
-
-    async def describe_document(self, call: Call) -> Mapping[str, Any]:
-        document = self._document(call)
-        return {
-            "Document": {
-                "Name": document.name,
-                "Hash": document.digest,
-                "HashType": "Sha256",
-                "Owner": document.owner if document.owner == "Amazon" else self._state.cloud.account_id,
-                "CreatedDate": moment(self._created_at),
-                "Status": "Active",
-                "DocumentVersion": "1",
-                "LatestVersion": "1",
-                "DefaultVersion": "1",
-                "Description": document.content.get("description", ""),
-                "Parameters": [
-                    {
-                        "Name": name,
-                        "Type": definition["type"],
-                        "Description": definition.get("description", ""),
-                        **({"DefaultValue": definition["default"]} if "default" in definition else {}),
-                    }
-                    for name, definition in document.parameters.items()
-                ],
-                "PlatformTypes": list(document.platforms),
-                "DocumentType": document.kind,
-                "SchemaVersion": document.content["schemaVersion"],
-                "DocumentFormat": "JSON",
-                "Tags": [],
-            }
-        }
-
     # -- within --
-
-    def _document(self, call: Call) -> Document:
-        self._authorize_document(call, call.params["Name"])
-        return find_document(call.params["Name"])
-
-    def _authorize_document(self, call: Call, name: str) -> None:
-        """Asks by the document's own ARN where there is one, so that refusals do not tell what exists."""
-        cloud = self._state.cloud
-        try:
-            arn = find_document(name).arn(cloud.region, cloud.account_id)
-        except ApiError:
-            arn = name if name.startswith("arn:") else self._state.arn(f"document/{name}")
-        cloud.iam.authorize(call.principal, f"ssm:{call.operation}", arn, {})
 
     def _own_session(self, call: Call) -> Session:
         """The session of a call. Its id and its tags are what policies tell sessions apart by."""
@@ -174,6 +117,7 @@ def _describe(session: Session) -> Mapping[str, Any]:
         "Reason": session.reason or None,
         "Details": session.details or None,
         "AccessType": "Standard",
+        "MaxSessionDuration": str(session.limits.duration or "") or None,
     }
     if session.ended_at is not None:
         described["EndDate"] = moment(session.ended_at)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 
 from sagemaker_ssh_helper.emulator.activations import Activations
+from sagemaker_ssh_helper.emulator.documents import Documents
 from sagemaker_ssh_helper.emulator.gateway import MessageGateway
 from sagemaker_ssh_helper.emulator.managed_instances import (
     ONLINE,
@@ -40,6 +41,7 @@ class State:
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
         self.activations = Activations()
+        self.documents = Documents()
         self.instances = ManagedInstances()
         self.sessions = Sessions()
         self.gateway = MessageGateway(cloud, self.instances, self.sessions)

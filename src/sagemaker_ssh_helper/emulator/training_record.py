@@ -1,66 +1,14 @@
 """
-A training job as the API shows it: the request, the statuses it went through, how it ended. Pure.
-
-What drives it: the runner (jobs.py) on the way to the right, StopTrainingJob and the time limit downwards::
-
-    Starting ──> Downloading ──> Training ──> Uploading ──> Completed
-       │              │             │             │   └───> Failed
-       └──────────────┴─────────────┴──> Stopping ┴───────> Stopped, MaxRuntimeExceeded
-
-Any of them may go to Failed at once, when SageMaker itself cannot go on.
+A training job as the API shows it. Pure.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-DEFAULT_MAX_RUNTIME_SECONDS = 86_400
-
-FAILURE_REASON_CHARACTERS = 1024
-
-
-class Status(enum.Enum):
-    """
-    Secondary statuses. Each has: its name, the primary status it belongs to, the message that goes with it.
-    """
-
-    STARTING = ("Starting", "InProgress", "Preparing the instances for training")
-    DOWNLOADING = ("Downloading", "InProgress", "Downloading input data")
-    TRAINING = ("Training", "InProgress", "Training image download completed. Training in progress.")
-    STOPPING = ("Stopping", "Stopping", "Stopping the training job")
-    UPLOADING = ("Uploading", "InProgress", "Uploading generated training model")
-    COMPLETED = ("Completed", "Completed", "Training job completed")
-    FAILED = ("Failed", "Failed", "Training job failed")
-    STOPPED = ("Stopped", "Stopped", "Training job stopped")
-    MAX_RUNTIME_EXCEEDED = (
-        "MaxRuntimeExceeded",
-        "Stopped",
-        "Training job runtime exceeded MaxRuntimeInSeconds provided",
-    )
-
-    def __init__(self, text: str, primary: str, message: str) -> None:
-        self.text = text
-        self.primary = primary
-        self.message = message
-
-    @property
-    def final(self) -> bool:
-        return self in _FINAL
-
-
-_FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.STOPPED, Status.MAX_RUNTIME_EXCEEDED})
-
-_NEXT = {
-    Status.STARTING: {Status.DOWNLOADING, Status.STOPPING},
-    Status.DOWNLOADING: {Status.TRAINING, Status.STOPPING},
-    Status.TRAINING: {Status.UPLOADING, Status.STOPPING},
-    Status.STOPPING: {Status.UPLOADING, Status.STOPPED, Status.MAX_RUNTIME_EXCEEDED},
-    Status.UPLOADING: {Status.COMPLETED, Status.STOPPING, Status.STOPPED, Status.MAX_RUNTIME_EXCEEDED},
-}
+from sagemaker_ssh_helper.emulator.job_record import JobRecord
 
 _REQUEST_MEMBERS = (
     "TrainingJobName",
@@ -87,87 +35,12 @@ _REQUEST_MEMBERS = (
 
 
 @dataclass
-class Transition:
-    """One secondary status and its time."""
+class TrainingRecord(JobRecord):
+    """One training job."""
 
-    status: Status
-    started_at: datetime
-    ended_at: datetime | None = None
+    name_member = "TrainingJobName"
 
-    def describe(self) -> dict[str, Any]:
-        shown: dict[str, Any] = {
-            "Status": self.status.text,
-            "StartTime": self.started_at,
-            "StatusMessage": self.status.message,
-        }
-        if self.ended_at is not None:
-            shown["EndTime"] = self.ended_at
-        return shown
-
-
-@dataclass
-class TrainingRecord:
-    """
-    One training job.
-
-    Args:
-        request: the parameters of CreateTrainingJob.
-        arn: of the job.
-        created_at: aware time of the request.
-    """
-
-    request: Mapping[str, Any]
-    arn: str
-    created_at: datetime
-    tags: dict[str, str] = field(default_factory=dict)
-    failure_reason: str | None = None
     model_artifacts: str | None = None
-    transitions: list[Transition] = field(default_factory=list)
-    stop_requested: bool = False
-
-    def __post_init__(self) -> None:
-        self.transitions.append(Transition(Status.STARTING, self.created_at))
-
-    @property
-    def name(self) -> str:
-        return str(self.request["TrainingJobName"])
-
-    @property
-    def status(self) -> Status:
-        """The secondary status."""
-        return self.transitions[-1].status
-
-    @property
-    def primary_status(self) -> str:
-        """``InProgress``, ``Stopping``, ``Completed``, ``Failed`` or ``Stopped``."""
-        if self.status is Status.UPLOADING and self._went_through(Status.STOPPING):
-            return Status.STOPPING.primary
-        return self.status.primary
-
-    @property
-    def modified_at(self) -> datetime:
-        return self.transitions[-1].started_at
-
-    @property
-    def ended_at(self) -> datetime | None:
-        return self.modified_at if self.status.final else None
-
-    @property
-    def max_runtime_seconds(self) -> int:
-        condition = self.request.get("StoppingCondition", {})
-        return int(condition.get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_SECONDS))
-
-    def change(self, status: Status, now: datetime) -> None:
-        """The job enters a status. One that cannot follow the present one is our own mistake."""
-        allowed = status in _NEXT.get(self.status, ()) or (status is Status.FAILED and not self.status.final)
-        assert allowed, f"{self.status.text} cannot be followed by {status.text}"
-        self.transitions[-1].ended_at = now
-        self.transitions.append(Transition(status, now))
-
-    def fail(self, reason: str, now: datetime) -> None:
-        """The job ends as Failed, for this reason; cut to what the API can show."""
-        self.failure_reason = reason[:FAILURE_REASON_CHARACTERS]
-        self.change(Status.FAILED, now)
 
     def describe(self, now: datetime) -> dict[str, Any]:
         """The answer of DescribeTrainingJob."""
@@ -197,7 +70,7 @@ class TrainingRecord:
             ModelArtifacts={"S3ModelArtifacts": self.model_artifacts} if self.model_artifacts else {},
             ProfilingStatus="Disabled" if self._profiler_disabled() else "Enabled",
         )
-        began_at = self._began_at()
+        began_at = self.began_at
         if began_at is not None:
             seconds = max(1, round(((self.ended_at or now) - began_at).total_seconds()))
             shown.update(TrainingStartTime=began_at, TrainingTimeInSeconds=seconds)
@@ -221,21 +94,6 @@ class TrainingRecord:
             shown["TrainingEndTime"] = self.ended_at
         return shown
 
-    def _went_through(self, status: Status) -> bool:
-        return any(transition.status is status for transition in self.transitions)
-
-    def _began_at(self) -> datetime | None:
-        for transition in self.transitions:
-            if transition.status is Status.DOWNLOADING:
-                return transition.started_at
-        return None
-
     def _profiler_disabled(self) -> bool:
         config = self.request.get("ProfilerConfig")
         return config is None or bool(config.get("DisableProfiler", False))
-
-
-def utc_now() -> datetime:
-    """The time as the API shows it: aware, in whole milliseconds."""
-    now = datetime.now(timezone.utc)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)

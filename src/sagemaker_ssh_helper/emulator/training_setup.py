@@ -5,19 +5,20 @@ The files, environment and command of a training job's nodes, as SageMaker lays 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sagemaker_ssh_helper.emulator import job_storage, training_toolkit
+from sagemaker_ssh_helper.emulator.container_environment import container_environment
 from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
 from sagemaker_ssh_helper.emulator.job_storage import S3Uri, StorageError
+from sagemaker_ssh_helper.emulator.jobs import Entry
 from sagemaker_ssh_helper.emulator.node import BASE, Node
 from sagemaker_ssh_helper.emulator.service import Cloud
 from sagemaker_ssh_helper.emulator.training_record import TrainingRecord
+from sagemaker_ssh_helper.names import ResourceKind
 
 INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 """The network interface that nodes of one job share here."""
@@ -26,29 +27,23 @@ GROUP = "homogeneousCluster"
 """SageMaker's name for the instance group of a job that names none."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """How a node's container is started."""
-
-    command: list[str]
-    cwd: str
-    environment: Mapping[str, str]
-    script_command: list[str] | None = None
-    """In script mode: the user's part of the command."""
-
-
 class TrainingSetup:
     """
-    What one job puts into its nodes and takes out of them, for use in worker threads.
+    What one training job puts into its nodes and takes out of them: a JobSetup.
 
     Args:
         record: the job.
         credentials: of its role, whose rights decide what can be read and written.
     """
 
+    log_group = str(ResourceKind.TRAINING.log_group)
+    program = "train"
+
     def __init__(self, record: TrainingRecord, cloud: Cloud, credentials: JobCredentials) -> None:
         self._record = record
         self._request = record.request
+        self.node_count = int(self._request["ResourceConfig"].get("InstanceCount", 1))
+        self.image = str(self._request["AlgorithmSpecification"].get("TrainingImage", ""))
         self._cloud = cloud
         self._credentials = credentials
 
@@ -140,26 +135,14 @@ class TrainingSetup:
         return Entry(script.command, script.cwd, {**environment, **script.environment}, script.script_command)
 
     def _environment(self, node: Node) -> dict[str, str]:
-        """What the job's processes have: the node's, then the user's, then what the cloud insists on."""
-        region = self._cloud.region
-        environment = {
-            **node.environment(),
-            "AWS_REGION": region,
-            "AWS_DEFAULT_REGION": region,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-        path = environment["PATH"]
-        environment.update(self._request.get("Environment", {}))
-        if environment["PATH"] != path:
-            # The user means an image's folders; the programs of this machine are elsewhere.
-            environment["PATH"] += os.pathsep + path
-        environment.update(TRAINING_JOB_NAME=self._record.name, TRAINING_JOB_ARN=self._record.arn)
-        if not self._request.get("EnableNetworkIsolation", False):
-            environment["AWS_ENDPOINT_URL"] = self._cloud.endpoint_url
-            environment.update(self._credentials.environment())
-            if self._cloud.ca_file is not None:
-                environment["AWS_CA_BUNDLE"] = environment["SSL_CERT_FILE"] = str(self._cloud.ca_file)
-        return environment
+        return container_environment(
+            node,
+            self._cloud,
+            self._credentials,
+            self._request.get("Environment", {}),
+            insisted={"TRAINING_JOB_NAME": self._record.name, "TRAINING_JOB_ARN": self._record.arn},
+            isolated=self._request.get("EnableNetworkIsolation", False),
+        )
 
     def _place_code(self, s3: Any, node: Node, submitted: str) -> None:
         code = node.base / "code"
@@ -188,8 +171,9 @@ class TrainingSetup:
     def _checkpoints(self, node: Node) -> Path:
         return node.path_of(self._request["CheckpointConfig"].get("LocalPath", f"{BASE}/checkpoints"))
 
-    def upload(self, node: Node) -> None:
+    def upload(self, nodes: Sequence[Node]) -> None:
         """Put what the job made in its first node into S3, and say so in the record. Raises StorageError."""
+        node = nodes[0]
         s3 = self._credentials.role.client("s3")
         output = self._request["OutputDataConfig"]
         target = S3Uri.parse(output["S3OutputPath"]) / self._record.name / "output"

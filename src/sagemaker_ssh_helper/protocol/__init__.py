@@ -12,6 +12,7 @@ module                    what it holds
 ``go_json``               JSON as the official peers write and read it
 ``payloads``              the JSON bodies: opening, handshake, acknowledge, offers, replies
 ``stream``                reliable ordered delivery over messages that may be lost
+``encryption``            sessions with a KMS key: key halves, nonces, what is encrypted
 ``data_channel``          the machine of one session's channel, both sides
 ``control_channel``       the machine of an agent's control channel; the service's side of its messages
 ========================  =====================================================================

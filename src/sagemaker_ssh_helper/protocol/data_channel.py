@@ -14,13 +14,24 @@ The session outlives its connections: after ``connection_lost(now)`` comes anoth
 and both directions go on where they were. Until then ``send_data`` fills the window.
 """
 
+import base64
 import enum
+import hmac
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
-from sagemaker_ssh_helper.errors import HandshakeFailed, MalformedMessage, SSHHelperError
+from sagemaker_ssh_helper.errors import HandshakeFailed, MalformedMessage, ProtocolError, SSHHelperError
 from sagemaker_ssh_helper.protocol import payloads
+from sagemaker_ssh_helper.protocol.encryption import (
+    CHALLENGE_BYTES,
+    CONTEXT_CHALLENGE_BYTES,
+    OVERHEAD_BYTES,
+    Aead,
+    DataKey,
+    SessionCipher,
+    encryption_context,
+)
 from sagemaker_ssh_helper.protocol.message import (
     MESSAGE_ID_BYTES,
     SYN,
@@ -42,15 +53,19 @@ from sagemaker_ssh_helper.protocol.payloads import (
     ActionStatus,
     ActionType,
     AgentSessionState,
+    KmsResult,
     SessionType,
 )
 from sagemaker_ssh_helper.protocol.stream import WINDOW_BYTES, Receiver, Sender
 
 # What the public peers do, and we obey.
-AGENT_HANDSHAKE_TIMEOUT = 15.0  # seconds
+AGENT_HANDSHAKE_TIMEOUT = 15.0  # seconds; for the response, and again for that to the challenge
 
 # What we chose.
 CLIENT_HANDSHAKE_TIMEOUT = 30.0  # seconds; the agent's own verdict comes first
+DATA_KEY_TIMEOUT = 30.0  # seconds for KMS, and for us to ask it again
+REFUSAL_TIMEOUT = 5.0  # seconds for the agent to end a session whose handshake the client refused
+ENCRYPTED_MESSAGE = "This session is encrypted with an AWS KMS key."
 GRACE = 0.05  # seconds; the public agent throws away what comes before it noted that its handshake is over
 MAX_EARLY_BYTES = 1 << 20  # data that comes before the handshake is over
 MAX_PENDING = 20_000  # messages outside the stream that wait to be written
@@ -83,6 +98,19 @@ class Ready(Event):
     """Empty when there was no handshake."""
     customer_message: str
     """Text for the user, perhaps empty."""
+
+
+@dataclass(frozen=True)
+class DataKeyNeeded(Event):
+    """
+    The session is to be encrypted: get its data key, then call ``provide_data_key`` or ``refuse_data_key``.
+    """
+
+    key_id: str
+    """The KMS key: an id, an alias or an ARN."""
+    encryption_context: Mapping[str, str]
+    cipher_text: Optional[bytes] = None
+    """The data key, for KMS to decrypt; None when KMS is to generate one."""
 
 
 @dataclass(frozen=True)
@@ -133,17 +161,23 @@ class State(enum.Enum):
                                 agent: response in; client: output came first, so there is no handshake
                                 agent of a kind without handshake: at once
 
+        with encryption, at the client:  HANDSHAKE -- request in --> KEYING -- key there --> ANSWERED
+                         at the agent:   HANDSHAKE -- response in --> KEYING -- key there --> CHALLENGED
+                                                                       -- challenge answered --> OPEN
+
         any of them -- channel_closed in --> CLOSED;  client with data held: CLOSING until it is delivered
         any of them -- failure, or close() --> CLOSED
     """
 
     NEW = 0
     HANDSHAKE = 1
-    ANSWERED = 2
-    GRACE = 3
-    OPEN = 4
-    CLOSING = 5
-    CLOSED = 6
+    KEYING = 2
+    ANSWERED = 3
+    CHALLENGED = 4
+    GRACE = 5
+    OPEN = 6
+    CLOSING = 7
+    CLOSED = 8
 
 
 class _Kind(NamedTuple):
@@ -171,19 +205,29 @@ _HANDLERS: Dict[Tuple[Side, State, int], str] = {
     (Side.CLIENT, State.HANDSHAKE, PayloadType.OUTPUT): "_on_first_data",
     (Side.CLIENT, State.HANDSHAKE, PayloadType.STDERR): "_on_first_data",
     (Side.CLIENT, State.ANSWERED, PayloadType.HANDSHAKE_REQUEST): "_on_handshake_request",
+    (Side.CLIENT, State.ANSWERED, PayloadType.ENC_CHALLENGE_REQUEST): "_on_challenge_request",
     (Side.CLIENT, State.ANSWERED, PayloadType.HANDSHAKE_COMPLETE): "_on_handshake_complete",
     (Side.AGENT, State.HANDSHAKE, PayloadType.HANDSHAKE_RESPONSE): "_on_handshake_response",
-    (Side.AGENT, State.HANDSHAKE, PayloadType.FLAG): "_on_flag",
+    (Side.AGENT, State.CHALLENGED, PayloadType.ENC_CHALLENGE_RESPONSE): "_on_challenge_response",
 }
+_AGENT_SHAKING = (State.HANDSHAKE, State.KEYING, State.CHALLENGED)
+for _state in _AGENT_SHAKING:
+    _HANDLERS[Side.AGENT, _state, PayloadType.FLAG] = "_on_flag"
 for _payload_type in _DATA:
-    _HANDLERS[Side.CLIENT, State.ANSWERED, _payload_type] = "_on_early_data"
-    _HANDLERS[Side.AGENT, State.HANDSHAKE, _payload_type] = "_on_early_data"
+    for _state in (State.KEYING, State.ANSWERED):
+        _HANDLERS[Side.CLIENT, _state, _payload_type] = "_on_early_data"
+    for _state in _AGENT_SHAKING:
+        _HANDLERS[Side.AGENT, _state, _payload_type] = "_on_early_data"
 for _side in Side:
     for _state in (State.GRACE, State.OPEN):
         _HANDLERS[_side, _state, PayloadType.FLAG] = "_on_flag"
         _HANDLERS[_side, _state, PayloadType.PROBE] = "_on_probe"
         for _payload_type in _DATA:
             _HANDLERS[_side, _state, _payload_type] = "_on_data"
+
+
+class _Unreadable(Exception):
+    """A payload is not what the peer encrypted; nothing after it can be delivered."""
 
 
 class DataChannel:
@@ -196,11 +240,13 @@ class DataChannel:
         random_bytes: gives that many random bytes; for message ids.
         created_ms: wall clock, milliseconds since the epoch; goes into headers and means nothing to us.
         client_id: the client's own UUID, the same for every connection of a session.
-        instance_id: the agent's managed instance.
+        instance_id: the agent's managed instance, as StartSession was told.
         version: our version as the peer compares it.
         session_type: at the agent what to ask for; at the client what is expected, which decides only
             whether a handshake is waited for with a deadline.
         properties: at the agent, for the handshake.
+        kms_key_id: at the agent, the key to encrypt the session with; empty for none. There are no encrypted
+            Port sessions.
         window_bytes: how much may be unacknowledged, from the oldest message to the newest.
         max_payload_bytes: of what we send, and of what we tell another of our ends that we accept. With
             others, and until a probe has shown that more gets through, payloads are cut at PAYLOAD_BYTES.
@@ -218,6 +264,7 @@ class DataChannel:
         version: str,
         session_type: str = SessionType.PORT,
         properties: Optional[Mapping[str, Any]] = None,
+        kms_key_id: str = "",
         window_bytes: int = WINDOW_BYTES,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
@@ -240,6 +287,12 @@ class DataChannel:
         self._version = version
         self._session_type = session_type
         self._properties = properties
+        self._kms_key_id = "" if session_type == SessionType.PORT else kms_key_id
+        self._cipher: Optional[SessionCipher] = None
+        # The one that may become a part of the encryption context, and the one for the key.
+        self._context_challenge = ""
+        self._challenge = b""
+        self._response: Optional[payloads.HandshakeResponse] = None
         self._outgoing = MessageType.INPUT_STREAM_DATA
         self._incoming = MessageType.OUTPUT_STREAM_DATA
         if side is Side.AGENT:
@@ -263,7 +316,7 @@ class DataChannel:
         self._handshake_until: Optional[float] = None
         self._grace_until: Optional[float] = None
         self._request: Optional[payloads.HandshakeRequest] = None
-        self._refusal = ""
+        self._refusal: Optional[SSHHelperError] = None
         self._last_words: Optional[ChannelClosed] = None
 
     # -- connections ------------------------------------------------------------------------------------
@@ -404,6 +457,45 @@ class DataChannel:
         if self._may_send():
             self._push(payloads.Size(cols, rows).serialize(), PayloadType.SIZE, self._created_ms())
 
+    # -- encryption -------------------------------------------------------------------------------------
+
+    @property
+    def encrypted(self) -> bool:
+        """The session has its data key, and output is encrypted."""
+        return self._cipher is not None
+
+    def provide_data_key(self, key: DataKey, aead: Callable[[bytes], Aead], now: float) -> List[Event]:
+        """Go on with what DataKeyNeeded asked for; nothing when the session has ended meanwhile."""
+        self._now = now
+        if self.state is State.KEYING:
+            try:
+                self._cipher = SessionCipher(
+                    key.plain,
+                    is_agent=self.side is Side.AGENT,
+                    aead=aead,
+                    random_bytes=self._random_bytes,
+                )
+            except MalformedMessage as error:
+                return self.refuse_data_key(error, now)
+            if self.side is Side.CLIENT:
+                acknowledged = True if self._request and self._request.challenge else None
+                self._respond(KmsResult(key.cipher_text, acknowledged), now)
+            else:
+                self._send_challenge(now)
+        return self._take_events()
+
+    def refuse_data_key(self, error: SSHHelperError, now: float) -> List[Event]:
+        """There is no data key, so there is no session: it is never run without encryption instead."""
+        self._now = now
+        if self.state is State.KEYING:
+            if self.side is Side.CLIENT:
+                self._respond(None, now, error)
+            else:
+                self._fail_with(error)
+        return self._take_events()
+
+    # -- room -------------------------------------------------------------------------------------------
+
     @property
     def writable(self) -> bool:
         """Ready, and the window has room."""
@@ -514,9 +606,7 @@ class DataChannel:
         """Do what is due. Harmless when nothing is."""
         self._now = now
         if self._handshake_until is not None and now >= self._handshake_until:
-            waited = now - self._handshake_started_at
-            peer = "client" if self.side is Side.AGENT else "agent"
-            self._fail(f"the {peer} did not complete the handshake in {waited:.0f} s")
+            self._give_up_handshake(now)
         if self._grace_until is not None and now >= self._grace_until:
             self._enter(State.OPEN)
         if self.state is not State.CLOSED:
@@ -540,7 +630,7 @@ class DataChannel:
         logger.debug("= data channel of %s is %s", self.session_id, state.name)
         if state is not State.GRACE:
             self._grace_until = None
-        if state not in (State.HANDSHAKE, State.ANSWERED):
+        if state not in _SHAKING:
             self._handshake_until = None
         if state in (State.GRACE, State.OPEN) and self._pause_wanted:
             self._receiver.pause()
@@ -556,7 +646,7 @@ class DataChannel:
                 self._handshake_until = now + CLIENT_HANDSHAKE_TIMEOUT
             return
         self._tell_gateway(AgentSessionState.CONNECTED)
-        if not self._kind.handshake:
+        if not self._kind.handshake and not self._kms_key_id:
             self._meet(None)
             self._start(Ready(self._session_type, self._properties, "", ""), now)
             return
@@ -564,6 +654,10 @@ class DataChannel:
         request = payloads.HandshakeRequest(
             self._version, self._session_type, self._properties, sm_ssh=self._marker()
         )
+        if self._kms_key_id:
+            challenge = base64.b64encode(self._random_bytes(CONTEXT_CHALLENGE_BYTES)).decode("ascii")
+            self._context_challenge = challenge
+            request = replace(request, kms_key_id=self._kms_key_id, challenge=challenge)
         self._push(request.serialize(), PayloadType.HANDSHAKE_REQUEST, self._created_ms())
 
     def _start(self, ready: Ready, now: float) -> None:
@@ -591,8 +685,20 @@ class DataChannel:
         if self.side is Side.AGENT:
             self._sender.repeats_acknowledges = self.peer_max_payload_bytes is not None
 
+    def _give_up_handshake(self, now: float) -> None:
+        if self._refusal is not None:
+            self._fail_with(self._refusal)
+            return
+        waited = now - self._handshake_started_at
+        peer = "client" if self.side is Side.AGENT else "agent"
+        if self.state is State.KEYING:
+            peer = "service that has the KMS key"
+        self._fail(f"the {peer} did not complete the handshake in {waited:.0f} s")
+
     def _fail(self, what: str, *, evidence: Optional[str] = None) -> None:
-        error = HandshakeFailed(what, evidence=evidence)
+        self._fail_with(HandshakeFailed(what, evidence=evidence))
+
+    def _fail_with(self, error: SSHHelperError) -> None:
         logger.debug("! %s", error)
         self._events.append(Failed(error))
         self._enter(State.CLOSED)
@@ -646,9 +752,13 @@ class DataChannel:
 
     def _on_channel_closed(self, body: payloads.ChannelClosed) -> None:
         last_words = ChannelClosed(body.output)
-        if self.side is Side.CLIENT and self.state in (State.NEW, State.HANDSHAKE, State.ANSWERED):
-            what = self._refusal or "the session was closed before it began"
-            self._fail(what, evidence=body.output or None)
+        if self.side is Side.CLIENT and self.state in (State.NEW, *_SHAKING):
+            refusal = self._refusal
+            if refusal is None or isinstance(refusal, HandshakeFailed):
+                what = refusal.what if refusal is not None else "the session was closed before it began"
+                self._fail(what, evidence=body.output or None)
+            else:
+                self._fail_with(refusal)
         elif self.side is Side.CLIENT and self._receiver.holding:
             # What was held came before the end, so it is delivered before it. An agent's session is
             # cancelled instead, or a sink that never moves would keep it alive.
@@ -661,15 +771,23 @@ class DataChannel:
     def _deliver(self, now: float) -> None:
         """Hand on what is in order."""
         run: List[bytes] = []
-        for message in self._receiver.take():
-            if message.payload_type == _STREAM_OUTPUT and self.state in _FLOWING:
-                run.append(message.payload)
-                continue
-            if run:
-                self._flush_run(run)
-            self._handle(message, now)
+        error: Optional[_Unreadable] = None
+        try:
+            for message in self._receiver.take():
+                if message.payload_type == _STREAM_OUTPUT and self.state in _FLOWING:
+                    run.append(message.payload if self._cipher is None else self._decrypt(message))
+                    continue
+                if run:
+                    self._flush_run(run)
+                self._handle(message, now)
+        except _Unreadable as unreadable:
+            error = unreadable
         if run:
             self._flush_run(run)
+        if error is not None:
+            # What was altered was altered on purpose: the digest of the message is right.
+            what = "a message of the encrypted session cannot be read"
+            self._fail_with(ProtocolError(what, evidence=str(error)))
 
     def _flush_run(self, run: List[bytes]) -> None:
         data = run[0] if len(run) == 1 else b"".join(run)
@@ -689,7 +807,7 @@ class DataChannel:
             getattr(self, name)(message, now)
         except MalformedMessage as error:
             self._drop(error)
-            if state in (State.HANDSHAKE, State.ANSWERED) and message.payload_type != PayloadType.FLAG:
+            if state in _SHAKING and message.payload_type != PayloadType.FLAG:
                 self._fail("the handshake cannot be read", evidence=str(error))
 
     def _release(self, now: float) -> None:
@@ -708,6 +826,23 @@ class DataChannel:
         request = payloads.HandshakeRequest.parse(message.payload)
         self._request = request
         self._meet(request.sm_ssh)
+        if request.kms_key_id is None or request.session_type not in KINDS or request.other_actions:
+            self._respond(None, now)
+            return
+        context = encryption_context(self.session_id, self._instance_id, request.challenge or None)
+        self._await_data_key(DataKeyNeeded(request.kms_key_id, context), now)
+
+    def _await_data_key(self, needed: DataKeyNeeded, now: float) -> None:
+        self._enter(State.KEYING)
+        self._handshake_until = now + DATA_KEY_TIMEOUT
+        self._events.append(needed)
+
+    def _respond(
+        self, result: Optional[KmsResult], now: float, kms_error: Optional[SSHHelperError] = None
+    ) -> None:
+        """Client: the answer to a request, with what came of its wish for encryption."""
+        request = self._request
+        assert request is not None, "a response without a request"
         actions = []
         if request.session_type:
             error = ""
@@ -715,19 +850,34 @@ class DataChannel:
                 error = f"Unknown session type {request.session_type}"
             actions.append(_processed(ActionType.SESSION_TYPE, ActionStatus.FAILED, error))
         if request.kms_key_id is not None:
-            error = "KMS encryption is not available in this client"
-            actions.append(_processed(ActionType.KMS_ENCRYPTION, ActionStatus.FAILED, error))
+            error = ""
+            if result is None:
+                error = str(kms_error) if kms_error is not None else "Not tried, as the session is refused"
+            action = _processed(ActionType.KMS_ENCRYPTION, ActionStatus.FAILED, error)
+            actions.append(action if result is None else replace(action, result=result.to_json()))
         for action_type in request.other_actions:
             error = f"Unsupported action {action_type}"
             actions.append(_processed(action_type, ActionStatus.UNSUPPORTED, error))
         errors = tuple(action.error for action in actions if action.error)
-        self._refusal = "; ".join(errors)
+        if errors:
+            self._refusal = kms_error or HandshakeFailed("; ".join(errors))
         response = payloads.HandshakeResponse(
             self._version, tuple(actions), errors or None, sm_ssh=self._marker()
         )
         # Where a request comes again after its answer, it is a new one and is answered, too.
         self._push(response.serialize(), PayloadType.HANDSHAKE_RESPONSE, self._created_ms())
         self._enter(State.ANSWERED)
+        self._handshake_until = now + (REFUSAL_TIMEOUT if errors else CLIENT_HANDSHAKE_TIMEOUT)
+
+    def _on_challenge_request(self, message: AgentMessage, now: float) -> None:
+        """Client: prove that we have the data key."""
+        cipher = self._cipher
+        if cipher is None:
+            self._fail("the agent asks for a proof of encryption that it did not ask for")
+            return
+        challenge = cipher.open(payloads.EncryptionChallenge.parse(message.payload).challenge)
+        answer = payloads.EncryptionChallenge(cipher.seal(challenge))
+        self._push(answer.serialize(), PayloadType.ENC_CHALLENGE_RESPONSE, self._created_ms())
 
     def _on_handshake_complete(self, message: AgentMessage, now: float) -> None:
         """Client: the session begins."""
@@ -760,10 +910,44 @@ class DataChannel:
                 )
                 return
         self._meet(response.sm_ssh)
+        self._response = response
+        if not self._kms_key_id:
+            self._complete("", now)
+            return
+        for action in response.processed_actions:
+            if action.action_type == ActionType.KMS_ENCRYPTION:
+                result = KmsResult.from_json(action.result)
+                challenge = self._context_challenge if result.challenge_acknowledged else None
+                context = encryption_context(self.session_id, self._instance_id, challenge)
+                self._await_data_key(DataKeyNeeded(self._kms_key_id, context, result.cipher_text_key), now)
+                return
+        self._fail("the client did not answer KMSEncryption of the handshake")
+
+    def _send_challenge(self, now: float) -> None:
+        """Agent: find out whether the client has the data key, too."""
+        assert self._cipher is not None, "a challenge without a key"
+        self._challenge = self._random_bytes(CHALLENGE_BYTES)
+        sealed = payloads.EncryptionChallenge(self._cipher.seal(self._challenge))
+        self._push(sealed.serialize(), PayloadType.ENC_CHALLENGE_REQUEST, self._created_ms())
+        self._enter(State.CHALLENGED)
+        self._handshake_until = now + AGENT_HANDSHAKE_TIMEOUT
+
+    def _on_challenge_response(self, message: AgentMessage, now: float) -> None:
+        """Agent: the client has the key, or not."""
+        assert self._cipher is not None, "CHALLENGED without a key"
+        answer = self._cipher.open(payloads.EncryptionChallenge.parse(message.payload).challenge)
+        if hmac.compare_digest(answer, self._challenge):
+            self._complete(ENCRYPTED_MESSAGE, now)
+        else:
+            self._fail("the client did not prove that it has the session's data key")
+
+    def _complete(self, customer_message: str, now: float) -> None:
+        """Agent: the session begins."""
+        assert self._response is not None, "complete without a response"
         taken_ns = int((now - self._handshake_started_at) * 1e9)
-        complete = payloads.HandshakeComplete(taken_ns, "")
+        complete = payloads.HandshakeComplete(taken_ns, customer_message)
         self._push(complete.serialize(), PayloadType.HANDSHAKE_COMPLETE, self._created_ms())
-        self._start(Ready(self._session_type, self._properties, response.client_version, ""), now)
+        self._start(Ready(self._session_type, self._properties, self._response.client_version, ""), now)
 
     def _on_early_data(self, message: AgentMessage, now: float) -> None:
         """Data before the handshake is over: kept until it is. No public peer sends any."""
@@ -775,8 +959,18 @@ class DataChannel:
         self._early.append(message)
 
     def _on_data(self, message: AgentMessage, now: float) -> None:
-        if message.payload:
-            self._events.append(StreamData(message.payload_type, message.payload))
+        data = self._decrypt(message)
+        if data:
+            self._events.append(StreamData(message.payload_type, data))
+
+    def _decrypt(self, message: AgentMessage) -> bytes:
+        """The payload in plain. Raises _Unreadable."""
+        if self._cipher is None:
+            return message.payload
+        try:
+            return self._cipher.decrypt(message.payload_type, message.payload)
+        except MalformedMessage as error:
+            raise _Unreadable(str(error)) from error
 
     def _on_flag(self, message: AgentMessage, now: float) -> None:
         self._events.append(FlagReceived(payloads.parse_flag(message.payload)))
@@ -787,10 +981,12 @@ class DataChannel:
     # -- inside: messages out ---------------------------------------------------------------------------
 
     def _may_send(self) -> bool:
-        assert self.state not in (State.NEW, State.HANDSHAKE, State.ANSWERED), "data sent before Ready"
+        assert self.state not in (State.NEW, *_SHAKING), "data sent before Ready"
         return self.state in _FLOWING
 
     def _push(self, payload: bytes, payload_type: int, created_ms: int) -> None:
+        if self._cipher is not None:
+            payload = self._cipher.encrypt(payload_type, payload)
         sender = self._sender
         number = sender.next_sequence_number
         flags = SYN if number == 0 and self.side is Side.AGENT else 0
@@ -819,8 +1015,12 @@ class DataChannel:
     def _probed(self) -> None:
         """A probe is over, well or not."""
         found = self._payload_size
-        if found.payload_bytes != self.payload_bytes:
-            self.payload_bytes = found.payload_bytes
+        payload_bytes = found.payload_bytes
+        if self._cipher is not None and payload_bytes > PAYLOAD_BYTES:
+            # What a probe proves is the size on the wire; the public peers add to the usual one.
+            payload_bytes -= OVERHEAD_BYTES
+        if payload_bytes != self.payload_bytes:
+            self.payload_bytes = payload_bytes
             logger.debug("= payloads of %s have %d bytes", self.session_id, self.payload_bytes)
         if found.is_found:
             self._held_back_bytes = 0
@@ -852,6 +1052,7 @@ _VERSION_4 = bytes(byte & 0x0F | 0x40 for byte in range(256))
 _VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 
 _FLOWING = (State.OPEN, State.GRACE)
+_SHAKING = (State.HANDSHAKE, State.KEYING, State.ANSWERED, State.CHALLENGED)
 
 
 def _accepted_by(marker: Optional[Mapping[str, Any]]) -> Optional[int]:

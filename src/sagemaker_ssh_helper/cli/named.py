@@ -1,0 +1,92 @@
+"""
+The target that a command was given, in any of the forms of ``docs/reference/cli.md``.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.aws.session import Session
+from sagemaker_ssh_helper.cli.main import say
+from sagemaker_ssh_helper.client import last_target, naming
+from sagemaker_ssh_helper.client.last_target import LastTarget
+from sagemaker_ssh_helper.errors import UsageError
+from sagemaker_ssh_helper.targets import Target, of_arn, split_bare
+
+LAST = "@last"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A target, its whole host name, and who asks for it where."""
+
+    client: Client
+    target: Target
+    profile: str | None
+    """As it was asked for, for programs that we start."""
+
+    @property
+    def host(self) -> str:
+        """The name that ssh and people know it by."""
+        return self.target.fqdn
+
+    @property
+    def session(self) -> Session:
+        """The caller."""
+        return self.client.session
+
+    def remember(self) -> None:
+        """Make it what ``@last`` means."""
+        last_target.save(LastTarget(self.host, self.session.region, self.profile))
+
+
+def find(text: str | None, profile: str | None, region: str | None) -> Named:
+    """
+    What the user means by ``text``; None lets them pick on a terminal.
+
+    Raises UsageError for what names nothing, and without a terminal for None; what ``naming.find`` raises.
+    """
+    typed = text
+    if text is not None and text.lower() == LAST:
+        last = last_target.load()
+        text, region = last.host, region or last.region
+        # A profile of another account would not know it.
+        profile = profile or last.profile
+    target: Target | None = None
+    bare = split_bare(text) if text is not None else None
+    if text is not None and text.startswith("arn:"):
+        target, its_region = of_arn(text)
+        region = region or its_region
+    elif text is not None and bare is None:
+        target = Target.parse(text)
+    elif text is None and not _asking_makes_sense():
+        raise UsageError("no target is named", fix="Name one: sm-ssh connect NAME.training.sagemaker")
+    session = Session.open(profile, region)
+    for line in session.warnings:
+        say(line)
+    client = Client(session)
+    if bare is not None:
+        target = naming.find(client, bare[1], bare[0])
+    elif target is None:
+        from sagemaker_ssh_helper.cli import picker
+
+        target = picker.pick(client, say)
+    named = Named(client, target, profile)
+    if typed != named.host:
+        say(f"{typed or 'chosen'}: {named.host}")
+    return named
+
+
+def is_whole(text: str) -> bool:
+    """Whether nothing has to be looked up, or read, to know which host is meant."""
+    try:
+        Target.parse(text)
+    except UsageError:
+        return split_bare(text) is None and not text.startswith(("arn:", "@"))
+    return True
+
+
+def _asking_makes_sense() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()

@@ -1,0 +1,83 @@
+"""
+What every command that goes by ssh does first: the container is found, trusted and given our key.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from sagemaker_ssh_helper.cli.main import say
+from sagemaker_ssh_helper.cli.named import Named, find
+from sagemaker_ssh_helper.cli.via import is_plugin
+from sagemaker_ssh_helper.client import connect
+from sagemaker_ssh_helper.client.connect import SshSettings
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the user wants to get there."""
+
+    user: str | None = None
+    trust_first_use: bool = False
+    fresh: bool = False
+    via_plugin: bool = False
+
+
+@dataclass(frozen=True)
+class Road:
+    """A container that ssh reaches with these settings."""
+
+    named: Named
+    settings: SshSettings
+
+    @property
+    def host(self) -> str:
+        """The name to give to ssh."""
+        return self.named.host
+
+
+def asked(text: str | None, args: argparse.Namespace) -> tuple[Named, Wishes]:
+    """
+    The target ``[USER@]TARGET``, and what ``parser.add_aws_options`` and ``add_road_options`` read.
+
+    Raises what ``named.find`` raises.
+    """
+    user, at, rest = (text or "").rpartition("@")
+    if at and user:
+        text = rest
+    wishes = Wishes(user or args.user, args.trust_first_use, args.fresh, is_plugin(args.via))
+    return find(text, args.profile, args.region), wishes
+
+
+def prepare(named: Named, wishes: Wishes) -> Road:
+    """Make the container ready for ssh, and make it ``@last``. Raises what ``connect.prepare`` raises."""
+    if wishes.via_plugin:
+        from sagemaker_ssh_helper.client import plugin
+
+        plugin.find()
+    prepared = connect.prepare(
+        named.client,
+        named.target,
+        named.host,
+        user=wishes.user,
+        trust_first_use=wishes.trust_first_use,
+        fresh=wishes.fresh,
+        tell=say,
+    )
+    named.remember()
+    proxy = [*connect.program_words(), "start-proxy", "--region", named.session.region]
+    if named.profile:
+        proxy += ["--profile", named.profile]
+    if wishes.trust_first_use:
+        proxy.append("--trust-first-use")
+    if wishes.via_plugin:
+        proxy += ["--via", "plugin"]
+    proxy += ["--instance-id", prepared.instance.id, named.host]
+    settings = connect.ssh_settings(
+        named.host,
+        user=wishes.user or prepared.user,
+        proxy=proxy,
+        learn_host_key=prepared.pin.host_key is None,
+    )
+    return Road(named, settings)

@@ -1,0 +1,146 @@
+"""
+From a name as people type it, ``my-jo`` or ``algo-2.my-job``, to the one target that it means.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from sagemaker_ssh_helper.aws import resources
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.aws.resources import Resource
+from sagemaker_ssh_helper.aws.session import Session
+from sagemaker_ssh_helper.errors import AmbiguousTarget, AwsError, SSHHelperError, TargetNotFound
+from sagemaker_ssh_helper.names import ResourceKind
+from sagemaker_ssh_helper.targets import Target
+
+_SHOWN = 8  # candidates in one message
+
+_T = TypeVar("_T")
+
+
+def find(client: Client, name: str, node: str | None = None) -> Target:
+    """
+    The one resource that is called ``name``, or is the only one whose name begins with it.
+
+    A call per kind, all at once. What is alive comes before what has ended; the whole name before a
+    beginning, in the same letters before other ones. Raises AmbiguousTarget with the candidates,
+    TargetNotFound with similar names, AwsError.
+    """
+    alive = _of_all_kinds(lambda kind: list(resources.alive(client, kind)))
+    found = _best(alive, name)
+    if not found:
+        recent = _of_all_kinds(lambda kind: resources.recent(client, kind))
+        found = _best(recent, name)
+        if not found:
+            raise _not_found(client, name, [*alive, *recent])
+    if len(found) > 1:
+        hosts = [_host(resource) for resource in found]
+        more = f" and {len(hosts) - _SHOWN} more" if len(hosts) > _SHOWN else ""
+        raise AmbiguousTarget(
+            f"{name!r} is the beginning of {len(hosts)} names: {', '.join(hosts[:_SHOWN])}{more}",
+            fix="Type more of it",
+        )
+    return Target(kind=found[0].kind, name=found[0].name, node=node)
+
+
+def located(error: TargetNotFound, session: Session, target: Target) -> TargetNotFound:
+    """
+    The same error, with the other configured regions that have a resource of this name.
+
+    Regions that do not answer are left out: they are not what the user asked about.
+    """
+    if target.kind is None:
+        return error
+    kind = target.kind
+    regions = _regions_with(session, lambda client: resources.describe(client, kind, target.name) is not None)
+    return _with_regions(error, regions, target.fqdn)
+
+
+def _not_found(client: Client, name: str, known: Sequence[Resource]) -> TargetNotFound:
+    by_folded = {resource.name.lower(): resource for resource in known}
+    near = difflib.get_close_matches(name.lower(), by_folded, n=3, cutoff=0.6)
+    # A name that SageMaker made ends in a time: what was typed is to be compared with its beginning too.
+    beginnings = {folded[: len(name)]: folded for folded in by_folded}
+    near += [
+        beginnings[part] for part in difflib.get_close_matches(name.lower(), beginnings, n=3, cutoff=0.75)
+    ]
+    similar = ", ".join(dict.fromkeys(_host(by_folded[folded]) for folded in near))
+    session = client.session
+    error = TargetNotFound(
+        f"no job, endpoint, notebook or app is called {name!r}, or begins with that",
+        evidence=f"region {session.region} from {session.region_origin}"
+        + (f", profile {session.profile}" if session.profile else ""),
+        fix=f"Did you mean {similar}?" if similar else "See what is there: sm-ssh list",
+    )
+    regions = _regions_with(
+        session,
+        lambda other: bool(_best(_of_all_kinds(lambda kind: list(resources.alive(other, kind))), name)),
+    )
+    return _with_regions(error, regions, name)
+
+
+def _with_regions(error: TargetNotFound, regions: Sequence[str], typed: str) -> TargetNotFound:
+    if not regions:
+        return error
+    return TargetNotFound(
+        error.what,
+        evidence=f"{error.evidence}; there is one in {', '.join(regions)}",
+        fix=f"Try: sm-ssh connect --region {regions[0]} {typed}",
+    )
+
+
+def _regions_with(session: Session, has: Callable[[Client], bool]) -> list[str]:
+    def look(region: str) -> bool:
+        try:
+            return has(Client(session.in_region(region), attempts=1))
+        except SSHHelperError:
+            return False
+
+    regions = session.other_regions()
+    if not regions:
+        return []
+    with ThreadPoolExecutor(8) as pool:
+        return [region for region, there in zip(regions, pool.map(look, regions), strict=True) if there]
+
+
+def _of_all_kinds(listed: Callable[[ResourceKind], Iterable[_T]]) -> list[_T]:
+    """What ``listed`` gives for each kind; a kind that cannot be listed is left out if another one can."""
+    errors: list[AwsError] = []
+
+    def tried(kind: ResourceKind) -> Iterable[_T]:
+        try:
+            return listed(kind)
+        except AwsError as error:
+            errors.append(error)
+            return ()
+
+    with ThreadPoolExecutor(len(ResourceKind)) as pool:
+        found = [item for items in pool.map(tried, ResourceKind) for item in items]
+    if len(errors) == len(ResourceKind):
+        raise errors[0]
+    return found
+
+
+def _best(known: Iterable[Resource], name: str) -> list[Resource]:
+    """Those of the first rule that any of them fits; several when they are equally good."""
+    folded = name.lower()
+    once = {(resource.kind, resource.name): resource for resource in known}.values()
+    rules: tuple[Callable[[str], bool], ...] = (
+        lambda known_name: known_name == name,
+        lambda known_name: known_name.lower() == folded,
+        lambda known_name: known_name.startswith(name),
+        lambda known_name: known_name.lower().startswith(folded),
+    )
+    for rule in rules:
+        found = [resource for resource in once if rule(resource.name)]
+        if found:
+            return found
+    return []
+
+
+def _host(resource: Resource) -> str:
+    return Target(kind=resource.kind, name=resource.name).fqdn

@@ -1,0 +1,134 @@
+"""
+Training jobs: what their calls take and refuse.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from sagemaker_ssh_helper.emulator import training_toolkit
+from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
+from sagemaker_ssh_helper.emulator.job_operations import JobOperations, check_no_nul, check_s3_uri
+from sagemaker_ssh_helper.emulator.job_record import utc_now
+from sagemaker_ssh_helper.emulator.jobs import JobSetup
+from sagemaker_ssh_helper.emulator.node import BASE
+from sagemaker_ssh_helper.emulator.resource_table import boolean, check_tags, invalid, unsupported
+from sagemaker_ssh_helper.emulator.training_record import TrainingRecord
+from sagemaker_ssh_helper.emulator.training_setup import TrainingSetup
+from sagemaker_ssh_helper.names import ResourceKind
+
+HYPERPARAMETER_CHARACTERS = 2500
+
+
+class TrainingJobs(JobOperations[TrainingRecord]):
+    """CreateTrainingJob and the others."""
+
+    kind = ResourceKind.TRAINING
+    word = "Training"
+
+    def role(self, request: Mapping[str, Any]) -> str:
+        return str(request["RoleArn"])
+
+    def context(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return _job_context(request)
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        _check_request(request)
+
+    def record(self, request: Mapping[str, Any], arn: str, tags: dict[str, str]) -> TrainingRecord:
+        return TrainingRecord(request, arn, utc_now(), tags)
+
+    def setup(self, record: TrainingRecord, credentials: JobCredentials) -> JobSetup:
+        return TrainingSetup(record, self._cloud, credentials)
+
+    def describe(self, record: TrainingRecord) -> dict[str, Any]:
+        return record.describe(utc_now())
+
+    def summarize(self, record: TrainingRecord) -> dict[str, Any]:
+        return record.summarize()
+
+
+def _check_request(request: Mapping[str, Any]) -> None:
+    """Refuse what SageMaker refuses beyond its model, and clearly what the local cloud does not do."""
+    algorithm = request["AlgorithmSpecification"]
+    if ("TrainingImage" in algorithm) == ("AlgorithmName" in algorithm):
+        raise invalid(
+            "Specify either TrainingImage or AlgorithmName in AlgorithmSpecification, but not both."
+        )
+    if "AlgorithmName" in algorithm:
+        raise unsupported("AlgorithmSpecification.AlgorithmName")
+    if "ServerlessJobConfig" in request:
+        raise unsupported("ServerlessJobConfig")
+    resources = request.get("ResourceConfig")
+    if resources is None or "InstanceType" not in resources or "InstanceCount" not in resources:
+        if resources is not None and "InstanceGroups" in resources:
+            raise unsupported("ResourceConfig.InstanceGroups")
+        raise invalid("ResourceConfig must have InstanceType and InstanceCount.")
+    if resources["InstanceCount"] < 1:
+        raise invalid("ResourceConfig.InstanceCount must be greater than or equal to 1.")
+    if resources["InstanceCount"] > 1:
+        raise unsupported("ResourceConfig.InstanceCount above 1")
+    for name, value in request.get("HyperParameters", {}).items():
+        if len(value) > HYPERPARAMETER_CHARACTERS:
+            raise invalid(f"Hyperparameter {name} is longer than {HYPERPARAMETER_CHARACTERS} characters.")
+    check_no_nul({**request.get("Environment", {}), **request.get("HyperParameters", {})})
+    _check_channels(request)
+    _check_places(request)
+    check_tags({tag["Key"]: tag["Value"] for tag in request.get("Tags", ())})
+
+
+def _check_channels(request: Mapping[str, Any]) -> None:
+    seen = set()
+    for channel in request.get("InputDataConfig", ()):
+        name = channel["ChannelName"]
+        if name in seen:
+            raise invalid(f"The channel name {name} is used more than once.")
+        seen.add(name)
+        if name in (".", ".."):
+            raise invalid(f"{name} cannot be the name of a channel.")
+        source = channel["DataSource"].get("S3DataSource")
+        if source is None:
+            raise unsupported(f"A data source other than S3DataSource (channel {name})")
+        if source["S3DataType"] != "S3Prefix":
+            raise unsupported(f"S3DataType {source['S3DataType']} (channel {name})")
+        check_s3_uri(source["S3Uri"], f"channel {name}")
+        mode = channel.get("InputMode", request["AlgorithmSpecification"]["TrainingInputMode"])
+        if mode == "Pipe":
+            raise unsupported(f"Input mode Pipe (channel {name})")
+
+
+def _check_places(request: Mapping[str, Any]) -> None:
+    check_s3_uri(request["OutputDataConfig"]["S3OutputPath"], "OutputDataConfig")
+    if "CheckpointConfig" in request:
+        checkpoints = request["CheckpointConfig"]
+        check_s3_uri(checkpoints["S3Uri"], "CheckpointConfig")
+        path = checkpoints.get("LocalPath", f"{BASE}/checkpoints")
+        if not path.startswith(BASE + "/") or os.path.normpath(path) != path.rstrip("/"):
+            raise unsupported(f"CheckpointConfig.LocalPath outside {BASE}")
+    submitted = training_toolkit.setting(
+        training_toolkit.SUBMIT_DIRECTORY, request.get("HyperParameters", {}), request.get("Environment", {})
+    )
+    if submitted is not None and not submitted.startswith("/"):
+        check_s3_uri(submitted, training_toolkit.SUBMIT_DIRECTORY)
+
+
+def _job_context(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Condition keys of CreateTrainingJob that policies use most."""
+    resources = request.get("ResourceConfig", {})
+    context: dict[str, Any] = {
+        "sagemaker:NetworkIsolation": boolean(request.get("EnableNetworkIsolation", False)),
+        "sagemaker:InterContainerTrafficEncryption": boolean(
+            request.get("EnableInterContainerTrafficEncryption", False)
+        ),
+        "sagemaker:EnableRemoteDebug": boolean(
+            request.get("RemoteDebugConfig", {}).get("EnableRemoteDebug", False)
+        ),
+    }
+    if "InstanceType" in resources:
+        context["sagemaker:InstanceTypes"] = [resources["InstanceType"]]
+    if "VpcConfig" in request:
+        context["sagemaker:VpcSubnets"] = request["VpcConfig"]["Subnets"]
+        context["sagemaker:VpcSecurityGroupIds"] = request["VpcConfig"]["SecurityGroupIds"]
+    return context
