@@ -22,6 +22,7 @@ from sagemaker_ssh_helper.errors import (
     TargetEnded,
     TargetNotFound,
     TargetOffline,
+    TargetStarting,
 )
 from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind, Tag
 from sagemaker_ssh_helper.targets import Target
@@ -127,16 +128,24 @@ def tags_of(client: Client, instance_id: InstanceId) -> dict[str, str]:
     return {str(tag["Key"]): str(tag["Value"]) for tag in answer.get("TagList") or ()}
 
 
-def list_named(client: Client, names: Sequence[str]) -> Iterator[Instance]:
-    """The instances registered for these resource names: one call per hundred. Raises AwsError."""
+def list_named(client: Client, names: Sequence[str], owner: str | None = None) -> Iterator[Instance]:
+    """
+    The instances registered for these resource names, of all owners or of one: one call per hundred.
+
+    Raises AwsError.
+    """
     for start in range(0, len(names), _FILTER_VALUES):
         values = list(names[start : start + _FILTER_VALUES])
-        yield from _described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": values}])
+        yield from _described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": values}, *_owned(owner)])
 
 
-def list_all(client: Client) -> Iterator[Instance]:
-    """Every instance of ours, live or not: one call per fifty registered ones. Raises AwsError."""
-    return _described(client, [{"Key": "tag-key", "Values": [Tag.RESOURCE_NAME]}])
+def list_all(client: Client, owner: str | None = None) -> Iterator[Instance]:
+    """Every instance of ours, or of one owner's, live or not: one call per fifty. Raises AwsError."""
+    return _described(client, [{"Key": "tag-key", "Values": [Tag.RESOURCE_NAME]}, *_owned(owner)])
+
+
+def _owned(owner: str | None) -> list[dict[str, Any]]:
+    return [] if owner is None else [{"Key": f"tag:{Tag.OWNER}", "Values": [owner]}]
 
 
 def wait_for(
@@ -249,7 +258,7 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
             fix="Launch it with sagemaker_ssh_helper.launch.enable_ssh(request), or call "
             "SSHEstimatorWrapper.create(...) before fit()",
         )
-    raise TargetOffline(
+    raise TargetStarting(
         f"{name} is still starting: no container of it has registered yet",
         evidence=f"status {status}{_since(resource.created_at)}",
         fix=f"Try again in a minute; what it does is in its log ({kind.log_group}/{name})",
