@@ -30,6 +30,7 @@ ONLINE = "Online"
 
 _PAGE = 50  # the most that DescribeInstanceInformation gives at once
 _FILTER_VALUES = 100  # the most values that one filter takes
+_LAUNCH_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"(algo-[1-9]\d*)\.([A-Za-z0-9-]+)\.([a-z]+)\." + DOMAIN)
 
 
@@ -183,7 +184,8 @@ def _described(client: Client, filters: list[dict[str, Any]]) -> Iterator[Instan
 
 
 def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
-    found = list(_described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": [name]}]))
+    names = [name, *_aliases(client, kind, name)]
+    found = list(_described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": names}]))
     # The tag says the name; the instance's own name, or else its other tags, say the kind.
     known = [
         instance.with_tags(tags_of(client, instance.id))
@@ -192,7 +194,21 @@ def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance
         for instance in found
     ]
     # An instance keeps the name of its activation; whoever may change tags can make it claim another one.
-    return [instance for instance in known if instance.kind in (kind, None) and instance.name in (name, "")]
+    return [
+        dataclasses.replace(instance, name=name) if instance.name in names[1:] else instance
+        for instance in known
+        if instance.kind in (kind, None) and instance.name in (*names, "")
+    ]
+
+
+def _aliases(client: Client, kind: ResourceKind, name: str) -> list[str]:
+    """By what else the containers of a resource may go: those of an endpoint by their launch id."""
+    if kind is not ResourceKind.INFERENCE or _LAUNCH_ID.fullmatch(name):
+        return []
+    try:
+        return resources.hosted_launch_ids(client, name)
+    except AccessDenied:
+        return []
 
 
 def _online(instance: Instance) -> Instance:
@@ -242,12 +258,13 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
             f"no container of {name} is registered", evidence=_where(client), fix="See: sm-ssh list"
         )
     status = resource.secondary_status or resource.status
-    if resource.instrumented is False:
+    bare = kind is ResourceKind.INFERENCE and status == "InService" and not _aliases(client, kind, name)
+    if resource.instrumented is False or bare:
         raise NotInstrumented(
             f"{name} runs, but was not started with ssh",
             evidence=f"status {status}, no START_SSH=true in its environment",
             fix="Launch it with sagemaker_ssh_helper.launch.enable_ssh(request), or call "
-            "SSHEstimatorWrapper.create(...) before fit()",
+            "the create(...) of its SSH…Wrapper before it is started",
         )
     raise TargetOffline(
         f"{name} is still starting: no container of it has registered yet",

@@ -64,7 +64,12 @@ def of_live_resources(
             if error.code not in _NO_SUCH_OPERATION:
                 raise
             logger.debug("= no list of %s here", kind.domain)
-    registered = [_with_known_kind(client, found) for found in instances.list_named(client, _names(live))]
+    # The containers of an endpoint do not go by its name: each is asked for by itself.
+    hosted = [resource for resource in live if resource.kind is ResourceKind.INFERENCE]
+    named = _names([resource for resource in live if resource.kind is not ResourceKind.INFERENCE])
+    registered = [_with_known_kind(client, found) for found in instances.list_named(client, named)]
+    for endpoint in hosted:
+        registered += instances.instances_of(client, endpoint.kind, endpoint.name)
     rows: list[Row] = []
     for resource in live:
         rows += _rows(resource, [found for found in registered if _belongs(found, resource)])
