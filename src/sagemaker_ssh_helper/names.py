@@ -76,6 +76,9 @@ class Command:
     AUTHORIZE_KEY = "sm-setup-ssh authorize {token}"
 
 
+PRODUCT = "sagemaker-ssh-helper"
+"""What the User-Agent of our agent and our client begins with, before a slash and the version."""
+
 AGENT_NAME = "amazon-ssm-agent"
 """What every agent calls itself in UpdateInstanceInformation; the service may look at it."""
 

@@ -21,7 +21,7 @@ from sagemaker_ssh_helper.protocol.data_channel import (
     State,
     StreamData,
 )
-from sagemaker_ssh_helper.protocol.message import MessageType
+from sagemaker_ssh_helper.protocol.message import AgentMessage, MessageType
 from sagemaker_ssh_helper.protocol.stream import Sender
 
 OTHER = {Side.CLIENT: Side.AGENT, Side.AGENT: Side.CLIENT}
@@ -93,6 +93,37 @@ def fates(max_size: int = 60) -> st.SearchStrategy[List[Fate]]:
         ),
         max_size=max_size,
     )
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """Something that happens to a side, so many seconds from now, and what undoes it ``amount`` later."""
+
+    after: float
+    what: str
+    side: Side
+    amount: float
+
+
+def plans(max_size: int = 8) -> st.SearchStrategy[List[Mishap]]:
+    """Cuts, slow links, sinks that stop, publication that is paused."""
+    return st.lists(
+        st.builds(
+            Mishap,
+            st.floats(0, 3),
+            st.sampled_from(["cut", "slow", "stop sink", "pause publication"]),
+            st.sampled_from(list(Side)),
+            st.sampled_from([0.0, 0.01, 0.3, 1.5]),
+        ),
+        max_size=max_size,
+    )
+
+
+def publication(message_type: str) -> bytes:
+    """The gateway's pause_publication or start_publication."""
+    return AgentMessage(
+        message_type, b"{}", message_id=bytes(15) + b"\1", created_ms=1700000000000
+    ).serialize()
 
 
 @dataclass(frozen=True)
@@ -184,6 +215,25 @@ class Link:
     def gateway_says(self, side: Side, message: bytes) -> None:
         """A message of the gateway's own."""
         self._take(self.ends[side], self.ends[side].channel.receive_message(message, self.now))
+
+    def follow(self, plan: Sequence[Mishap]) -> None:
+        """Let all that happen, in its time."""
+        for mishap in plan:
+            self._plan(self.now + mishap.after, mishap)
+
+    def _plan(self, at: float, mishap: Mishap) -> None:
+        side, amount = mishap.side, mishap.amount
+        if mishap.what == "cut":
+            self.at(at, lambda: self.cut(side, amount))
+        elif mishap.what == "slow":
+            self.at(at, lambda: setattr(self, "delay", amount))
+        elif mishap.what == "stop sink":
+            self.at(at, lambda: self.pause_delivery(side))
+            self.at(at + amount, lambda: self.resume_delivery(side))
+        else:
+            pause, start = MessageType.PAUSE_PUBLICATION, MessageType.START_PUBLICATION
+            self.at(at, lambda: self.gateway_says(side, publication(pause)))
+            self.at(at + amount, lambda: self.gateway_says(side, publication(start)))
 
     def run(self, until: Callable[[], bool], limit: float = 120.0) -> None:
         """Let time pass until something is true. After ``limit`` seconds that is a failure."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from protocol.link import Fate, Link, counting_bytes, fates, make_channel
+from protocol.link import Fate, Link, Mishap, counting_bytes, fates, make_channel, plans
 from sagemaker_ssh_helper.errors import HandshakeFailed
 from sagemaker_ssh_helper.protocol import payloads
 from sagemaker_ssh_helper.protocol.data_channel import (
@@ -267,15 +267,7 @@ def test_a_paused_sink_holds_the_writer_while_acknowledges_flow() -> None:
     up=fates(),
     down=fates(),
     delay=st.sampled_from([0.0, 0.001, 0.04, 0.7]),
-    plan=st.lists(
-        st.tuples(
-            st.floats(0, 3),
-            st.sampled_from(["cut", "slow", "stop sink", "pause publication"]),
-            st.sampled_from(list(Side)),
-            st.sampled_from([0.0, 0.01, 0.3, 1.5]),
-        ),
-        max_size=8,
-    ),
+    plan=plans(),
     up_bytes=st.integers(0, 300_000),
     down_bytes=st.integers(0, 60_000),
 )
@@ -283,26 +275,14 @@ def test_all_bytes_arrive_in_order_and_once_whatever_the_link_does(
     up: List[Fate],
     down: List[Fate],
     delay: float,
-    plan: List[Tuple[float, str, Side, float]],
+    plan: List[Mishap],
     up_bytes: int,
     down_bytes: int,
 ) -> None:
     link = Link(up=up, down=down, delay=delay)
     link.open(Side.AGENT)
     link.open(Side.CLIENT)
-    for after, what, side, amount in plan:
-        at = link.now + after
-        if what == "cut":
-            link.at(at, lambda side=side, amount=amount: link.cut(side, amount))
-        elif what == "slow":
-            link.at(at, lambda amount=amount: setattr(link, "delay", amount))
-        elif what == "stop sink":
-            link.at(at, lambda side=side: link.pause_delivery(side))
-            link.at(at + amount, lambda side=side: link.resume_delivery(side))
-        else:
-            pause, start = other(MessageType.PAUSE_PUBLICATION), other(MessageType.START_PUBLICATION)
-            link.at(at, lambda side=side, pause=pause: link.gateway_says(side, pause))
-            link.at(at + amount, lambda side=side, start=start: link.gateway_says(side, start))
+    link.follow(plan)
     sent_up = bytes(number * 7 % 251 for number in range(up_bytes))
     sent_down = bytes(number * 5 % 241 for number in range(down_bytes))
     link.send(Side.CLIENT, sent_up)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "connect": "open a shell in a container, or run a command there",
+    "exec": "run a command in one container, or in many",
+    "cp": "copy files to or from a container",
+    "forward": "bring a container's ports to this machine",
     "session": "open any kind of session: a shell, or a command, without ssh",
     "list": "show the containers that can be reached",
     "config-ssh": "teach plain ssh the names of containers",

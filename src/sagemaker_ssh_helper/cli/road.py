@@ -4,10 +4,12 @@ What every command that goes by ssh does first: the container is found, trusted 
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
 from sagemaker_ssh_helper.cli.main import say
-from sagemaker_ssh_helper.cli.named import Named
+from sagemaker_ssh_helper.cli.named import Named, find
+from sagemaker_ssh_helper.cli.via import is_plugin
 from sagemaker_ssh_helper.client import connect
 from sagemaker_ssh_helper.client.connect import SshSettings
 
@@ -33,6 +35,19 @@ class Road:
     def host(self) -> str:
         """The name to give to ssh."""
         return self.named.host
+
+
+def asked(text: str | None, args: argparse.Namespace) -> tuple[Named, Wishes]:
+    """
+    The target ``[USER@]TARGET``, and what ``parser.add_aws_options`` and ``add_road_options`` read.
+
+    Raises what ``named.find`` raises.
+    """
+    user, at, rest = (text or "").rpartition("@")
+    if at and user:
+        text = rest
+    wishes = Wishes(user or args.user, args.trust_first_use, args.fresh, is_plugin(args.via))
+    return find(text, args.profile, args.region), wishes
 
 
 def prepare(named: Named, wishes: Wishes) -> Road:

@@ -69,16 +69,25 @@ class Interrupts:
         for name in overheard:
             # Not SIG_IGN, which a program that we start would inherit.
             signal.signal(getattr(signal, name), lambda number, frame: None)
+        self._numbers: list[int] = []
         for name in names:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
+                self._numbers.append(number)
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` at the first signal, also when that came before."""
         self._listener = listener
         if self.received is not None:
             listener()
+
+    def close(self) -> None:
+        """After the first one: ignore what comes, so that the exit status still tells which that was."""
+        self._listener = lambda: None
+        if self.received is not None:
+            for number in self._numbers:
+                signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: object) -> None:
         if self.received is None:

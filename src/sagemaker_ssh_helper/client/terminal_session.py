@@ -380,6 +380,9 @@ class _Signals:
         finally:
             for number in taken:
                 self._loop.remove_signal_handler(number)
+                if self.received is not None:
+                    # So that the exit status still tells which was the first.
+                    signal.signal(number, signal.SIG_IGN)
 
     def _press(self, number: signal.Signals) -> None:
         now = self._loop.time()

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.aws import data_keys, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
@@ -31,7 +32,7 @@ from sagemaker_ssh_helper.errors import (
     SSHHelperError,
     SshServerDown,
 )
-from sagemaker_ssh_helper.names import CLIENT_VERSION
+from sagemaker_ssh_helper.names import CLIENT_VERSION, PRODUCT
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
     DataChannel,
@@ -72,6 +73,8 @@ START_TIMEOUT = 5.0
 
 # How AWS's codes for faults of its own begin, and what stands for an answer that was not AWS's.
 _SERVICE_FAULTS = ("Internal", "ServiceUnavailable", "HTTP 5")
+
+_USER_AGENT = f"{PRODUCT}/{__version__}"
 
 # How the agent's last words begin when nothing answers on the port.
 _UNREACHED = "unable to connect to specified port"
@@ -116,7 +119,7 @@ async def _run(
                     await terminate(client, started.grant)
     finally:
         stdout.close()
-        interrupts.listen(lambda: None)
+        interrupts.close()
     return 0 if interrupts.received is None else 128 + interrupts.received
 
 
@@ -320,9 +323,9 @@ class Tunnel:
                     fix="Connect again",
                 )
             self._grant = renewed
-        headers: dict[str, str] = {}
+        headers = {"User-Agent": _USER_AGENT}
         if self._signed:
-            headers = await _in_thread(lambda: self._client.session.upgrade_headers(self._grant.url))
+            headers.update(await _in_thread(lambda: self._client.session.upgrade_headers(self._grant.url)))
         return Grant(self._grant.url, self._grant.token, headers)
 
     async def _get_data_key(self, needed: DataKeyNeeded) -> DataKey:

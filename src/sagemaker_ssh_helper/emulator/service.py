@@ -27,6 +27,8 @@ from typing import (
     Protocol,
 )
 
+from sagemaker_ssh_helper import names
+
 if TYPE_CHECKING:
     from sagemaker_ssh_helper.emulator.faults import Faults
     from sagemaker_ssh_helper.emulator.hosting import Hosting
@@ -150,6 +152,11 @@ class ChannelRequest:
     region: str
     endpoint: str
     body: bytes = field(default=b"", repr=False)
+
+    @property
+    def is_ours(self) -> bool:
+        """It comes from an agent or a client of this product, whatever the version."""
+        return self.headers.get("user-agent", "").startswith(f"{names.PRODUCT}/")
 
 
 class Gateway(Protocol):

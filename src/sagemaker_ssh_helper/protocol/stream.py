@@ -38,7 +38,7 @@ MAX_RTO = 1.0  # seconds
 WINDOW_BYTES = 8 << 20
 WINDOW_MESSAGES = 8192  # stays below the 10,000 messages the public client can hold out of order
 MIN_RTO = 0.1  # seconds; nothing is lost on a healthy WebSocket, so a hasty resend is mostly a wasted one
-OVERTAKEN_BY = 3  # later messages acknowledged before an older one counts as lost
+OVERTAKEN_BY = 3  # numbers between an acknowledged message and an older one that counts as lost
 OVERTAKEN_AGE = 1.25  # round trips
 LONGEST_SAMPLE = 5.0  # seconds; longer is a peer that was away, not a path
 BURST_MESSAGES = 32  # unanswered resends; grows by one with each acknowledge, so it doubles every round trip
@@ -311,8 +311,8 @@ class Sender:
         """
         Decide what is lost by now; ``take`` then hands it out again.
 
-        In flight, two things make a message lost: three later ones were acknowledged and it is older than
-        a round trip and a quarter; or nothing at all was acknowledged for a timeout, which makes all of
+        In flight, two things make a message lost: one three or more later was acknowledged and it is older
+        than a round trip and a quarter; or nothing at all was acknowledged for a timeout, which makes all of
         them lost at once. A resend has its own timeout, doubled each time.
         """
         if self.paused or not self.connected:

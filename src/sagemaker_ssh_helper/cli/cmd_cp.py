@@ -1,0 +1,137 @@
+"""
+``sm-ssh cp SOURCE… DESTINATION``: files and folders to a container, or from one; OpenSSH's sftp carries them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sagemaker_ssh_helper.cli.parser import add_aws_options, add_road_options
+from sagemaker_ssh_helper.errors import LocalSetup, UsageError
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "cp",
+        help="copy files to or from a container",
+        description="Copy files between this machine and a container, named as TARGET:PATH. A path that does "
+        "not begin with / is below the login's home. Names are taken as they are: no pattern is expanded in "
+        "the container. On a terminal the rate and the time left are shown.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="sources, then the destination; one side is TARGET:PATH"
+    )
+    parser.add_argument("-r", "--recursive", action="store_true", help="folders too, with all in them")
+    parser.add_argument("-p", "--preserve", action="store_true", help="keep modes and times")
+    parser.add_argument("--resume", action="store_true", help="go on with files that were copied in part")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    add_road_options(parser)
+    add_aws_options(parser)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path, and the container it is in; None for this machine."""
+
+    target: str | None
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """``TARGET:PATH``; a colon behind a slash, or behind one letter on Windows, is part of a path."""
+        target, colon, path = text.partition(":")
+        is_drive = sys.platform == "win32" and len(target) == 1
+        # An ARN's own colons end before its last slash.
+        if text.startswith("arn:"):
+            head, _, tail = text.rpartition("/") if text.count(":") == 5 else text.partition("/")
+            name, colon, path = tail.partition(":")
+            target = f"{head}/{name}"
+        if not colon or not target or ("/" in target and not target.startswith("arn:")) or is_drive:
+            return cls(None, text)
+        return cls(target, path)
+
+
+def run(args: argparse.Namespace) -> int:
+    places = [Place.parse(text) for text in args.paths]
+    if len(places) < 2:
+        raise UsageError("cp takes a source and a destination", fix="See: sm-ssh cp --help")
+    sources, destination = places[:-1], places[-1]
+    targets = {place.target for place in sources}
+    if len(targets) > 1 or (destination.target is None) == (targets == {None}):
+        raise UsageError(
+            "one side of cp is a container, the other this machine",
+            evidence=f"from {', '.join(_shown(place) for place in sources)} to {_shown(destination)}",
+            fix="Name the container's side TARGET:PATH; between two containers copy through this machine",
+        )
+    lines = [_upload(source, destination, args) for source in sources]
+    if destination.target is None:
+        if len(sources) > 1 and not Path(destination.path).is_dir():
+            raise UsageError(f"{destination.path!r} is no folder", fix="Several files need one to go into")
+        lines = [_line("get", _remote(source.path), destination.path, args) for source in sources]
+    sftp = shutil.which("sftp")
+    if sftp is None:
+        raise LocalSetup("sftp was not found", fix="Install OpenSSH's client, and see that sftp is on PATH")
+    from sagemaker_ssh_helper.cli import road
+    from sagemaker_ssh_helper.client import connect
+
+    (target,) = {*targets, destination.target} - {None}
+    ready = road.prepare(*road.asked(target, args))
+    settings = connect.with_o((*ready.settings.safe, *ready.settings.defaults))
+    if not args.quiet and sys.stderr.isatty():
+        # A batch begins with it off.
+        lines.insert(0, "@progress")
+    done = subprocess.run(
+        [sftp, "-q", *settings, "-b", "-", "--", ready.host],
+        input="".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"),
+        # What it shows is talk.
+        stdout=sys.stderr.fileno(),
+        check=False,
+    )
+    return done.returncode
+
+
+def _upload(source: Place, destination: Place, args: argparse.Namespace) -> str:
+    path = Path(source.path)
+    if source.target is None:
+        if not path.exists():
+            raise UsageError(f"there is no file {source.path!r}")
+        if path.is_dir() and not args.recursive:
+            raise UsageError(f"{source.path!r} is a folder", fix="Copy it with all in it: sm-ssh cp -r")
+    return _line("put", source.path, _remote(destination.path), args)
+
+
+def _line(command: str, source: str, destination: str, args: argparse.Namespace) -> str:
+    """One line of sftp's batch language. Raises UsageError for a name that it cannot hold."""
+    if any(character in name for name in (source, destination) for character in "\n\r\0"):
+        raise UsageError("a name with a line end cannot be copied by sftp", fix="Pack it with tar first")
+    options = "".join(
+        f" -{letter}"
+        for letter, chosen in (("R", args.recursive), ("p", args.preserve), ("a", args.resume))
+        if chosen
+    )
+    return f"@{command}{options} {quoted(source)} {quoted(destination)}"
+
+
+def quoted(name: str) -> str:
+    """The name as sftp reads it back: one word, and no pattern. A name that begins with - is a path."""
+    if name.startswith("-"):
+        name = f"./{name}"
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _remote(path: str) -> str:
+    """sftp begins in the login's home and knows no ~."""
+    if path in ("", "~", "~/"):
+        return "."
+    return path.removeprefix("~/")
+
+
+def _shown(place: Place) -> str:
+    return f"{place.target}:{place.path}" if place.target else place.path
