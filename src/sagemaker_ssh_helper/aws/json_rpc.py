@@ -163,10 +163,17 @@ class Client:
 
     def _post(self, service_name: str, operation: str, headers: Mapping[str, str], body: bytes) -> bytes:
         attempt = 0
+        is_renewed = False
         while True:
             attempt += 1
             try:
                 return self._try(service_name, operation, headers, body)
+            except (CredentialsExpired, CredentialsInvalid):
+                # A long session outlives its credentials; there may be new ones by now.
+                if is_renewed or not self.session.renew():
+                    raise
+                is_renewed = True
+                continue
             except _Repeatable as failure:
                 error = failure.error
             limit = CONNECT_ATTEMPTS if isinstance(error, EndpointUnreachable) else self._attempts

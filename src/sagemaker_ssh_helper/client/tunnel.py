@@ -26,6 +26,9 @@ from sagemaker_ssh_helper.client.pipes import Input, Output
 from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting
 from sagemaker_ssh_helper.errors import (
     ConnectionFailed,
+    CredentialsExpired,
+    CredentialsInvalid,
+    CredentialsMissing,
     HandshakeFailed,
     ServiceError,
     SessionLost,
@@ -316,6 +319,12 @@ class Tunnel:
                     raise
                 # The service has trouble of its own, which may pass; the session waits for us there.
                 raise ConnectionFailed(error.what, status=503, evidence=error.evidence) from error
+            except (CredentialsExpired, CredentialsInvalid, CredentialsMissing) as error:
+                if not self._client.session.may_be_renewed:
+                    raise
+                # It waits for a user who signs in again, too.
+                self._outage.explain(error)
+                raise ConnectionFailed(error.what, status=503, evidence=error.evidence) from error
             if renewed is None:
                 raise SessionLost(
                     "the link was lost and the session cannot be resumed",
@@ -376,6 +385,7 @@ class Outage:
         self._began_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._told = False
+        self._explained = False
 
     def begin(self) -> None:
         """The link is lost. Nothing when it was already, or had come back for a moment only."""
@@ -391,8 +401,15 @@ class Outage:
             self._tell(f"link resumed after {seconds:.0f} s")
         self.close()
 
+    def explain(self, error: SSHHelperError) -> None:
+        """What keeps the link from coming back, and what the user can do about it; once."""
+        if not self._explained:
+            self._explained = True
+            self._tell(str(error))
+
     def close(self) -> None:
         """Tell nothing more."""
+        self._explained = False
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
