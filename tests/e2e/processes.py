@@ -2,8 +2,10 @@
 Processes of this machine, by /proc; containers of the local cloud share them.
 """
 
+import contextlib
+import os
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterator, List
 
 
 def lives(pid: int) -> bool:
@@ -38,6 +40,23 @@ def agent_above(pid: int) -> int:
         for above in ancestors(pid)
         if b"sagemaker_ssh_helper.agent" in Path(f"/proc/{above}/cmdline").read_bytes()
     )
+
+
+def holder_of(port: int) -> int:
+    """The process with the end of a TCP connection that has this port on 127.0.0.1."""
+    address = f"0100007F:{port:04X}"
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
+    (socket,) = [f"socket:[{row[9]}]" for row in rows if row[1] == address]
+    return next(pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if socket in _opened(pid))
+
+
+def _opened(pid: int) -> Iterator[str]:
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            # It may be closed, or the process gone, or another user's.
+            with contextlib.suppress(OSError):
+                yield os.readlink(f"{folder}/{name}")
 
 
 def footprint(pid: int) -> Dict[str, int]:
