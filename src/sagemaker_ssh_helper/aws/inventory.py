@@ -8,6 +8,7 @@ request.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -65,8 +66,18 @@ def of_live_resources(
             if error.code not in _NO_SUCH_OPERATION:
                 raise
             logger.debug("= no list of %s here", kind.domain)
+    # The containers of an endpoint go by another name.
+    by_alias = {
+        alias: resource.name
+        for resource in live
+        for alias in instances.aliases(client, resource.kind, resource.name)
+    }
     registered = [
-        _with_known_kind(client, found) for found in instances.list_named(client, _names(live), owner)
+        dataclasses.replace(found, name=by_alias.get(found.name, found.name))
+        for found in (
+            _with_known_kind(client, found)
+            for found in instances.list_named(client, [*_names(live), *by_alias], owner)
+        )
     ]
     rows: list[Row] = []
     for resource in live:
@@ -78,7 +89,8 @@ def of_live_resources(
 def of_resource(client: Client, kind: ResourceKind, name: str, *, owner: str | None = None) -> list[Row]:
     """The containers of one resource, whatever it does. Raises TargetNotFound, AwsError."""
     if owner is not None:
-        mine = {instance.id for instance in instances.list_named(client, [name], owner)}
+        names = [name, *instances.aliases(client, kind, name)]
+        mine = {instance.id for instance in instances.list_named(client, names, owner)}
         return [row for row in of_resource(client, kind, name) if row.instance_id in mine]
     found = instances.instances_of(client, kind, name)
     resource = resources.describe(client, kind, name)

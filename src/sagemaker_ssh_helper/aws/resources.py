@@ -199,6 +199,37 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
     )
 
 
+def hosted_launch_ids(client: Client, endpoint_name: str) -> list[str]:
+    """
+    The launch ids of the models that an endpoint serves: three calls. Empty when there is no such endpoint.
+
+    A container of an endpoint is not told the endpoint's name, so it goes by the launch id in its model's
+    environment. Raises AwsError (AccessDenied among them).
+    """
+    try:
+        endpoint = client.call("sagemaker", "DescribeEndpoint", EndpointName=endpoint_name)
+        config = client.call(
+            "sagemaker", "DescribeEndpointConfig", EndpointConfigName=endpoint["EndpointConfigName"]
+        )
+        variants = config.get("ProductionVariants") or ()
+        models = [
+            client.call("sagemaker", "DescribeModel", ModelName=name)
+            for name in dict.fromkeys(str(variant.get("ModelName") or "") for variant in variants)
+            if name
+        ]
+    except ServiceError as error:
+        if error.code == "ValidationException" and _MISSING.search(error.evidence or ""):
+            return []
+        raise
+    definitions = [
+        definition
+        for model in models
+        for definition in (model.get("PrimaryContainer") or {}, *(model.get("Containers") or ()))
+    ]
+    found = [(definition.get("Environment") or {}).get(Env.LAUNCH_ID) for definition in definitions]
+    return [str(launch_id) for launch_id in dict.fromkeys(found) if launch_id]
+
+
 def stop(client: Client, kind: ResourceKind, name: str) -> None:
     """Ask SageMaker to stop it; that takes a while. Raises UsageError for a kind with no stop, AwsError."""
     calls = _CALLS[kind]
