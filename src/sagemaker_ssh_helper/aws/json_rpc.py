@@ -167,9 +167,9 @@ class Client:
             for name in ("Account", "Arn", "UserId")
             if (match := re.search(rb"<%b>([^<]+)</%b>" % (name.encode(), name.encode()), body))
         }
-        if len(found) < 3:
+        if "UserId" not in found:
             raise self._no_answer("sts", "GetCallerIdentity was answered with no identity")
-        return Caller(found["Account"], found["Arn"], found["UserId"])
+        return Caller(found.get("Account", ""), found.get("Arn", ""), found["UserId"])
 
     def caller_id(self) -> str | None:
         """Our own ``aws:userid``, which SSHOwner is compared with; None when STS does not say."""
