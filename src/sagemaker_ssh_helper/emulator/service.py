@@ -31,6 +31,7 @@ from sagemaker_ssh_helper import names
 
 if TYPE_CHECKING:
     from sagemaker_ssh_helper.emulator.faults import Faults
+    from sagemaker_ssh_helper.emulator.hosting import Hosting
     from sagemaker_ssh_helper.emulator.iam import Iam
     from sagemaker_ssh_helper.emulator.identities import ContainerCredentials, Identities
 
@@ -242,6 +243,7 @@ class Cloud:
         self.container_credentials = {}
         self.services: dict[str, Service] = {}
         self.gateway: Gateway | None = None
+        self.hosting: Hosting | None = None
         self._close_hooks: list[Callable[[], Awaitable[None]]] = []
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
