@@ -53,6 +53,9 @@ class Multiplexer:
         on_opened: "Callable[[Connection], None]" = lambda connection: None,
         on_failed: Callable[[ProtocolError], None],
     ) -> None:
+        self.room = asyncio.Event()
+        """Set while there are fewer connections than there may be."""
+        self.room.set()
         self.received_bytes = 0
         self.sent_bytes = 0
         self._runner = runner
@@ -72,11 +75,6 @@ class Multiplexer:
 
     def __len__(self) -> int:
         return len(self._connections)
-
-    @property
-    def full(self) -> bool:
-        """There are as many connections as there may be."""
-        return len(self._connections) >= MAX_STREAMS
 
     def open(self) -> "Connection":
         """At the client: a connection for a new stream. Give it to the event loop as a protocol."""
@@ -155,6 +153,7 @@ class Multiplexer:
 
     def lost(self, connection: "Connection") -> None:
         self._connections.pop(connection.stream_id, None)
+        self.room.set()
         if self._closed and not self._connections and not self._empty.done():
             self._empty.set_result(None)
         self.close_stream(connection.stream_id)
@@ -164,6 +163,8 @@ class Multiplexer:
 
     def _add(self, stream_id: int) -> "Connection":
         connection = self._connections[stream_id] = Connection(self, stream_id)
+        if len(self._connections) >= MAX_STREAMS:
+            self.room.clear()
         return connection
 
     def _handle(self, event: Event) -> None:
@@ -176,7 +177,7 @@ class Multiplexer:
             if connection is not None:
                 connection.finish()
         elif isinstance(event, Opened):
-            if self.full or event.stream_id in self._connections:
+            if not self.room.is_set() or event.stream_id in self._connections:
                 self._mux.close(event.stream_id)
             else:
                 self._on_opened(self._add(event.stream_id))
