@@ -24,6 +24,7 @@ from sagemaker_ssh_helper.protocol.data_channel import (
     DataKeyNeeded,
     Event,
     Failed,
+    FlagReceived,
     Ready,
     Side,
     StreamData,
@@ -122,11 +123,18 @@ class _Peer:
 class SessionClient:
     """The client of one session. Its methods may be called from the test's thread."""
 
-    def __init__(self, service: "FakeService", session_id: str, session_type: str = "Port") -> None:
+    def __init__(
+        self,
+        service: "FakeService",
+        session_id: str,
+        session_type: str = "Port",
+        version: str = "1.2.4515.0",
+    ) -> None:
         self.session_id = session_id
         self.received = bytearray()
         self.by_type: Dict[int, bytearray] = {}
         """What came, by payload type."""
+        self.flags: List[int] = []
         self.ready: Optional[Ready] = None
         self.failed: Optional[SSHHelperError] = None
         self.asked: Optional[DataKeyNeeded] = None
@@ -145,7 +153,7 @@ class SessionClient:
             created_ms=_created_ms,
             client_id=str(uuid.uuid4()),
             instance_id=MI,
-            version="1.2.4515.0",
+            version=version,
             session_type=session_type,
         )
         self._peer: Optional[_Peer] = None
@@ -255,6 +263,8 @@ class SessionClient:
             elif isinstance(event, DataKeyNeeded):
                 self.asked = event
                 self._channel.provide_data_key(DATA_KEY, ToyAead, time.monotonic())
+            elif isinstance(event, FlagReceived):
+                self.flags.append(event.flag)
             elif isinstance(event, Failed):
                 self.failed = event.error
             elif isinstance(event, ChannelClosed):
@@ -351,11 +361,12 @@ class FakeService:
         document: Optional[Mapping[str, Any]] = None,
         parameters: Optional[Mapping[str, Any]] = None,
         run_as_user: str = "",
+        client_version: str = "1.2.4515.0",
     ) -> SessionClient:
         """Offer a session to the agent, and be its client."""
         session_id = session_id or f"user-{uuid.uuid4().hex[:17]}"
         document = document or SSH_DOCUMENT
-        client = SessionClient(self, session_id, str(document.get("sessionType")))
+        client = SessionClient(self, session_id, str(document.get("sessionType")), client_version)
         self.sessions.setdefault(session_id, client)
         if parameters is None:
             parameters = {} if port is None else {"portNumber": str(port)}

@@ -16,7 +16,7 @@ from agent.fake_service import SSH_DOCUMENT, FakeService, SessionClient
 from agent.http_server import unused_port
 from sagemaker_ssh_helper.agent.aws_api import SESSION_TERMINATED
 from sagemaker_ssh_helper.agent.documents import DocumentRefused
-from sagemaker_ssh_helper.agent.session import DENIED_HOSTS, port_target, refuse_denied
+from sagemaker_ssh_helper.agent.ports import DENIED_HOSTS, port_target, refuse_denied
 from sagemaker_ssh_helper.protocol.message import Flag
 from sagemaker_ssh_helper.protocol.payloads import AgentTaskComplete, ChannelClosed, InteractiveShell
 
@@ -303,11 +303,11 @@ def test_port_22_goes_to_our_sshd_when_nothing_listens_there(
     service: FakeService, tmp_path: Path, listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Something may listen on this machine's port 22, so another number stands in for it.
-    monkeypatch.setattr("sagemaker_ssh_helper.agent.session._SSH_PORT", unused_port())
-    from sagemaker_ssh_helper.agent import session
+    monkeypatch.setattr("sagemaker_ssh_helper.agent.ports._SSH_PORT", unused_port())
+    from sagemaker_ssh_helper.agent import ports
 
     with AgentThread(service, tmp_path / "state", sshd_port=listen(greet_and_echo).number):
-        client = service.offer_session(session._SSH_PORT).wait_ready()
+        client = service.offer_session(ports._SSH_PORT).wait_ready()
         banner = client.wait_for(len(BANNER))
 
     assert banner == BANNER
@@ -317,7 +317,7 @@ def test_port_22_goes_to_what_listens_there(
     service: FakeService, tmp_path: Path, listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = listen(lambda connection: connection.sendall(b"the image's own"))
-    monkeypatch.setattr("sagemaker_ssh_helper.agent.session._SSH_PORT", other.number)
+    monkeypatch.setattr("sagemaker_ssh_helper.agent.ports._SSH_PORT", other.number)
 
     with AgentThread(service, tmp_path / "state", sshd_port=listen(greet_and_echo).number):
         received = service.offer_session(other.number).wait_ready().wait_for(15)
@@ -530,7 +530,6 @@ def test_port_has_a_default_and_may_be_a_number() -> None:
         ({"sessionType": "InteractiveCommands"}, "sessions of type 'InteractiveCommands'"),
         ({"inputs": {"s3BucketName": "b"}}, r"wants the session logged \(s3BucketName\)"),
         ({"inputs": {"cloudWatchLogGroupName": "{{ portNumber }}"}}, "cloudWatchLogGroupName"),
-        ({"properties": {"type": "LocalPortForwarding", "portNumber": "1"}}, "port forwarding sessions"),
         ({"properties": {}}, "the port number '' is none"),
         ({"properties": {"portNumber": "0"}}, "the port number '0' is none"),
         ({"properties": {"portNumber": "65536"}}, "the port number '65536' is none"),

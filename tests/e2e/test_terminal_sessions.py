@@ -285,7 +285,6 @@ def test_a_reader_that_leaves_ends_the_session(alice: Laptop, job: Job) -> None:
         ((*APART, "--parameter", "command=no-such-program"), "cannot be started: there is no such command"),
         ((*APART, "--parameter", "command='"), "cannot be split into words"),
         (("--parameter", "wrong"), "error[usage]: --parameter takes NAME=VALUE"),
-        (("--document", "AWS-StartPortForwardingSession"), "port forwarding sessions are not supported"),
     ],
 )
 def test_what_cannot_be_is_one_line(alice: Laptop, job: Job, arguments: "tuple[str, ...]", line: str) -> None:

@@ -2,22 +2,22 @@
 Sessions: the service offers one, its data channel is joined to a TCP port or a program, and its result goes
 back.
 
-Here are all sessions together, and those to a port (AWS-StartSSHSession and documents like it); for programs
-see :mod:`sagemaker_ssh_helper.agent.program_session`. What cannot be done as the document asks is refused
+Here are all sessions together, and the byte streams of a port (AWS-StartSSHSession and documents like it).
+Forwarded ports are in :mod:`sagemaker_ssh_helper.agent.forwarding_session`, programs in
+:mod:`sagemaker_ssh_helper.agent.program_session`. What cannot be done as the document asks is refused
 with a reason that reaches the user, and never done in part.
 """
 
 import asyncio
 import logging
-import os
-import socket
 import ssl
-from dataclasses import dataclass
-from typing import Any, Awaitable, Callable, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Awaitable, Callable, Dict, List, Mapping, Optional, Set
 
 from sagemaker_ssh_helper.agent.documents import DocumentRefused
+from sagemaker_ssh_helper.agent.forwarding_session import ForwardingSession
+from sagemaker_ssh_helper.agent.ports import CONNECT_FAILED, PortTarget, connect, find_addresses, port_target
 from sagemaker_ssh_helper.agent.program_session import ProgramSession
-from sagemaker_ssh_helper.agent.programs import PROGRAM_TYPES, read_inputs
+from sagemaker_ssh_helper.agent.programs import PROGRAM_TYPES
 from sagemaker_ssh_helper.agent.session_base import Node, Result, SessionBase, no_kms
 from sagemaker_ssh_helper.channels import Grant
 from sagemaker_ssh_helper.protocol.data_channel import ChannelClosed, Event, FlagReceived, Ready, StreamData
@@ -27,86 +27,12 @@ from sagemaker_ssh_helper.protocol.payloads import InteractiveShell, SessionType
 MAX_SESSIONS = 1000
 """At a time; same in the official agent."""
 
-CONNECT_FAILED = "Unable to connect to specified port: "
-"""Begins the output of a session whose target does not answer, as users of official agents know it."""
-
-# Metadata, DNS, time and licence services of the host, which official agents refuse to forward to, and the
-# addresses that give containers their credentials.
-DENIED_HOSTS = frozenset(
-    (
-        "169.254.169.254",
-        "fd00:ec2::254",
-        "169.254.169.253",
-        "fd00:ec2::253",
-        "169.254.169.123",
-        "fd00:ec2::123",
-        "169.254.169.250",
-        "169.254.169.251",
-        "fd00:ec2::240",
-        "169.254.170.2",
-        "169.254.170.23",
-        "fd00:ec2::23",
-    )
-)
-
-_SSH_PORT = 22
-_CONNECT_TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 2.0
 _WRITE_BUFFER_BYTES = 512 << 10
 _MAX_REMEMBERED = 1000
 _ENDING_FLAGS = (Flag.TERMINATE_SESSION, Flag.DISCONNECT_TO_PORT)
 
 _logger = logging.getLogger(__name__)
-
-Address = Tuple[str, int]
-
-
-@dataclass(frozen=True)
-class PortTarget:
-    """Where a port session goes, and the properties to tell the client."""
-
-    host: str
-    """Nothing: this machine."""
-    port: int
-    properties: Mapping[str, str]
-
-
-def port_target(shell: InteractiveShell) -> PortTarget:
-    """What the offer asks for. Raises DocumentRefused."""
-    session_type = shell.document_content.get("sessionType")
-    if session_type != SessionType.PORT:
-        raise DocumentRefused(f"sessions of type {session_type!r} are not supported by this agent")
-    _, found = read_inputs(shell)
-    # Official clients read texts only.
-    properties = {str(key): _property(str(key), value) for key, value in found.items()}
-    if properties.get("type") == "LocalPortForwarding":
-        raise DocumentRefused("port forwarding sessions are not supported by this agent; forward over ssh")
-    text = properties.get("portNumber", "")
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise DocumentRefused(f"the port number {text!r} is none")
-    return PortTarget(properties.get("host", ""), int(text), properties)
-
-
-def _property(name: str, value: Any) -> str:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise DocumentRefused(f"the session document's property {name} is no text")
-    return value
-
-
-def refuse_denied(host: str, addresses: List[str]) -> None:
-    """Raise DocumentRefused when one of these, the addresses of ``host``, must not be forwarded to."""
-    for address in addresses:
-        plain = address.partition("%")[0].lower()
-        if plain.startswith("::ffff:") and "." in plain:
-            plain = plain[len("::ffff:") :]
-        if plain in DENIED_HOSTS:
-            raise DocumentRefused(f"forwarding to {host} ({plain}) is not allowed")
 
 
 class Sessions:
@@ -156,12 +82,28 @@ class Sessions:
             why = "the agent is about to end" if self._closed else f"{MAX_SESSIONS} sessions are open here"
             self._complete(session_id, Result(TaskStatus.FAILED, why))
             return
-        is_program = shell.document_content.get("sessionType") in PROGRAM_TYPES
-        session = (ProgramSession if is_program else _PortSession)(self._node, shell)
+        try:
+            session = self._new_session(shell)
+        except Exception as error:
+            self._remember(session_id)
+            self._complete(session_id, _failure(session_id, error))
+            return
         self._live[session_id] = session
         task = asyncio.ensure_future(self._run(session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _new_session(self, shell: InteractiveShell) -> SessionBase:
+        """Raises DocumentRefused."""
+        if shell.document_content.get("sessionType") in PROGRAM_TYPES:
+            return ProgramSession(self._node, shell)
+        port = port_target(shell)
+        return (ForwardingSession if port.is_forwarded else _PortSession)(self._node, shell, port)
+
+    def _remember(self, session_id: str) -> None:
+        self._ended[session_id] = None
+        if len(self._ended) > _MAX_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     def end(self, session_id: str) -> None:
         """End a session because the service says so. Nothing when it is not known."""
@@ -181,32 +123,37 @@ class Sessions:
         session_id = session.session_id
         try:
             result = await session.run()
-        except DocumentRefused as refusal:
-            result = Result(TaskStatus.FAILED, str(refusal))
         except Exception as error:
-            _logger.exception("! session %s failed within the agent", session_id)
-            result = Result(TaskStatus.FAILED, f"the agent failed: {type(error).__name__}; see its log")
+            result = _failure(session_id, error)
         finally:
             del self._live[session_id]
-            self._ended[session_id] = None
-            if len(self._ended) > _MAX_REMEMBERED:
-                del self._ended[next(iter(self._ended))]
+            self._remember(session_id)
         _logger.info("> session %s: %s %s", session_id, result.status, session.summary(result))
         self._complete(session_id, result)
+
+
+def _failure(session_id: str, error: Exception) -> Result:
+    """The result of a session that ended by an exception."""
+    if isinstance(error, DocumentRefused):
+        _logger.info("! session %s is refused: %s", session_id, error)
+        return Result(TaskStatus.FAILED, str(error))
+    _logger.error("! session %s failed within the agent", session_id, exc_info=error)
+    return Result(TaskStatus.FAILED, f"the agent failed: {type(error).__name__}; see its log")
 
 
 class _PortSession(SessionBase):
     """One session to a port."""
 
-    def __init__(self, node: Node, shell: InteractiveShell) -> None:
+    def __init__(self, node: Node, shell: InteractiveShell, port: PortTarget) -> None:
         super().__init__(node, shell)
+        self._port = port
         self._target: Optional[asyncio.Transport] = None
         self._target_closed: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> Result:
         """The whole session. Raises DocumentRefused."""
-        target = port_target(self._shell)
-        _logger.info("< session %s to %s", self.session_id, _name(target))
+        target = self._port
+        _logger.info("< session %s to %s", self.session_id, target)
         runner = self._new_runner(SessionType.PORT, target.properties, self._on_event, self._pump)
         tasks = [asyncio.ensure_future(self._connect(target))]
         try:
@@ -251,35 +198,12 @@ class _PortSession(SessionBase):
 
     async def _connect(self, target: PortTarget) -> None:
         try:
-            addresses = await self._addresses(target)
+            addresses = await find_addresses(target, self._node.sshd_port)
+            await connect(target, addresses, lambda: _Target(self))
         except DocumentRefused as refusal:
             self.finish(Result(TaskStatus.FAILED, str(refusal)))
-            return
-        problem = f"{target.host} has no address"
-        for host, port in addresses:
-            opening = self._loop.create_connection(lambda: _Target(self), host, port)
-            try:
-                await asyncio.wait_for(opening, _CONNECT_TIMEOUT)
-                return
-            except asyncio.TimeoutError:
-                problem = f"{host}:{port} did not answer in {_CONNECT_TIMEOUT:g} s"
-            except OSError as error:
-                problem = f"{host}:{port}: {os.strerror(error.errno) if error.errno else error}"
-        self.finish(Result(TaskStatus.FAILED, CONNECT_FAILED + problem))
-
-    async def _addresses(self, target: PortTarget) -> List[Address]:
-        """Where to connect, in order. Raises DocumentRefused."""
-        if not target.host or target.host == "localhost":
-            local = [("127.0.0.1", target.port), ("::1", target.port)]
-            sshd_port = self._node.sshd_port() if target.port == _SSH_PORT else 0
-            return [*local, ("127.0.0.1", sshd_port)] if sshd_port not in (0, _SSH_PORT) else local
-        try:
-            found = await self._loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-        except OSError:
-            return []
-        hosts = [str(address[0]) for *_, address in found]
-        refuse_denied(target.host, hosts)
-        return [(host, target.port) for host in hosts]
+        except ConnectionError as error:
+            self.finish(Result(TaskStatus.FAILED, f"{CONNECT_FAILED}{error}"))
 
     def target_connected(self, transport: asyncio.Transport) -> None:
         self._target = transport
@@ -349,7 +273,3 @@ class _Target(asyncio.Protocol):
 
     def connection_lost(self, error: Optional[Exception]) -> None:
         self._session.target_lost(error)
-
-
-def _name(target: PortTarget) -> str:
-    return f"{target.host}:{target.port}" if target.host else f"port {target.port}"

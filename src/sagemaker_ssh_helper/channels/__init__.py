@@ -17,6 +17,7 @@ module             what it holds
 ``keepalive``      when to ping, when to give up; only times
 ``runner``         connect, and again after a loss; the loop and its timer
 ``data``           the runner of a data channel
+``multiplexer``    the connections of a multiplexed port session
 ``aes_gcm``        the cipher of sessions that are encrypted with a KMS key
 ``control``        the runner of a control channel
 =================  ============================================================

@@ -17,7 +17,7 @@ from sagemaker_ssh_helper.errors import LocalSetup, UsageError
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "session",
-        help="open any kind of session: a shell, or a command, without ssh",
+        help="open any kind of session: a shell, a command or a forwarded port, without ssh",
         description="Open a session of Systems Manager: a shell, or what the session document says. "
         "The exit status is the command's where the agent tells it, 255 without a session, else 0.",
         allow_abbrev=False,

@@ -1,5 +1,6 @@
 """
-A session of any kind on the user's own terminal: a shell or a command in the container, without ssh.
+A session of any kind on the user's own terminal, without ssh: a shell or a command in the container, or one
+of its ports.
 
 On a terminal, what is typed goes to the container as it is, Ctrl-C too, and the size follows. Without one,
 standard input is typed into the container's terminal and its end is Ctrl-D. However it ends, the terminal is
@@ -24,6 +25,7 @@ from typing import Any
 from sagemaker_ssh_helper.aws import instances, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
+from sagemaker_ssh_helper.client import port_forwarding
 from sagemaker_ssh_helper.client.pipes import Output
 from sagemaker_ssh_helper.client.proxy_command import (
     Interrupts,
@@ -32,10 +34,10 @@ from sagemaker_ssh_helper.client.proxy_command import (
     Starting,
     max_payload_bytes,
 )
-from sagemaker_ssh_helper.client.tunnel import FLUSH_TIMEOUT, Tunnel, terminate, wait_started
-from sagemaker_ssh_helper.errors import LocalSetup, SessionLost, SSHHelperError, UserError
+from sagemaker_ssh_helper.client.tunnel import FLUSH_TIMEOUT, HURRY_TIMEOUT, Tunnel, terminate, wait_started
+from sagemaker_ssh_helper.errors import LocalSetup, SessionLost, SSHHelperError
 from sagemaker_ssh_helper.names import Tag
-from sagemaker_ssh_helper.protocol.data_channel import Event, Ready, StreamData
+from sagemaker_ssh_helper.protocol.data_channel import Event, FlagReceived, Ready, StreamData
 from sagemaker_ssh_helper.protocol.message import PayloadType
 from sagemaker_ssh_helper.protocol.payloads import SessionType
 from sagemaker_ssh_helper.targets import Target
@@ -189,7 +191,9 @@ class TerminalSession(Tunnel):
     ) -> None:
         self.exit_code: int | None = None
         self._kind = ""
-        self._refusal: UserError | None = None
+        self._failure: SSHHelperError | None = None
+        self._forwarding: port_forwarding.PortForwarding | None = None
+        self._tell = tell
         self._last_byte = b"\n"
         self._size: tuple[int, int] | None = None
         self._full: set[Output] = set()
@@ -201,6 +205,10 @@ class TerminalSession(Tunnel):
 
     def press(self, key: bytes) -> bool:
         """Send a key that somebody meant for the container. False: there is nothing there yet to take it."""
+        if self._forwarding is not None:
+            # The ordinary end: there is no other.
+            self._stop.set()
+            return True
         if not self._ready or self._kind == SessionType.PORT:
             return False
         self._runner.send_data(key)
@@ -230,19 +238,29 @@ class TerminalSession(Tunnel):
         output.on_full, output.on_room = on_full, on_room
 
     def _judge(self, error: SSHHelperError | None) -> None:
-        if self._refusal is not None:
-            raise self._refusal
+        if self._failure is not None:
+            raise self._failure
         if self.exit_code is not None:
             return
         if error is not None:
             raise error
-        if self._last_words:
-            raise SessionLost(f"the session to {self._started.fqdn} was ended", evidence=self._last_words)
+        cut_off = self._forwarding is not None and self.closed_by_service and not self._stop.is_set()
+        if self._last_words or cut_off:
+            raise SessionLost(
+                f"the session to {self._started.fqdn} was ended",
+                evidence=self._last_words or "by the service",
+            )
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, StreamData) and event.payload_type != PayloadType.OUTPUT:
             self._on_other_output(event)
             return
+        if self._forwarding is not None:
+            if isinstance(event, StreamData):
+                self._forwarding.receive(event.data)
+                return
+            if isinstance(event, FlagReceived):
+                self._forwarding.flag_received(event.flag)
         if isinstance(event, Ready):
             self._begin(event)
         super()._on_event(event)
@@ -250,6 +268,8 @@ class TerminalSession(Tunnel):
             self.resize()
 
     def _on_other_output(self, event: StreamData) -> None:
+        if self._forwarding is not None:
+            return
         if event.payload_type in (PayloadType.STDERR, PayloadType.ERROR):
             self._stderr.write(event.data)
         elif event.payload_type == PayloadType.EXIT_CODE:
@@ -261,18 +281,41 @@ class TerminalSession(Tunnel):
         self._kind = ready.session_type
         if ready.customer_message.strip():
             self._stderr.write(ready.customer_message.encode() + b"\n")
-        if self._kind == SessionType.PORT and (ready.properties or {}).get("type") == "LocalPortForwarding":
-            self._refusal = UserError(
-                "this command does not forward ports",
-                fix=f"Forward over ssh: sm-ssh connect -L PORT:localhost:PORT {self._started.fqdn}",
+        if self._kind == SessionType.PORT and port_forwarding.is_asked(ready):
+            try:
+                listener = port_forwarding.listen(ready)
+            except SSHHelperError as error:
+                self._fail(error)
+                return
+            self._forwarding = port_forwarding.PortForwarding(
+                self._runner, ready, listener, self._started.fqdn, self._tell, self._fail
             )
-            self._stop.set()
         elif self._on_terminal:
             self._terminal.enter()
 
+    def _fail(self, error: SSHHelperError) -> None:
+        """End the session because of that."""
+        if self._failure is None:
+            self._failure = error
+        self._stop.set()
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            if self._forwarding is not None:
+                await self._forwarding.close(0)
+
+    async def _finish(self, running: asyncio.Future[SSHHelperError | None]) -> None:
+        if self._forwarding is not None:
+            await self._forwarding.end(HURRY_TIMEOUT)
+        await super()._finish(running)
+
     def _on_writable(self) -> None:
+        if self._forwarding is not None:
+            self._forwarding.writable()
         # A command without a terminal has no input either: only its keys, which come as signals.
-        if self._kind != SessionType.NON_INTERACTIVE_COMMANDS and self._refusal is None:
+        elif self._kind != SessionType.NON_INTERACTIVE_COMMANDS and self._failure is None:
             super()._on_writable()
 
     def _on_input(self, data: bytes) -> None:

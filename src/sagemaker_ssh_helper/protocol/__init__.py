@@ -13,6 +13,8 @@ module                    what it holds
 ``payloads``              the JSON bodies: opening, handshake, acknowledge, offers, replies
 ``stream``                reliable ordered delivery over messages that may be lost
 ``encryption``            sessions with a KMS key: key halves, nonces, what is encrypted
+``smux``                  many streams in one, for multiplexed port sessions
+``versions``              what each end concludes from the other's version
 ``data_channel``          the machine of one session's channel, both sides
 ``control_channel``       the machine of an agent's control channel; the service's side of its messages
 ========================  =====================================================================
