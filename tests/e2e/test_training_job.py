@@ -210,6 +210,17 @@ def test_a_job_that_waits_for_nobody_runs_at_once_and_is_reachable(alice: Laptop
             job.stop()
 
 
+def test_the_second_node_of_a_job_has_a_name(alice: Laptop) -> None:
+    resources = {"InstanceType": "ml.m5.large", "InstanceCount": 3, "VolumeSizeInGB": 10}
+    with running(alice, ResourceConfig=resources) as job:
+        second = f"algo-2.{job.name}.training.sagemaker"
+        until(lambda: len(job.instances()) == 2, "two nodes to register")
+        done = alice.ssh(second, "grep -o 'current_host[^,]*' /opt/ml/input/config/resourceconfig.json")
+        assert done.stdout.decode().strip() == 'current_host": "algo-2"', done.stderr.decode()
+        left_out = "no ssh on algo-3: SSH_INSTANCE_COUNT leaves it out"
+        until(lambda: left_out in job.log(), "the third node to say that it is left out")
+
+
 def _proxies_of(host: str) -> "list[str]":
     """The processes of start-proxy for this host, by their command lines."""
     found = subprocess.run(

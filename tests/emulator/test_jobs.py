@@ -287,6 +287,118 @@ def test_checkpoints_come_back_to_the_next_job(alice: User) -> None:
     assert counts == [0, 1]
 
 
+# -- several nodes ---------------------------------------------------------------------------------------
+
+
+def nodes(count: int) -> dict[str, Any]:
+    return {"InstanceType": "ml.m5.large", "InstanceCount": count, "VolumeSizeInGB": 1}
+
+
+def test_every_node_has_its_own_files_and_its_part_of_the_data(alice: User) -> None:
+    for number in range(5):
+        alice.put(f"shards/{number}", b"row")
+    shared = channel("shared", f"s3://{alice.bucket}/shards/")
+    shared["DataSource"]["S3DataSource"]["S3DataDistributionType"] = "ShardedByS3Key"
+    only = channel("only", f"s3://{alice.bucket}/shards/")
+    only["DataSource"]["S3DataSource"]["InstanceGroupNames"] = ["data"]
+
+    job = alice.run(
+        """
+        import json, os, pathlib
+        base = pathlib.Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+        resources = json.loads((base / "input" / "config" / "resourceconfig.json").read_text())
+        data = {p.name: sorted(q.name for q in p.iterdir()) for p in (base / "input" / "data").iterdir()}
+        node = os.environ["SM_CURRENT_HOST"]
+        (base / "model" / node).write_text(json.dumps([resources, data]))
+        (base / "output" / "data" / node).write_text(node)
+        """,
+        ResourceConfig={
+            "VolumeSizeInGB": 1,
+            "InstanceGroups": [
+                {"InstanceGroupName": "train", "InstanceType": "ml.m5.large", "InstanceCount": 1},
+                {"InstanceGroupName": "data", "InstanceType": "ml.c5.xlarge", "InstanceCount": 2},
+            ],
+        },
+        InputDataConfig=[shared, only],
+    )
+
+    assert (job["TrainingJobStatus"], job.get("FailureReason")) == ("Completed", None)
+    left = unpacked(alice.get(job["ModelArtifacts"]["S3ModelArtifacts"]))
+    found = {node: json.loads(text) for node, text in left.items()}
+    assert sorted(found) == ["algo-1", "algo-2", "algo-3"]
+    groups = [
+        {"instance_group_name": "train", "instance_type": "ml.m5.large", "hosts": ["algo-1"]},
+        {"instance_group_name": "data", "instance_type": "ml.c5.xlarge", "hosts": ["algo-2", "algo-3"]},
+    ]
+    for node, (resources, _) in found.items():
+        own = groups[0] if node == "algo-1" else groups[1]
+        assert resources["current_host"] == node
+        assert resources["hosts"] == ["algo-1", "algo-2", "algo-3"]
+        assert resources["instance_groups"] == groups
+        assert resources["current_group_name"] == own["instance_group_name"]
+        assert resources["current_instance_type"] == own["instance_type"]
+    everything = ["0", "1", "2", "3", "4"]
+    assert found["algo-1"][1] == {"shared": ["0", "3"]}
+    assert found["algo-2"][1] == {"shared": ["1", "4"], "only": everything}
+    assert found["algo-3"][1] == {"shared": ["2"], "only": everything}
+    output = alice.get(f"s3://{alice.bucket}/output/{job['TrainingJobName']}/output/output.tar.gz")
+    assert sorted(unpacked(output)) == ["algo-1", "algo-2", "algo-3"]
+
+
+def test_each_node_writes_its_own_log_stream(alice: User) -> None:
+    job = alice.run("import os; print(os.environ['SM_CURRENT_HOST'])", ResourceConfig=nodes(2))
+
+    name = job["TrainingJobName"]
+    streams = alice.client("logs").describe_log_streams(
+        logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=f"{name}/"
+    )["logStreams"]
+    assert [stream["logStreamName"].split("/")[1].rsplit("-", 1)[0] for stream in streams] == [
+        "algo-1",
+        "algo-2",
+    ]
+    assert sorted(alice.log(name)) == ["algo-1", "algo-2"]
+
+
+def test_nodes_find_each_other_by_name(alice: User) -> None:
+    job = alice.run(
+        """
+        import os, socket, time
+        if os.environ["SM_CURRENT_HOST"] == "algo-2":
+            with socket.create_server(("algo-2", 29500)) as server:
+                link, peer = server.accept()
+                print("met", link.recv(100).decode(), socket.gethostbyname("localhost"))
+        else:
+            while True:
+                try:
+                    link = socket.create_connection(("algo-2", 29500))
+                    break
+                except ConnectionRefusedError:  # not there yet
+                    time.sleep(0.05)
+            link.sendall(b"algo-1")
+            assert socket.gethostbyname("algo-1") != socket.gethostbyname("algo-2")
+        """,
+        ResourceConfig=nodes(2),
+    )
+
+    assert job.get("FailureReason") is None
+    assert alice.log(job["TrainingJobName"]) == ["met algo-1 127.0.0.1"]
+
+
+def test_node_that_fails_ends_the_job(alice: User) -> None:
+    job = alice.run(
+        """
+        import os, sys, time
+        if os.environ["SM_CURRENT_HOST"] == "algo-2":
+            sys.exit(7)
+        time.sleep(600)
+        """,
+        ResourceConfig=nodes(3),
+    )
+
+    assert job["TrainingJobStatus"] == "Failed"
+    assert job["FailureReason"].endswith("exit code: 7")
+
+
 # -- how it is started -----------------------------------------------------------------------------------
 
 

@@ -129,7 +129,14 @@ def test_denied_caller_starts_nothing(alice: User, cloud: JobCloud) -> None:
     assert code == "ValidationException"
 
 
-def channel(name: str, **source: str) -> dict[str, Any]:
+def groups(*names: str, **members: Any) -> dict[str, Any]:
+    """A ResourceConfig of instance groups, two nodes each."""
+    group = {"InstanceType": "ml.m5.large", "InstanceCount": 2}
+    named = [{**group, "InstanceGroupName": name} for name in names]
+    return {"VolumeSizeInGB": 1, "InstanceGroups": named, **members}
+
+
+def channel(name: str, **source: Any) -> dict[str, Any]:
     return {"ChannelName": name, "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", **source}}}
 
 
@@ -146,8 +153,18 @@ def channel(name: str, **source: str) -> dict[str, Any]:
             "Member must satisfy enum value set",
         ),
         (
-            {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 1}},
-            "does not support this: ResourceConfig.InstanceCount above 1",
+            {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 65, "VolumeSizeInGB": 1}},
+            "jobs of at most 64 instances",
+        ),
+        ({"ResourceConfig": {"InstanceType": "ml.m5.large", "VolumeSizeInGB": 1}}, "and InstanceCount"),
+        ({"ResourceConfig": groups("a", "b", InstanceCount=1)}, "both InstanceGroups and InstanceCount"),
+        ({"ResourceConfig": groups("a", "a")}, "must be unique"),
+        (
+            {
+                "ResourceConfig": groups("a", "b"),
+                "InputDataConfig": [channel("x", S3Uri="s3://bucket/a", InstanceGroupNames=["c"])],
+            },
+            "The channel x names no instance group: c",
         ),
         (
             {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 0, "VolumeSizeInGB": 1}},

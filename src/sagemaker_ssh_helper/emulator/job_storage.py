@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -44,16 +44,30 @@ class S3Uri:
         return S3Uri(self.bucket, f"{self.key.rstrip('/')}/{name}".lstrip("/"))
 
 
-def download_prefix(s3: Any, uri: S3Uri, folder: Path, role_arn: str, *, may_be_empty: bool = False) -> None:
+def download_prefix(
+    s3: Any,
+    uri: S3Uri,
+    folder: Path,
+    role_arn: str,
+    *,
+    may_be_empty: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> None:
     """
     Every object whose key begins so, below ``folder``; one object alone gets its own name.
+
+    Args:
+        share: (rank, count): of ``count`` nodes that share the objects out, the part of this one.
 
     Raises StorageError when there is none (unless there may be none), or one cannot be read or has a key that
     is no path.
     """
     found = False
-    for key in _keys(s3, uri, role_arn):
+    rank, count = share
+    for number, key in enumerate(_keys(s3, uri, role_arn)):
         found = True
+        if number % count != rank:
+            continue
         place = folder / _relative_path(key, uri)
         try:
             if key.endswith("/"):
@@ -103,13 +117,17 @@ def extract(file: Any, folder: Path, name: str) -> None:
         raise StorageError(f"ClientError: {name} is not an archive that can be unpacked: {error}") from error
 
 
-def upload_archive(s3: Any, folder: Path, uri: S3Uri, temporary: Path) -> None:
-    """The content of ``folder`` as one ``.tar.gz`` at ``uri``. Raises StorageError."""
+def upload_archive(s3: Any, folders: Sequence[Path], uri: S3Uri, temporary: Path) -> None:
+    """
+    The content of ``folders`` as one ``.tar.gz`` at ``uri``; of files with one name the last
+    wins. Raises StorageError.
+    """
     try:
         with tempfile.TemporaryFile(dir=temporary) as file:
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=3) as archive:
-                for path in sorted(folder.iterdir()):
-                    archive.add(path, arcname=path.name, filter=_data_only)
+                for folder in folders:
+                    for path in sorted(folder.iterdir()):
+                        archive.add(path, arcname=path.name, filter=_data_only)
             file.seek(0)
             s3.upload_fileobj(file, uri.bucket, uri.key, Config=_transfer_config())
     except OSError as error:

@@ -22,7 +22,7 @@ from sagemaker_ssh_helper.emulator.container import Container, Ended
 from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
 from sagemaker_ssh_helper.emulator.job_record import JobRecord, Status, utc_now
 from sagemaker_ssh_helper.emulator.job_storage import StorageError
-from sagemaker_ssh_helper.emulator.node import Node
+from sagemaker_ssh_helper.emulator.node import Node, loopback_addresses
 from sagemaker_ssh_helper.emulator.service import Cloud
 from sagemaker_ssh_helper.names import node_name
 
@@ -153,7 +153,7 @@ class JobRun:
         ended = await self._wait()
         # A container that was told to stop may end as it likes.
         stopped = self._overdue or self._record.stop_requested
-        reason = None if stopped else self._failure_reason(ended, entries[0])
+        reason = None if stopped else self._failure_reason(ended, entries)
         self._enter(Status.UPLOADING)
         await self._in_thread(partial(self._setup.upload, self._nodes))
         return reason
@@ -179,8 +179,12 @@ class JobRun:
                 raise self._cannot_start(f'exec: "{entry.command[0]}": {error}') from error
             self._containers.append(container)
 
-    async def _wait(self) -> list[Ended]:
-        """Until all containers have ended, by themselves or stopped: by a failure, the user, or the time."""
+    async def _wait(self) -> dict[int, Ended]:
+        """
+        Until all containers have ended, by themselves or stopped: by a failure, the user, or the time.
+
+        Returns how those ended, by rank, that were not told to.
+        """
         waits = [asyncio.create_task(container.wait()) for container in self._containers]
         stop = asyncio.create_task(self._stopping.wait())
         end_at = time.monotonic() + self._record.max_runtime_seconds
@@ -192,11 +196,13 @@ class JobRun:
                     self._overdue = left <= 0 and not stop.done() and not failed
                     break
                 await asyncio.wait([*pending, stop], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            alone = [rank for rank, wait in enumerate(waits) if wait.done()]
             if self._overdue:
                 self._enter(Status.STOPPING)
             for container in self._containers:
                 container.stop(self._settings.stop_timeout)
-            return list(await asyncio.gather(*waits))
+            ended = await asyncio.gather(*waits)
+            return {rank: ended[rank] for rank in alone}
         finally:
             stop.cancel()
 
@@ -222,8 +228,12 @@ class JobRun:
         namespace = mounts.available()
         self._root.mkdir(parents=True, mode=0o700)
         names = [node_name(rank) for rank in range(self._setup.node_count)]
+        hosts = dict(zip(names, loopback_addresses(len(names))))
         state_dir = self._cloud.state_dir
-        nodes = [Node(self._root / name, name, state_dir=state_dir, namespace=namespace) for name in names]
+        nodes = [
+            Node(self._root / name, name, state_dir=state_dir, namespace=namespace, hosts=hosts)
+            for name in names
+        ]
         for node in nodes:
             node.create()
         return nodes
@@ -233,11 +243,12 @@ class JobRun:
             node.remove()
         shutil.rmtree(self._root, ignore_errors=True)
 
-    def _failure_reason(self, ended: list[Ended], entry: Entry) -> str | None:
+    def _failure_reason(self, ended: Mapping[int, Ended], entries: Sequence[Entry]) -> str | None:
         """FailureReason in SageMaker's words; None when every container ended well."""
-        for node, end in zip(self._nodes, ended):
+        for rank, end in ended.items():
             if end.exit_code:
-                message = _read_failure(node.base / "output" / "failure")
+                message = _read_failure(self._nodes[rank].base / "output" / "failure")
+                entry = entries[rank]
                 if message is None and entry.script_command is not None:
                     command = shlex.join(entry.script_command)
                     message = (

@@ -5,9 +5,9 @@ Run as a program, as root on Linux::
 
     mounts.py [--cwd FOLDER] [SOURCE TARGET]... -- COMMAND [ARGUMENT...]
 
-COMMAND, and all it starts, finds each SOURCE at TARGET, a folder that exists or can be made. Nobody outside
-sees that. It runs in FOLDER, looked up in its own view. The program becomes COMMAND (same process id). It
-exits with 126 and one line when the system refuses.
+COMMAND, and all it starts, finds each SOURCE at TARGET: a folder that exists or can be made, or a file that
+exists. Nobody outside sees that. It runs in FOLDER, looked up in its own view. The program becomes COMMAND
+(same process id). It exits with 126 and one line when the system refuses.
 
 Two jobs at once thus have their own ``/opt/ml`` each, as they would have in their containers.
 """
@@ -32,8 +32,8 @@ REFUSED = 126
 
 def command_with(mounts: Mapping[str, str], command: Sequence[str], cwd: str | None = None) -> list[str]:
     """
-    The command line that runs ``command`` with each value of ``mounts`` (a folder) seen at its key, in the
-    folder ``cwd`` as it then is.
+    The command line that runs ``command`` with each value of ``mounts`` (a folder or a file) seen at its key,
+    in the folder ``cwd`` as it then is.
     """
     arguments = [] if cwd is None else ["--cwd", cwd]
     arguments += [word for target, source in mounts.items() for word in (source, target)]
@@ -75,7 +75,8 @@ def enter(mounts: Sequence[tuple[str, str]]) -> None:
     # Most systems share mounts with new namespaces: without this, ours would appear everywhere.
     _call("mount / private", libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
     for source, target in mounts:
-        os.makedirs(target, exist_ok=True)
+        if os.path.isdir(source):
+            os.makedirs(target, exist_ok=True)
         result = libc.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND | MS_REC, None)
         _call(f"mount {target}", result)
 

@@ -10,7 +10,9 @@ It is not a sandbox: what runs in a node may do on this machine whatever the clo
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import secrets
 import shutil
 import site
 import stat
@@ -31,6 +33,11 @@ BASE_DIR_VARIABLE = "SAGEMAKER_BASE_DIR"
 PRIVATE_FOLDERS = (BASE, "/run/sshd", "/var/log/amazon", "/var/lib/amazon")
 """What a node has to itself where the system allows it: SageMaker's folder, those of sshd and SSM agents."""
 
+HOSTS_FILE = Path("/etc/hosts")
+
+LOOPBACK_NODES = ipaddress.IPv4Network("127.64.0.0/10")
+"""Where nodes have their addresses: all of 127.0.0.0/8 is this machine, on Linux."""
+
 
 class Node:
     """
@@ -41,13 +48,23 @@ class Node:
         state_dir: the cloud's own folder, deleted by whatever outlives a cloud that was killed.
         name: the host name SageMaker gives it, ``algo-N``.
         namespace: whether its processes see the node's folders at their real places: ``mounts.available()``.
+        hosts: addresses of the job's nodes by name, for its own ``/etc/hosts``; only with ``namespace``.
     """
 
-    def __init__(self, root: Path, name: str, *, state_dir: Path, namespace: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        *,
+        state_dir: Path,
+        namespace: bool,
+        hosts: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = root
         self._state_dir = state_dir
         self.name = name
         self.namespace = namespace
+        self._hosts = hosts or {}
         self.base = self.path_of(BASE)
         """Its ``/opt/ml``, as the cloud finds it."""
         self.home = root / "home"
@@ -74,6 +91,13 @@ class Node:
         for place in PRIVATE_FOLDERS:  # whoever runs in a container can read these
             self.path_of(place).chmod(0o755)
         make_python(self.python)
+        if self._hosts_file_is_ours:
+            lines = [f"{address}\t{name}\n" for name, address in self._hosts.items()]
+            (self.root / "hosts").write_text(HOSTS_FILE.read_text() + "".join(["\n", *lines]))
+
+    @property
+    def _hosts_file_is_ours(self) -> bool:
+        return bool(self._hosts) and self.namespace and HOSTS_FILE.is_file()
 
     def remove(self) -> None:
         """Delete its folders, after its processes have ended. Blocks."""
@@ -135,6 +159,8 @@ class Node:
         folder: str | None = cwd
         if self.namespace:
             places = {place: str(self.path_of(place)) for place in PRIVATE_FOLDERS}
+            if self._hosts_file_is_ours:
+                places[str(HOSTS_FILE)] = str(self.root / "hosts")
             command, folder = mounts.command_with(places, command, cwd), None
         return await Supervised.start(
             command,
@@ -144,6 +170,12 @@ class Node:
             stderr=output_fd,
             remove=self._state_dir,
         )
+
+
+def loopback_addresses(count: int) -> list[str]:
+    """Addresses for the nodes of one job, one after the other, hardly ever those of another job."""
+    first = LOOPBACK_NODES[1 + secrets.randbelow(LOOPBACK_NODES.num_addresses - count - 1)]
+    return [str(first + number) for number in range(count)]
 
 
 def make_python(folder: Path) -> None:

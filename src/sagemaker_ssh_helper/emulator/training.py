@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from sagemaker_ssh_helper.emulator import training_toolkit
+from sagemaker_ssh_helper.emulator import instance_groups, training_toolkit
 from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
 from sagemaker_ssh_helper.emulator.job_operations import JobOperations, check_no_nul, check_s3_uri
 from sagemaker_ssh_helper.emulator.job_record import utc_now
@@ -61,15 +61,7 @@ def _check_request(request: Mapping[str, Any]) -> None:
         raise unsupported("AlgorithmSpecification.AlgorithmName")
     if "ServerlessJobConfig" in request:
         raise unsupported("ServerlessJobConfig")
-    resources = request.get("ResourceConfig")
-    if resources is None or "InstanceType" not in resources or "InstanceCount" not in resources:
-        if resources is not None and "InstanceGroups" in resources:
-            raise unsupported("ResourceConfig.InstanceGroups")
-        raise invalid("ResourceConfig must have InstanceType and InstanceCount.")
-    if resources["InstanceCount"] < 1:
-        raise invalid("ResourceConfig.InstanceCount must be greater than or equal to 1.")
-    if resources["InstanceCount"] > 1:
-        raise unsupported("ResourceConfig.InstanceCount above 1")
+    instance_groups.check(request)
     for name, value in request.get("HyperParameters", {}).items():
         if len(value) > HYPERPARAMETER_CHARACTERS:
             raise invalid(f"Hyperparameter {name} is longer than {HYPERPARAMETER_CHARACTERS} characters.")
@@ -126,8 +118,9 @@ def _job_context(request: Mapping[str, Any]) -> dict[str, Any]:
             request.get("RemoteDebugConfig", {}).get("EnableRemoteDebug", False)
         ),
     }
-    if "InstanceType" in resources:
-        context["sagemaker:InstanceTypes"] = [resources["InstanceType"]]
+    groups = resources.get("InstanceGroups") or [resources]
+    if types := [group["InstanceType"] for group in groups if "InstanceType" in group]:
+        context["sagemaker:InstanceTypes"] = types
     if "VpcConfig" in request:
         context["sagemaker:VpcSubnets"] = request["VpcConfig"]["Subnets"]
         context["sagemaker:VpcSecurityGroupIds"] = request["VpcConfig"]["SecurityGroupIds"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sagemaker_ssh_helper.emulator import job_storage, training_toolkit
+from sagemaker_ssh_helper.emulator import instance_groups, job_storage, training_toolkit
 from sagemaker_ssh_helper.emulator.container_environment import container_environment
 from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
 from sagemaker_ssh_helper.emulator.job_storage import S3Uri, StorageError
@@ -22,9 +22,6 @@ from sagemaker_ssh_helper.names import ResourceKind
 
 INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 """The network interface that nodes of one job share here."""
-
-GROUP = "homogeneousCluster"
-"""SageMaker's name for the instance group of a job that names none."""
 
 
 class TrainingSetup:
@@ -42,7 +39,9 @@ class TrainingSetup:
     def __init__(self, record: TrainingRecord, cloud: Cloud, credentials: JobCredentials) -> None:
         self._record = record
         self._request = record.request
-        self.node_count = int(self._request["ResourceConfig"].get("InstanceCount", 1))
+        self._groups = instance_groups.groups_of(self._request["ResourceConfig"])
+        self._hosts = [host for group in self._groups for host in group.hosts]
+        self.node_count = len(self._hosts)
         self.image = str(self._request["AlgorithmSpecification"].get("TrainingImage", ""))
         self._cloud = cloud
         self._credentials = credentials
@@ -50,43 +49,50 @@ class TrainingSetup:
     def stage(self, nodes: Sequence[Node]) -> list[Entry]:
         """Put all that a job finds when it starts into every node; how each starts. Raises StorageError."""
         s3 = self._credentials.role.client("s3")
-        hosts = [node.name for node in nodes]
         for node in nodes:
             for folder in ("input/config", "input/data", "code", "model", "output/data"):
                 (node.base / folder).mkdir(parents=True)
-            for name, content in self._configuration(node, hosts).items():
+            for name, content in self._configuration(node).items():
                 (node.base / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
-            for channel in self._request.get("InputDataConfig", ()):
+            for channel, hosts in self._channels(node):
                 folder = node.base / "input" / "data" / channel["ChannelName"]
                 folder.mkdir()
-                uri = S3Uri.parse(channel["DataSource"]["S3DataSource"]["S3Uri"])
-                job_storage.download_prefix(s3, uri, folder, self._request["RoleArn"])
+                source = channel["DataSource"]["S3DataSource"]
+                sharded = source.get("S3DataDistributionType") == "ShardedByS3Key"
+                job_storage.download_prefix(
+                    s3,
+                    S3Uri.parse(source["S3Uri"]),
+                    folder,
+                    self._request["RoleArn"],
+                    share=(hosts.index(node.name), len(hosts)) if sharded else (0, 1),
+                )
             if "CheckpointConfig" in self._request:
                 self._restore_checkpoints(s3, node)
-        return [self._entry(s3, node, hosts) for node in nodes]
+        return [self._entry(s3, node) for node in nodes]
 
-    def _configuration(self, node: Node, hosts: list[str]) -> dict[str, Any]:
+    def _channels(self, node: Node) -> list[tuple[Mapping[str, Any], list[str]]]:
+        """The channels that this node gets, each with all nodes that get it."""
+        wanted = [
+            (channel, instance_groups.hosts_of_channel(channel, self._groups))
+            for channel in self._request.get("InputDataConfig", ())
+        ]
+        return [(channel, hosts) for channel, hosts in wanted if node.name in hosts]
+
+    def _configuration(self, node: Node) -> dict[str, Any]:
         """The files of ``/opt/ml/input/config``, by name."""
-        resources = self._request["ResourceConfig"]
+        own = next(group for group in self._groups if node.name in group.hosts)
         return {
             "hyperparameters": self._request.get("HyperParameters", {}),
             "resourceconfig": {
                 "current_host": node.name,
-                "current_instance_type": resources["InstanceType"],
-                "current_group_name": GROUP,
-                "hosts": hosts,
-                "instance_groups": [
-                    {
-                        "instance_group_name": GROUP,
-                        "instance_type": resources["InstanceType"],
-                        "hosts": hosts,
-                    }
-                ],
+                "current_instance_type": own.instance_type,
+                "current_group_name": own.name,
+                "hosts": self._hosts,
+                "instance_groups": [group.describe() for group in self._groups],
                 "network_interface_name": INTERFACE,
             },
             "inputdataconfig": {
-                channel["ChannelName"]: self._channel(channel)
-                for channel in self._request.get("InputDataConfig", ())
+                channel["ChannelName"]: self._channel(channel) for channel, _ in self._channels(node)
             },
         }
 
@@ -102,7 +108,7 @@ class TrainingSetup:
             shown["ContentType"] = channel["ContentType"]
         return shown
 
-    def _entry(self, s3: Any, node: Node, hosts: list[str]) -> Entry:
+    def _entry(self, s3: Any, node: Node) -> Entry:
         """How this node's container is started; the user's code is in place afterwards."""
         environment = self._environment(node)
         algorithm = self._request["AlgorithmSpecification"]
@@ -120,7 +126,7 @@ class TrainingSetup:
         )
         if submitted is not None:
             self._place_code(s3, node, submitted)
-        configuration = self._configuration(node, hosts)
+        configuration = self._configuration(node)
         script = training_toolkit.script_entry(
             program,
             hyperparameters=hyperparameters,
@@ -172,21 +178,24 @@ class TrainingSetup:
         return node.path_of(self._request["CheckpointConfig"].get("LocalPath", f"{BASE}/checkpoints"))
 
     def upload(self, nodes: Sequence[Node]) -> None:
-        """Put what the job made in its first node into S3, and say so in the record. Raises StorageError."""
-        node = nodes[0]
+        """Put what the job made in all its nodes into S3, and say so in the record. Raises StorageError."""
         s3 = self._credentials.role.client("s3")
         output = self._request["OutputDataConfig"]
         target = S3Uri.parse(output["S3OutputPath"]) / self._record.name / "output"
+        models = [node.base / "model" for node in nodes]
+        data = [folder for node in nodes if (folder := node.base / "output" / "data").is_dir()]
         if output.get("CompressionType") == "NONE":
-            job_storage.upload_files(s3, node.base / "model", target / "model")
-            job_storage.upload_files(s3, node.base / "output" / "data", target / "data")
+            for name, folders in (("model", models), ("data", data)):
+                for folder in folders:
+                    job_storage.upload_files(s3, folder, target / name)
             self._record.model_artifacts = f"{target / 'model'}/"
         else:
-            job_storage.upload_archive(s3, node.base / "model", target / "model.tar.gz", node.temporary)
+            temporary = nodes[0].temporary
+            job_storage.upload_archive(s3, models, target / "model.tar.gz", temporary)
             self._record.model_artifacts = str(target / "model.tar.gz")
-            data = node.base / "output" / "data"
-            if data.is_dir() and any(data.iterdir()):
-                job_storage.upload_archive(s3, data, target / "output.tar.gz", node.temporary)
+            if any(any(folder.iterdir()) for folder in data):
+                job_storage.upload_archive(s3, data, target / "output.tar.gz", temporary)
         if "CheckpointConfig" in self._request:
             uri = S3Uri.parse(self._request["CheckpointConfig"]["S3Uri"])
-            job_storage.upload_files(s3, self._checkpoints(node), uri)
+            for node in nodes:
+                job_storage.upload_files(s3, self._checkpoints(node), uri)
