@@ -208,9 +208,11 @@ def hosted_launch_ids(client: Client, endpoint_name: str) -> list[str]:
     """
     try:
         endpoint = client.call("sagemaker", "DescribeEndpoint", EndpointName=endpoint_name)
-        config = client.call(
-            "sagemaker", "DescribeEndpointConfig", EndpointConfigName=endpoint["EndpointConfigName"]
-        )
+        config_name = endpoint.get("EndpointConfigName")
+        if not config_name:
+            # Nothing is deployed to it yet.
+            return []
+        config = client.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config_name)
         variants = config.get("ProductionVariants") or ()
         models = [
             client.call("sagemaker", "DescribeModel", ModelName=name)
