@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
 import pytest
 
 from e2e.laptop import SM_SSH, Job, Laptop, running, until
+from e2e.processes import agent_above, children, descendants, lives
 from e2e.test_terminal_sessions import Screen
 from local_cloud import LocalCloud
 
@@ -66,7 +66,7 @@ class Way:
             words = [sys.executable, "-c", PARENT, *words]
         self._start(alice, words)
         (self.session,) = sessions(cloud) - known
-        self.tree = [self.process.pid, *_descendants(self.process.pid)]
+        self.tree = [self.process.pid, *descendants(self.process.pid)]
 
     process: "subprocess.Popen[bytes]"
     server: int
@@ -90,13 +90,13 @@ class Way:
 
     def close(self) -> None:
         for pid in self.tree:
-            if _lives(pid):
+            if lives(pid):
                 os.kill(pid, signal.SIGKILL)
 
     def assert_clean(self) -> None:
-        until(lambda: not [pid for pid in self.tree if _lives(pid)], "our processes to go", GONE)
+        until(lambda: not [pid for pid in self.tree if lives(pid)], "our processes to go", GONE)
         until(lambda: self.session not in sessions(self._cloud), "the session to be over", 10)
-        until(lambda: not _lives(self.server), "the container's process to go", 10)
+        until(lambda: not lives(self.server), "the container's process to go", 10)
 
 
 class Piped(Way):
@@ -117,7 +117,7 @@ class Piped(Way):
         self._reading.start()
         if "start-proxy" in words:
             assert self.process.stdout.read(8) == b"SSH-2.0-"
-            self.server = max(_children(self._listener))
+            self.server = max(children(self._listener))
             return
         self._write(b"echo shell=$$.\n")
         self.server = int(_read_until(self.process.stdout.fileno(), rb"shell=(\d+)\."))
@@ -186,30 +186,6 @@ class OnTerminal(Way):
     def assert_clean(self) -> None:
         super().assert_clean()
         assert self.screen.is_as_before
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _children(pid: int) -> List[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _descendants(pid: int) -> List[int]:
-    return [found for child in _children(pid) for found in (child, *_descendants(child))]
-
-
-def _ancestors(pid: int) -> List[int]:
-    """The process and those above it; containers here share our processes."""
-    found = []
-    while pid > 1:
-        found.append(pid)
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return found
 
 
 def _read_until(descriptor: int, pattern: bytes) -> bytes:
@@ -383,12 +359,7 @@ def all_of_them(begin: Callable[..., Any]) -> List[Any]:
 
 def agent_of(ways: List[Any]) -> int:
     """The agent's process: the parent of a shell that it started."""
-    shell = ways[list(COMMANDS).index("session")].server
-    return next(
-        pid
-        for pid in _ancestors(shell)
-        if b"sagemaker_ssh_helper.agent" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    return agent_above(ways[list(COMMANDS).index("session")].server)
 
 
 def test_a_stopped_agent_holds_nobody(all_of_them: List[Any], e2e_cloud: LocalCloud) -> None:
@@ -399,7 +370,7 @@ def test_a_stopped_agent_holds_nobody(all_of_them: List[Any], e2e_cloud: LocalCl
             way.kill(signal.SIGTERM)
         assert [way.wait_end() for way in all_of_them] == [143, 143, 143, 255]
         for way in all_of_them:
-            until(lambda way=way: not any(map(_lives, way.tree)), "our processes to go", GONE)  # type: ignore[misc]
+            until(lambda way=way: not any(map(lives, way.tree)), "our processes to go", GONE)  # type: ignore[misc]
             assert way.told == []
         ours = {way.session for way in all_of_them}
         until(lambda: not ours & sessions(e2e_cloud), "the sessions to be over", 15)
@@ -421,7 +392,7 @@ def test_a_cloud_that_is_gone_holds_nobody(
             way.kill(signal.SIGTERM)
         assert [way.wait_end() for way in all_of_them] == [143, 143, 143, 255]
         for way in all_of_them:
-            until(lambda way=way: not any(map(_lives, way.tree)), "our processes to go", GONE)  # type: ignore[misc]
+            until(lambda way=way: not any(map(lives, way.tree)), "our processes to go", GONE)  # type: ignore[misc]
     finally:
         e2e_cloud.faults(kind="gateway", action="start")
         e2e_cloud.clear_faults()
