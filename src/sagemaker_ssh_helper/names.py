@@ -51,6 +51,7 @@ class Env:
     # Read on the user's machine.
     AUTHORIZED_KEYS_PATH = "SSH_AUTHORIZED_KEYS_PATH"
     DEBUG = "SM_SSH_DEBUG"
+    MAX_PAYLOAD = "SM_SSH_MAX_PAYLOAD"
     # Read by the local cloud when it starts.
     JOB_STOP_SECONDS = "SM_SSH_JOB_STOP_SECONDS"
     JOB_LOG_BYTES = "SM_SSH_JOB_LOG_BYTES"

@@ -22,7 +22,8 @@ from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.client import connect
 from sagemaker_ssh_helper.errors import LocalSetup
-from sagemaker_ssh_helper.names import InstanceId
+from sagemaker_ssh_helper.names import Env, InstanceId
+from sagemaker_ssh_helper.protocol.payload_size import MAX_PAYLOAD_BYTES, PAYLOAD_BYTES
 from sagemaker_ssh_helper.targets import Target
 
 
@@ -150,8 +151,9 @@ def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
     gc.disable()
     output = claim_stdout()
     interrupts = Interrupts()
-    # A name that makes no sense is refused before anything else is looked at.
+    # What makes no sense is refused before anything else is looked at.
     Target.parse(options.host)
+    max_payload_bytes()
     session = Session.open(options.profile, options.region)
     for line in session.warnings:
         tell(line)
@@ -166,6 +168,19 @@ def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
 
     gc.enable()
     return tunnel.run(client, starting, interrupts, output, tell)
+
+
+def max_payload_bytes() -> int:
+    """The largest payload the user allows; see docs/reference/environment.md. Raises LocalSetup."""
+    text = os.environ.get(Env.MAX_PAYLOAD) or str(MAX_PAYLOAD_BYTES)
+    size = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if not PAYLOAD_BYTES <= size <= MAX_PAYLOAD_BYTES:
+        raise LocalSetup(
+            f"{Env.MAX_PAYLOAD} is not a number of bytes from {PAYLOAD_BYTES} to {MAX_PAYLOAD_BYTES}",
+            evidence=repr(text[:40]),
+            fix=f"Unset {Env.MAX_PAYLOAD}",
+        )
+    return size
 
 
 def claim_stdout() -> int:

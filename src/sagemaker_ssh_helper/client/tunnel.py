@@ -23,7 +23,7 @@ from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
 from sagemaker_ssh_helper.channels.dialing import in_thread
 from sagemaker_ssh_helper.client.pipes import Input, Output
-from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting
+from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting, max_payload_bytes
 from sagemaker_ssh_helper.errors import (
     ConnectionFailed,
     CredentialsExpired,
@@ -292,6 +292,7 @@ class Tunnel:
             instance_id=self._started.instance_id,
             version=CLIENT_VERSION,
             session_type=self.session_type,
+            max_payload_bytes=max_payload_bytes(),
         )
         return DataChannelRunner(
             channel,
