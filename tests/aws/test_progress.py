@@ -59,11 +59,15 @@ def test_the_secondary_status_tells_the_stage_and_since_when(
 
 
 def test_an_endpoint_that_is_being_made_has_no_instance_yet(stub: AwsStub, client: Client) -> None:
-    stub.answers["DescribeEndpoint"] = {
-        "EndpointName": "e",
-        "EndpointStatus": "Creating",
-        "CreationTime": 7.0,
-    }
+    stub.answers.update(
+        DescribeEndpoint={
+            "EndpointName": "e",
+            "EndpointConfigName": "c",
+            "EndpointStatus": "Creating",
+            "CreationTime": 7.0,
+        },
+        DescribeEndpointConfig={"ProductionVariants": []},
+    )
     seen = look(client, Target.parse("e.inference.sagemaker"))
     assert (seen.stage, seen.since) == (Stage.INSTANCES, 7.0)
 

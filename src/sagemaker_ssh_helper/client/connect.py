@@ -121,7 +121,7 @@ def prepare(
         pin = trust.establish(
             instance,
             tags,
-            launch_ids=lambda claimed: _launch_ids(client, instance, claimed),
+            launch_ids=lambda claimed: launch_ids(client, instance, claimed),
             trust_first_use=trust_first_use,
         )
     trust.announce(pin, host)
@@ -166,7 +166,7 @@ def deliver_key(client: Client, pin: Pin, public_line: str) -> None:
         )
 
 
-def _launch_ids(client: Client, instance: Instance, claimed: str) -> Sequence[str]:
+def launch_ids(client: Client, instance: Instance, claimed: str) -> Sequence[str]:
     """The launch ids that this machine and AWS know the resource by; AWS is asked only when it must be."""
     if instance.kind is None or not instance.name:
         return ()
