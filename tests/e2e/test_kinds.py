@@ -235,3 +235,50 @@ def test_an_endpoint_that_is_not_there_is_not_found(laptop: Callable[[str], Lapt
     done = alice.sm_ssh("connect", "no-such-endpoint.inference.sagemaker", "true")
     assert done.returncode == 3
     assert "there is no endpoint 'no-such-endpoint'" in done.stderr.decode()
+
+
+def test_a_transform_job_is_reached_by_ssh(laptop: Callable[[str], Laptop]) -> None:
+    alice = laptop("alice")
+    name = f"transform-{secrets.token_hex(4)}"
+    place = f"s3://{bucket(alice)}/{name}"
+    s3 = alice.client("s3")
+    s3.put_object(Bucket=bucket(alice), Key=f"{name}/model.tar.gz", Body=model_archive())
+    s3.put_object(Bucket=bucket(alice), Key=f"{name}/in/data.json", Body=b"[1, 2]")
+    request = {
+        "ModelName": name,
+        "ExecutionRoleArn": alice.info["role_arn"],
+        "PrimaryContainer": {
+            "Image": "image",
+            "ModelDataUrl": f"{place}/model.tar.gz",
+            "Environment": {"SAGEMAKER_PROGRAM": "inference.py"},
+        },
+    }
+    # The model is loaded once somebody has looked around: until then the job waits.
+    alice.python(LAUNCH_MODEL.replace("seconds=0", "seconds=60"), json.dumps(request))
+    source = {"S3DataType": "S3Prefix", "S3Uri": f"{place}/in"}
+    alice.client("sagemaker").create_transform_job(
+        TransformJobName=name,
+        ModelName=name,
+        TransformInput={"DataSource": {"S3DataSource": source}, "ContentType": "application/json"},
+        TransformOutput={"S3OutputPath": f"{place}/out"},
+        TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+    )
+    alice.python(
+        """
+        import sys
+        from sagemaker_ssh_helper.wrapper import SSHTransformerWrapper
+        assert SSHTransformerWrapper.attach(sys.argv[1]).get_instance_ids(timeout_in_sec=60)
+        """,
+        name,
+    )
+    host = f"{name}.transform.sagemaker"
+    done = alice.sm_ssh("connect", host, "printenv TRANSFORM_JOB_ARN && sm-wait stop")
+    assert done.stdout.decode().startswith("arn:aws:sagemaker:"), done.stderr.decode()
+
+    def ended() -> Any:
+        job = alice.client("sagemaker").describe_transform_job(TransformJobName=name)
+        return job["TransformJobStatus"] if job["TransformJobStatus"] != "InProgress" else None
+
+    assert until(ended, "the job to end", 60) == "Completed"
+    body = s3.get_object(Bucket=bucket(alice), Key=f"{name}/out/data.json.out")["Body"].read()
+    assert json.loads(body) == [2, 4]

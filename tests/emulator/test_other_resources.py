@@ -9,8 +9,7 @@ from local_cloud import LocalCloud
 @pytest.mark.parametrize(
     ("operation", "member"),
     [
-        ("list_transform_jobs", "TransformJobSummaries"),
-        ("list_endpoints", "Endpoints"),
+        ("list_notebook_instances", "NotebookInstances"),
         ("list_apps", "Apps"),
     ],
 )

@@ -208,19 +208,34 @@ def hosted_launch_ids(client: Client, endpoint_name: str) -> list[str]:
     """
     try:
         endpoint = client.call("sagemaker", "DescribeEndpoint", EndpointName=endpoint_name)
-        config = client.call(
-            "sagemaker", "DescribeEndpointConfig", EndpointConfigName=endpoint["EndpointConfigName"]
-        )
+        config_name = endpoint.get("EndpointConfigName")
+        if not config_name:
+            # Nothing is deployed to it yet.
+            return []
+        config = client.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config_name)
         variants = config.get("ProductionVariants") or ()
-        models = [
-            client.call("sagemaker", "DescribeModel", ModelName=name)
-            for name in dict.fromkeys(str(variant.get("ModelName") or "") for variant in variants)
-            if name
-        ]
+        return _models_launch_ids(client, [str(variant.get("ModelName") or "") for variant in variants])
     except ServiceError as error:
         if error.code == "ValidationException" and _MISSING.search(error.evidence or ""):
             return []
         raise
+
+
+def transform_launch_ids(client: Client, job_name: str) -> list[str]:
+    """The launch id of the model that a transform job runs: two calls; otherwise as hosted_launch_ids."""
+    try:
+        job = client.call("sagemaker", "DescribeTransformJob", TransformJobName=job_name)
+        return _models_launch_ids(client, [str(job.get("ModelName") or "")])
+    except ServiceError as error:
+        if error.code == "ValidationException" and _MISSING.search(error.evidence or ""):
+            return []
+        raise
+
+
+def _models_launch_ids(client: Client, names: list[str]) -> list[str]:
+    models = [
+        client.call("sagemaker", "DescribeModel", ModelName=name) for name in dict.fromkeys(names) if name
+    ]
     definitions = [
         definition
         for model in models

@@ -177,6 +177,8 @@ def launch_ids(client: Client, instance: Instance, claimed: str) -> Sequence[str
     try:
         if instance.kind is ResourceKind.INFERENCE:
             described = resources.hosted_launch_ids(client, instance.name)
+        elif instance.kind is ResourceKind.TRANSFORM:
+            described = resources.transform_launch_ids(client, instance.name)
         else:
             resource = resources.describe(client, instance.kind, instance.name)
             described = [resource.launch_id] if resource is not None else []

@@ -9,12 +9,11 @@ import logging
 import os
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from sagemaker_ssh_helper.emulator import mounts
 from sagemaker_ssh_helper.emulator.job_credentials import SESSION_NAME, JobCredentials, RoleSession
-from sagemaker_ssh_helper.emulator.job_record import JobRecord
-from sagemaker_ssh_helper.emulator.jobs import JobRun, JobSettings, JobSetup
+from sagemaker_ssh_helper.emulator.jobs import JobSettings
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import Env
@@ -30,12 +29,22 @@ WARM_UP_DELAY = 0.3
 """Seconds after the start when what the first job needs is made: it then starts half a second earlier."""
 
 
+class Run(Protocol):
+    """One job from its request to its end."""
+
+    async def run(self) -> None:
+        """Everything. Raises nothing; cancelled, it leaves nothing behind."""
+
+    def stop(self) -> None:
+        """End it as its Stop… call does."""
+
+
 class JobHost:
     """One for a cloud. Needs a running event loop."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        self._runs: dict[str, JobRun] = {}  # by ARN; those that have not ended
+        self._runs: dict[str, Run] = {}  # by ARN; those that have not ended
         self._tasks: set[asyncio.Task[None]] = set()
         self._role_sessions: dict[str, RoleSession] = {}
         self.settings = _settings(os.environ)
@@ -56,15 +65,12 @@ class JobHost:
         """Keys of a role that was passed before."""
         return JobCredentials(self._cloud, self._role_session(role))
 
-    def start(self, record: JobRecord, setup: JobSetup, credentials: JobCredentials) -> JobRun:
+    def start(self, arn: str, run: Run) -> None:
         """Run a job, on its own from here."""
-        run = JobRun(record, setup, self._cloud, credentials, self.settings, self.executor)
-        self._runs[record.arn] = run
-        task = self.run(run.run(), record.arn)
-        task.add_done_callback(lambda _: self._runs.pop(record.arn, None))
-        return run
+        self._runs[arn] = run
+        self.run(run.run(), arn).add_done_callback(lambda _: self._runs.pop(arn, None))
 
-    def running(self, arn: str) -> JobRun | None:
+    def running(self, arn: str) -> Run | None:
         """The run of this job; None once it has ended."""
         return self._runs.get(arn)
 

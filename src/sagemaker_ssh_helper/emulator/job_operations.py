@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
-from sagemaker_ssh_helper.emulator.job_host import JobHost
+from sagemaker_ssh_helper.emulator.job_host import JobHost, Run
 from sagemaker_ssh_helper.emulator.job_record import JobRecord
 from sagemaker_ssh_helper.emulator.job_storage import S3Uri
-from sagemaker_ssh_helper.emulator.jobs import JobSetup
+from sagemaker_ssh_helper.emulator.jobs import JobRun, JobSetup
 from sagemaker_ssh_helper.emulator.resource_table import ResourceTable, invalid
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud, Operation
 from sagemaker_ssh_helper.names import ResourceKind
@@ -72,8 +72,7 @@ class JobOperations(abc.ABC, Generic[R]):
         """A job of this caller, running. Raises ApiError."""
         arn = self._table.arn(self.kind.arn_type, request[f"{self.word}JobName"])
         tags = self._table.may_create(call, arn, self.context(request))
-        role = self.role(request)
-        credentials = self._host.credentials(call, role)
+        credentials = self.credentials(call, request)
         try:
             self.check(request)
             if self._table.get(arn) is not None:
@@ -83,14 +82,30 @@ class JobOperations(abc.ABC, Generic[R]):
                     f"{label.capitalize()} names must be unique within an AWS account and Region, and a "
                     f"{label} with this name already exists ({arn})",
                 )
-            record = self.record(request, arn, tags)
-            setup = self.setup(record, credentials)
+            return self.launch(request, arn, tags, credentials)
         except BaseException:
             credentials.close()
             raise
+
+    def launch(
+        self, request: Mapping[str, Any], arn: str, tags: dict[str, str], credentials: JobCredentials
+    ) -> R:
+        """A job that was checked, running."""
+        record = self.record(request, arn, tags)
+        run = self.run(record, credentials)
         self._table.add(record)
-        self._host.start(record, setup, credentials)
+        self._host.start(arn, run)
         return record
+
+    def credentials(self, call: Call, request: Mapping[str, Any]) -> JobCredentials:
+        """Keys of the job's role, when the caller may pass it. Raises ApiError."""
+        return self._host.credentials(call, self.role(request))
+
+    def run(self, record: R, credentials: JobCredentials) -> Run:
+        """What runs it."""
+        setup = self.setup(record, credentials)
+        host = self._host
+        return JobRun(record, setup, self._cloud, credentials, host.settings, host.executor)
 
     async def _describe(self, call: Call) -> Mapping[str, Any]:
         return self.describe(self._table.authorized(call, self._arn(call)))

@@ -89,6 +89,35 @@ def download_prefix(
         )
 
 
+def list_objects(s3: Any, uri: S3Uri, role_arn: str) -> list[tuple[str, PurePosixPath]]:
+    """
+    The keys that begin so, folders left out, and the path of each below the prefix.
+
+    Raises StorageError when there is none, or it cannot be listed.
+    """
+    found = [(key, _relative_path(key, uri)) for key in _keys(s3, uri, role_arn) if not key.endswith("/")]
+    if not found:
+        raise StorageError(f'ClientError: No S3 objects found under S3 URL "{uri}".')
+    return found
+
+
+def get_object(s3: Any, uri: S3Uri) -> bytes:
+    """An object's content. Raises StorageError."""
+    with tempfile.SpooledTemporaryFile() as file:
+        _download(s3, uri.bucket, uri.key, file)
+        file.seek(0)
+        content: bytes = file.read()
+        return content
+
+
+def put_object(s3: Any, uri: S3Uri, content: bytes) -> None:
+    """Make an object. Raises StorageError."""
+    try:
+        s3.put_object(Bucket=uri.bucket, Key=uri.key, Body=content)
+    except (BotoCoreError, ClientError) as error:
+        raise StorageError(_upload_message(error, uri)) from error
+
+
 def download_archive(s3: Any, uri: S3Uri, folder: Path) -> None:
     """The files of a ``.tar.gz`` in S3, unpacked into ``folder``. Raises StorageError."""
     with tempfile.TemporaryFile() as file:

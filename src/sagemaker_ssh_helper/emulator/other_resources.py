@@ -11,14 +11,12 @@ from typing import Any
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud, Operation
 
 _LISTS = {
-    "ListTransformJobs": "TransformJobSummaries",
     "ListHyperParameterTuningJobs": "HyperParameterTuningJobSummaries",
     "ListNotebookInstances": "NotebookInstances",
     "ListApps": "Apps",
 }
 
 _DESCRIPTIONS = (
-    "DescribeTransformJob",
     "DescribeHyperParameterTuningJob",
     "DescribeNotebookInstance",
     "DescribeApp",

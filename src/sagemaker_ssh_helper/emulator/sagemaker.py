@@ -16,6 +16,7 @@ from sagemaker_ssh_helper.emulator.processing import ProcessingJobs
 from sagemaker_ssh_helper.emulator.resource_table import ResourceTable
 from sagemaker_ssh_helper.emulator.service import Cloud, Operation
 from sagemaker_ssh_helper.emulator.training import TrainingJobs
+from sagemaker_ssh_helper.emulator.transform import TransformJobs
 
 
 class SageMakerService:
@@ -34,4 +35,5 @@ class SageMakerService:
             **TrainingJobs(cloud, table, host).operations,
             **ProcessingJobs(cloud, table, host).operations,
             **cloud.hosting.operations,
+            **TransformJobs(cloud, table, host, cloud.hosting).operations,
         }
