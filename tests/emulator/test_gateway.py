@@ -1052,3 +1052,47 @@ def test_control_channel_can_be_cut(switched: CloudProcess) -> None:
         switched.faults(kind="cut", side="control", instance=node.id)
         assert control.peer.wait_lost() == ""
         spared.peer.synchronize()
+
+
+def test_sessions_are_listed_in_pages_and_by_what_is_asked(ssm_cloud: CloudProcess) -> None:
+    node = Node(ssm_cloud, version=OURS)
+    admin = ssm_cloud.client("ssm", "admin")
+    about = [{"key": "Target", "value": node.id}]
+    with node.open_control() as control:
+        started = []
+        for _ in range(3):
+            started.append(
+                admin.start_session(Target=node.id, DocumentName="AWS-StartSSHSession")["SessionId"]
+            )
+            control.receive_offer()
+        pages = []
+        more: dict[str, str] = {}
+        while True:
+            page = admin.describe_sessions(State="Active", Filters=about, MaxResults=2, **more)
+            pages.append([session["SessionId"] for session in page["Sessions"]])
+            if "NextToken" not in page:
+                break
+            more = {"NextToken": page["NextToken"]}
+        assert [len(page) for page in pages] == [2, 1]
+        # The newest first.
+        assert [session for page in pages for session in page] == started[::-1]
+
+        admin.terminate_session(SessionId=started[1])
+        control.complete(started[1])
+        until = time.monotonic() + 10
+        while not (ended := admin.describe_sessions(State="History", Filters=about)["Sessions"]):
+            assert time.monotonic() < until, "the session has not ended"
+        assert [(session["SessionId"], session["Status"]) for session in ended] == [
+            (started[1], "Terminated")
+        ]
+        left = admin.describe_sessions(State="Active", Filters=about)["Sessions"]
+        assert [session["SessionId"] for session in left] == [started[2], started[0]]
+        for state, expected in (("Connecting", 2), ("Connected", 0)):
+            filters = [*about, {"key": "Status", "value": state}]
+            found = admin.describe_sessions(State="Active", Filters=filters)["Sessions"]
+            assert len(found) == expected
+        with pytest.raises(ClientError) as error:
+            admin.describe_sessions(State="Active", NextToken="no token of ours")
+        assert error_code(error) == "InvalidNextToken"
+        for session in (started[0], started[2]):
+            admin.terminate_session(SessionId=session)

@@ -8,7 +8,10 @@ import asyncio
 import os
 from typing import Callable
 
-READ_BYTES = 64 << 10
+from sagemaker_ssh_helper.protocol.payload_size import PROBE_SIZES
+
+READ_BYTES = PROBE_SIZES[-1]
+"""Of output at once: what fits into the largest payload. More would make two, one of them tiny."""
 HIGH_BYTES = 64 << 10
 """Of input that the program has not taken: more, and ``on_full`` is called."""
 LOW_BYTES = 16 << 10

@@ -15,7 +15,10 @@ import sys
 import threading
 from collections.abc import Callable
 
-READ_BYTES = 64 << 10
+from sagemaker_ssh_helper.protocol.payload_size import PROBE_SIZES
+
+READ_BYTES = PROBE_SIZES[-1]
+"""Of input at once: what fits into the largest payload. More would make two, one of them tiny."""
 HIGH_BYTES = 256 << 10
 """Of output that waits for room: more, and ``on_full`` is called."""
 LOW_BYTES = 64 << 10
