@@ -11,10 +11,10 @@ from channels.party import Party, in_loop
 from channels.relay import AGENT, CLIENT, Relay
 from sagemaker_ssh_helper.channels import Link
 from sagemaker_ssh_helper.errors import (
-    AccessDenied,
     ConnectionFailed,
     EndpointUnreachable,
     HandshakeFailed,
+    NotInstrumented,
     TargetEnded,
 )
 from sagemaker_ssh_helper.protocol.data_channel import (
@@ -325,7 +325,7 @@ async def test_a_server_that_accepts_and_drops_is_not_asked_for_ever() -> None:
     await server.wait_closed()
 
 
-@pytest.mark.parametrize("error", [AccessDenied("no"), TargetEnded("over"), HandshakeFailed("no")])
+@pytest.mark.parametrize("error", [NotInstrumented("no"), TargetEnded("over"), HandshakeFailed("no")])
 @in_loop
 async def test_an_error_of_the_grant_that_stays_ends_it_at_once(relay: Relay, error: Exception) -> None:
 

@@ -356,6 +356,21 @@ def test_close_that_we_began_is_not_echoed() -> None:
     assert client.data_to_send() == b""
 
 
+def test_of_many_pings_the_last_one_is_answered_behind_all_that_was_queued() -> None:
+    client, server = websocket(Role.CLIENT), websocket(Role.SERVER)
+    for number in range(1000):
+        client.send_ping(b"%d" % number)
+    client.send_message(Opcode.BINARY, b"after them")
+    server.receive_data(client.data_to_send())
+    server.send_message(Opcode.BINARY, b"an answer")
+
+    assert client.receive_data(server.data_to_send()) == [
+        Message(Opcode.BINARY, b"an answer"),
+        Pong(b"999"),
+    ]
+    assert server.data_to_send() == b""
+
+
 def test_messages_still_come_while_we_close_but_no_pong_goes() -> None:
     client = websocket(Role.CLIENT)
     client.send_close()

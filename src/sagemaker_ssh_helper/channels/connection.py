@@ -141,6 +141,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.can_write = True
+        self._transmit()
         if self._listener is not None:
             self._listener.writing_resumed()
 
@@ -187,7 +188,9 @@ class WebSocketProtocol(asyncio.Protocol):
                 failure = f"the peer closed the WebSocket with code {event.code} {event.reason}".rstrip()
         if messages and self._listener is not None:
             self._listener.messages_received(messages)
-        self._transmit()
+        if self.can_write:
+            # Else a pong can wait, and be one for many pings.
+            self._transmit()
         if failure is not None:
             self.close(failure)
 

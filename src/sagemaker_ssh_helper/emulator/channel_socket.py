@@ -115,7 +115,9 @@ class ChannelSocket(asyncio.Protocol):
         if violation is not None:
             self.break_off(violation)
             return
-        self.flush()
+        if self.writable or is_closed:
+            # Else a pong can wait, and be one for many pings.
+            self.flush()
         if is_closed:
             self._end()
 
@@ -130,6 +132,7 @@ class ChannelSocket(asyncio.Protocol):
         if self._thaw_timer is not None:
             return
         self.writable = True
+        self.flush()
         if self._is_opened:
             self.drained()
 

@@ -185,6 +185,8 @@ class WebSocket:
         self._fragments_opcode = Opcode.CONTINUATION
 
         self._queue: List[bytes] = []
+        # What the last ping said, until it is answered.
+        self._pong: Optional[bytes] = None
         self._keys = b""
         self._keys_used = 0
 
@@ -192,7 +194,9 @@ class WebSocket:
 
     def receive_data(self, data: bytes) -> List[Event]:
         """
-        What these bytes complete, in order. Pongs to pings, and the echo of a Close, are queued.
+        What these bytes complete, in order. A pong, and the echo of a Close, are queued; of several pings
+        the last one is answered, which RFC 6455 section 5.5.3 allows: a peer that sends them and reads
+        nothing must not take memory.
 
         After a Close or a failure, further bytes are ignored.
 
@@ -303,7 +307,7 @@ class WebSocket:
         opcode = first & _OPCODE
         if opcode == Opcode.PING:
             if self.state is State.OPEN:
-                self._queue_frame(_FIN | Opcode.PONG, payload)
+                self._pong = payload
             events.append(Ping(payload))
         elif opcode == Opcode.PONG:
             events.append(Pong(payload))
@@ -409,6 +413,8 @@ class WebSocket:
 
     def data_to_send(self) -> bytes:
         """Everything queued since the last call; empty when there is nothing."""
+        if self._pong is not None:
+            self._answer_ping()
         queue = self._queue
         if not queue:
             return b""
@@ -421,6 +427,12 @@ class WebSocket:
     def _require_open(self) -> None:
         if self.state is not State.OPEN:
             raise ConnectionFailed("nothing can be sent: the WebSocket is " + self.state.value)
+
+    def _answer_ping(self) -> None:
+        """Behind all that was queued: it says that what came before the ping was seen to."""
+        payload, self._pong = self._pong, None
+        if payload is not None and self.state is State.OPEN:
+            self._queue_frame(_FIN | Opcode.PONG, payload)
 
     def _queue_frame(self, first: int, payload: bytes) -> None:
         if not self._sends_masked:
