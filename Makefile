@@ -52,8 +52,10 @@ lint: $(DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: system $(DEV)
-	@$(PY) -m bench
+# Nothing but the figures on standard output.
+bench:
+	@$(MAKE) -s system $(DEV) >&2
+	@$(PY) -m bench $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv* .mypy_cache .ruff_cache .pytest_cache .hypothesis

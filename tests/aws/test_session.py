@@ -299,3 +299,21 @@ def test_keys_of_the_environment_and_of_others_are_not_renewed(monkeypatch: pyte
     for session in (Session.from_boto3(given), Session.open(region="eu-west-1")):
         assert not session.may_be_renewed
         assert not session.renew()
+
+
+def test_credentials_that_were_of_no_use_before_are_read_anew(
+    aws_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (aws_files / "config").write_text(
+        "[profile work]\nregion = eu-central-1\nsso_start_url = https://x.awsapps.com/start\n"
+        "sso_region = eu-central-1\nsso_account_id = 111122223333\nsso_role_name = R\n"
+    )
+    session = Session.open("work")
+    with pytest.raises(CredentialsExpired):
+        session.credentials()
+    with pytest.raises(CredentialsExpired):
+        session.renew()
+
+    write_profiles(aws_files)
+    assert session.renew()
+    assert session.credentials().access_key == "AKIDWORK"

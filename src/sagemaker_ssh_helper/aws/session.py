@@ -93,6 +93,7 @@ class Session:
         self._botocore = botocore_session
         self._is_given = False
         self._source: Any = None
+        self._used: Credentials | None = None
         self._endpoints: dict[str, str] = {}
 
     @classmethod
@@ -203,7 +204,8 @@ class Session:
             frozen = self._source.get_frozen_credentials()
         except (exceptions.BotoCoreError, exceptions.ClientError) as error:
             raise _credential_error(error, self.profile) from error
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
+        self._used = Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
+        return self._used
 
     @property
     def may_be_renewed(self) -> bool:
@@ -218,7 +220,7 @@ class Session:
         """
         if not self.may_be_renewed:
             return False
-        before = self.credentials() if self._source is not None else None
+        before = self._used
         self._botocore = _botocore_session(self.profile)
         self._source = None
         return self.credentials() != before
