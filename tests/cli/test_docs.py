@@ -9,6 +9,7 @@ import pytest
 
 from sagemaker_ssh_helper import errors
 from sagemaker_ssh_helper.cli import cmd_connect, cmd_start_proxy
+from sagemaker_ssh_helper.cli.catalogue import CATALOGUE
 from sagemaker_ssh_helper.cli.main import COMMANDS
 from sagemaker_ssh_helper.client import ssh_config
 from sagemaker_ssh_helper.client.ssh_config import BlockOptions
@@ -34,6 +35,13 @@ def documented() -> dict[str, int]:
 
 def test_every_error_is_documented_with_its_exit_code() -> None:
     assert documented() == {error.id: error.exit_code for error in every_error()}
+
+
+def test_explain_says_what_the_reference_says() -> None:
+    text = (REFERENCE / "errors.md").read_text()
+    rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \| \d+ \| (.*?) \| (.*?) ?\|$", text, re.M)
+    shown = {name: (what, todo) for names, what, todo in rows for name in re.findall(r"`([a-z-]+)`", names)}
+    assert shown == CATALOGUE
 
 
 def test_ids_are_unique_and_every_exit_code_is_explained() -> None:

@@ -34,6 +34,10 @@ COMMANDS = {
     "doctor": "find what keeps a connection from being made",
     "config-ssh": "teach plain ssh the names of containers",
     "start-proxy": "carry ssh's bytes to a container (for ProxyCommand)",
+    "known-hosts": "print a container's pinned host key (for KnownHostsCommand)",
+    "completion": "make the Tab key know commands and names",
+    "explain": "say what an error id means, and what to do",
+    "deregister": "take the instances of containers that are gone off the account",
     "emulator": "run AWS's part on this machine, to try things without an account",
     "demo": "run a training job in the local cloud and log in to it",
 }

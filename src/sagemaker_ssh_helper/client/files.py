@@ -5,9 +5,10 @@ Where the files of the user's machine are, and how they are changed: whole, priv
 ``$XDG_CONFIG_HOME/sm-ssh/``          ``key``, ``key.pub``, ``known_hosts``, ``hosts.conf``
 ``$XDG_STATE_HOME/sm-ssh/``           ``pins.json``, ``launches/``, ``last.json``,
                                       ``timings.json``, ``logs/``
+``$XDG_CACHE_HOME/sm-ssh/``           ``names.json``
 ====================================  =========================================================
 
-Unset, the first is ``~/.config`` and the second ``~/.local/state`` (on Windows ``%APPDATA%`` and
+Unset, they are ``~/.config``, ``~/.local/state`` and ``~/.cache`` (on Windows ``%APPDATA%``, and twice
 ``%LOCALAPPDATA%``). A relative path in these variables is ignored, as the XDG specification asks.
 """
 
@@ -48,6 +49,11 @@ def config_dir(environ: Mapping[str, str] = os.environ) -> Path:
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """The folder of pins, launch records and logs. It may not exist yet."""
     return _folder("XDG_STATE_HOME", "LOCALAPPDATA", (".local", "state"), environ)
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder of what can be asked for again. It may not exist yet."""
+    return _folder("XDG_CACHE_HOME", "LOCALAPPDATA", (".cache",), environ)
 
 
 def private_dir(path: Path) -> Path:

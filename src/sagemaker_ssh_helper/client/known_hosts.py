@@ -29,6 +29,11 @@ def line_of(host: str, key: PublicKey, instance_id: InstanceId) -> str:
     return f"{host.lower()} {key.line} {instance_id}"
 
 
+def lines_of(host: str) -> list[str]:
+    """The lines for ``host``, in any letter case; none when no key is pinned. Raises LocalSetup."""
+    return [line for line in _lines() if line.split(" ", 1)[0] == host.lower()]
+
+
 def set_key(host: str, key: PublicKey, instance_id: InstanceId) -> None:
     """
     Make ``key`` the only one for ``host``; other hosts' lines stay as they are.

@@ -1,0 +1,151 @@
+"""
+What each error id means and what to do about it.
+
+The words are those of ``docs/reference/errors.md``: a test compares them.
+"""
+
+CATALOGUE: dict[str, tuple[str, str]] = {
+    "usage": (
+        "the command line makes no sense; a name holds characters that no SageMaker name has",
+        "the line says which word",
+    ),
+    "region-missing": (
+        "no region is set, or it is none",
+        "`--region`, `AWS_REGION`, or a region in the profile",
+    ),
+    "credentials-missing": (
+        "no credentials were found, or the profile does not exist",
+        "sign in, or name a profile",
+    ),
+    "credentials-expired": (
+        "they have expired",
+        "the line names the command for your profile. An open session goes on; when its link is "
+        "lost meanwhile, it waits 15 minutes for new ones, unless the keys are in the environment",
+    ),
+    "credentials-invalid": (
+        "AWS does not know the key, or the secret does not fit",
+        "check the variables, and the account they are for",
+    ),
+    "clock-skewed": (
+        "a signature was made at a wrong time",
+        "set the clock",
+    ),
+    "access-denied": (
+        "AWS refuses an action; the line names it and quotes AWS",
+        "ask for that permission",
+    ),
+    "not-owner": (
+        "AWS refuses the session, and the node's `SSHOwner` is not you",
+        "launch your own job, or have this one made yours",
+    ),
+    "endpoint-unreachable": (
+        "nothing answers at the address of a service, or its certificate is not trusted",
+        "network, proxy, region, `AWS_CA_BUNDLE`",
+    ),
+    "throttled": (
+        'AWS still says "rate exceeded" after five tries',
+        "wait a minute",
+    ),
+    "target-not-found": (
+        "there is no such resource; the line shows names like it",
+        "spell it as shown, or `sm-ssh list`",
+    ),
+    "ambiguous-target": (
+        "the name means several resources",
+        "name one",
+    ),
+    "target-ended": (
+        "the resource has ended; with its status and reason",
+        "its log tells the rest",
+    ),
+    "not-instrumented": (
+        "the job runs, but was not launched with ssh",
+        "launch it with `enable_ssh` or a wrapper",
+    ),
+    "target-starting": (
+        "it runs, and no container of it has registered yet",
+        "`connect` waits for it; plain ssh: try again in a minute",
+    ),
+    "target-offline": (
+        "its agent does not answer; with the time of the last ping",
+        "try again in a minute, or see its log",
+    ),
+    "duplicate-node": (
+        "two live instances claim to be the same node; both are named",
+        "find out which is not yours",
+    ),
+    "host-not-trusted": (
+        "nothing vouches for the container's host key, or its launch id is another",
+        "[how trust works](../adr/0007-trust.md); `--trust-first-use` if you know it is yours and "
+        "nothing speaks against it",
+    ),
+    "host-key-changed": (
+        "the tag `SSHHostKey` is not what was pinned for this instance",
+        "do not log in before you know who changed it",
+    ),
+    "wrong-user": (
+        "the container admits another login name only",
+        "use that name; plain ssh knows it from now on",
+    ),
+    "key-not-delivered": (
+        "the container did not take your public key",
+        "launch it from this machine, or with a newer helper",
+    ),
+    "advanced-tier-off": (
+        "the account's advanced-instances tier is off in this region",
+        "an administrator runs the command in the line",
+    ),
+    "wait-timeout": (
+        "something did not happen in the time given",
+        "",
+    ),
+    "local-setup": (
+        "ssh or ssh-keygen is missing, a file cannot be written, the ssh block is broken",
+        "the line says what",
+    ),
+    "launch-refused": (
+        "a request cannot be launched with ssh",
+        "the line says why",
+    ),
+    "ssh-server-down": (
+        "the agent is there, but no ssh server answers in the container",
+        "`sm-wait status` there, or its log",
+    ),
+    "connection-failed": (
+        "the session's WebSocket could not be opened, or stayed lost",
+        "network, proxy; connect again",
+    ),
+    "handshake-failed": (
+        "the two ends could not agree on a session",
+        "the line says on what",
+    ),
+    "session-lost": (
+        "the service ended the session: an administrator did, or its agent is gone",
+        "connect again",
+    ),
+    "malformed-message": (
+        "the other end sent what is no message",
+        "tell us, with a log (`SM_SSH_DEBUG=true`)",
+    ),
+    "protocol": (
+        "the other end sent what is no message",
+        "tell us, with a log (`SM_SSH_DEBUG=true`)",
+    ),
+    "aws-error": (
+        "AWS answered with an error of its own; code and text are in the line",
+        "",
+    ),
+    "aws": (
+        "AWS answered with an error of its own; code and text are in the line",
+        "",
+    ),
+    "user": (
+        "a mistake of ours; the line names a private file with the details",
+        "tell us",
+    ),
+    "internal": (
+        "a mistake of ours; the line names a private file with the details",
+        "tell us",
+    ),
+}
+"""By id: what happened, and what to do; the second may be empty."""
