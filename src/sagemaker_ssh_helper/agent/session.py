@@ -10,6 +10,7 @@ with a reason that reaches the user, and never done in part.
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ DENIED_HOSTS = frozenset(
     )
 )
 
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _SSH_PORT = 22
 _CONNECT_TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 2.0
@@ -82,8 +84,8 @@ def port_target(shell: InteractiveShell) -> PortTarget:
     if properties.get("type") == "LocalPortForwarding":
         raise DocumentRefused("port forwarding sessions are not supported by this agent; forward over ssh")
     text = properties.get("portNumber", "")
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise DocumentRefused(f"the port number {text!r} is none")
+    if not _PORT.fullmatch(text) or int(text) > 65535:
+        raise DocumentRefused(f"the port number {text[:20]!r} is none")
     return PortTarget(properties.get("host", ""), int(text), properties)
 
 
