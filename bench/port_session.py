@@ -31,8 +31,12 @@ def main() -> int:
     instance_id, port = InstanceId(sys.argv[1]), int(sys.argv[2])
     output = proxy_command.claim_stdout()
     client = Client(Session.open())
-    started = Started(sessions.start(client, instance_id, port), instance_id, port)
-    return tunnel.run(client, Begun(started), proxy_command.Interrupts(), output)
+    started = Started(sessions.start(client, instance_id, port), instance_id, instance_id, port)
+    return tunnel.run(client, Begun(started), proxy_command.Interrupts(), output, tell)
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

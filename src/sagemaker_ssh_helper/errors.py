@@ -28,6 +28,7 @@ Everything that can go wrong, as one tree.
         ├── TargetEnded
         ├── NotInstrumented
         ├── TargetOffline          (also ConnectionError)
+        │   └── TargetStarting       no container of it has registered yet
         ├── DuplicateNode
         ├── HostKeyChanged
         ├── HostNotTrusted
@@ -228,6 +229,10 @@ class NotInstrumented(UserError):
 class TargetOffline(UserError, ConnectionError):
     id = "target-offline"
     exit_code = 5
+
+
+class TargetStarting(TargetOffline):
+    id = "target-starting"
 
 
 class DuplicateNode(UserError):

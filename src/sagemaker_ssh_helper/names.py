@@ -51,6 +51,7 @@ class Env:
     # Read on the user's machine.
     AUTHORIZED_KEYS_PATH = "SSH_AUTHORIZED_KEYS_PATH"
     DEBUG = "SM_SSH_DEBUG"
+    MAX_PAYLOAD = "SM_SSH_MAX_PAYLOAD"
     # Read by the local cloud when it starts.
     JOB_STOP_SECONDS = "SM_SSH_JOB_STOP_SECONDS"
     JOB_LOG_BYTES = "SM_SSH_JOB_LOG_BYTES"
@@ -75,6 +76,9 @@ class Command:
     # The token is the standard base64 of one authorized_keys line.
     AUTHORIZE_KEY = "sm-setup-ssh authorize {token}"
 
+
+PRODUCT = "sagemaker-ssh-helper"
+"""What the User-Agent of our agent and our client begins with, before a slash and the version."""
 
 AGENT_NAME = "amazon-ssm-agent"
 """What every agent calls itself in UpdateInstanceInformation; the service may look at it."""

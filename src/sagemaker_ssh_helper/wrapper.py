@@ -154,7 +154,7 @@ class SSHEnvironmentWrapper(abc.ABC):
         if retry is not None:
             timeout_in_sec = retry * 10
         return self._manager().get_instance_ids_of(
-            self.kind, self.resource_name(), timeout_in_sec=timeout_in_sec, count=self._expected_nodes()
+            self.kind, self._registered_name(), timeout_in_sec=timeout_in_sec, count=self._expected_nodes()
         )
 
     def get_instance_id(self, retry: Optional[int] = None, timeout_in_sec: int = 900, index: int = 0) -> str:
@@ -191,6 +191,10 @@ class SSHEnvironmentWrapper(abc.ABC):
         nodes = getattr(self._wrapped, "instance_count", None)
         nodes = nodes if isinstance(nodes, int) else 1
         return min(nodes, self._ssh.ssh_instance_count) if self._ssh is not None else nodes
+
+    def _registered_name(self) -> str:
+        """The name by which its containers register."""
+        return self.resource_name()
 
     def _manager(self) -> SSMManager:
         from sagemaker_ssh_helper.manager import SSMManager
@@ -467,6 +471,10 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
                 "the model is not deployed yet", fix="Call model.deploy(wait=False, …) first"
             )
         return str(name)
+
+    def _registered_name(self) -> str:
+        # A container of an endpoint is not told the endpoint's name.
+        return self._ssh.launch_id if self._ssh is not None else self.resource_name()
 
     def wait_for_endpoint(self) -> None:
         """Wait until the endpoint is in service. Raises botocore's WaiterError when it failed."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -240,3 +242,28 @@ def test_the_body_is_what_was_signed(stub: AwsStub, client: Client) -> None:
     client.call("ssm", "StartSession", Target="mi-ü", Parameters={"portNumber": ["22"]})
     (asked,) = stub.asked
     assert json.loads(json.dumps(asked.params)) == {"Target": "mi-ü", "Parameters": {"portNumber": ["22"]}}
+
+
+def test_a_call_is_repeated_once_with_credentials_that_are_new(stub: AwsStub, tmp_path: Path) -> None:
+    path = tmp_path / "credentials"
+    text = "[default]\naws_access_key_id=AKIDOLD\naws_secret_access_key=s\n"
+    path.write_text(text)
+    environ = {**stub.environment(), "AWS_SHARED_CREDENTIALS_FILE": str(path)}
+    del environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        client = Client(Session.open())
+        refusals = iter([Refusal("ExpiredTokenException", "expired")] * 2)
+        stub.answers["TerminateSession"] = lambda params: next(refusals, {"SessionId": "s"})
+
+        with pytest.raises(errors.CredentialsExpired):
+            client.call("ssm", "TerminateSession")
+        assert len(stub.asked) == 1
+        path.write_text(text.replace("AKIDOLD", "AKIDNEW"))
+        assert client.call("ssm", "TerminateSession") == {"SessionId": "s"}
+
+    used = [asked.headers["Authorization"].partition("=")[2].partition("/")[0] for asked in stub.asked]
+    assert used == ["AKIDOLD", "AKIDOLD", "AKIDNEW"]

@@ -269,3 +269,33 @@ def test_a_boto3_session_is_a_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (session.region, session.credentials().access_key) == ("eu-west-3", "AKIDBOTO")
     with pytest.raises(RegionMissing, match="boto3 session has no region"):
         Session.from_boto3(boto3.Session())
+
+
+def test_credentials_are_read_anew_when_they_were_written_anew(
+    aws_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_profiles(aws_files)
+    set_environment(monkeypatch, AWS_PROFILE="work")
+    session = Session.open()
+    assert session.credentials().access_key == "AKIDWORK"
+    assert not session.renew()
+
+    path = aws_files / "credentials"
+    path.write_text(path.read_text().replace("AKIDWORK", "AKIDNEW"))
+    assert session.credentials().access_key == "AKIDWORK"
+    assert session.renew()
+    assert session.credentials().access_key == "AKIDNEW"
+
+    path.write_text("")
+    with pytest.raises(CredentialsMissing):
+        session.renew()
+
+
+def test_keys_of_the_environment_and_of_others_are_not_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+
+    given = boto3.Session(aws_access_key_id="AKIDBOTO", aws_secret_access_key="s", region_name="eu-west-3")
+    set_environment(monkeypatch, **KEYS)
+    for session in (Session.from_boto3(given), Session.open(region="eu-west-1")):
+        assert not session.may_be_renewed
+        assert not session.renew()

@@ -205,3 +205,17 @@ def test_a_refusal_of_a_session_that_was_there_has_to_be_repeated() -> None:
     again.failed(refusal(403), 201.0)
 
     assert again.verdict is not None
+
+
+def test_a_denial_is_believed_when_it_is_repeated() -> None:
+    """The policies of a service take their time to be the same everywhere."""
+    again = attempts()
+    again.connected(100.0)
+    again.lost("reset", True, 160.0)
+    for _ in range(MAX_REFUSALS - 1):
+        again.failed(AccessDenied("no"), 160.0)
+        assert again.verdict is None
+    denied = AccessDenied("no")
+    again.failed(denied, 160.0)
+
+    assert again.verdict is denied

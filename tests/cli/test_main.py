@@ -313,7 +313,7 @@ FAULTS: dict[str, tuple[dict[str, object], dict[str, str | None], int, str]] = {
         5,
         "job runs, but was not started with ssh",
     ),
-    "target-offline": (
+    "target-starting": (
         {"DescribeTrainingJob": {"TrainingJobStatus": "InProgress", "Environment": {"START_SSH": "true"}}},
         {},
         5,
@@ -327,11 +327,11 @@ def test_every_fault_has_a_line_of_its_own(sm_ssh: Run, stub: AwsStub, error_id:
     answers, variables, status, said = FAULTS[error_id]
     stub.answers["DescribeInstanceInformation"] = {"InstanceInformationList": []}
     stub.answers.update(answers)  # type: ignore[arg-type]  # a table of all kinds of answers
-    commands = [("connect", status), ("start-proxy", 255)]
+    commands = [("connect --no-wait", status), ("start-proxy", 255)]
     if error_id == "throttled":  # which is waited out for some seconds
         commands.pop()
     for command, expected in commands:
-        done = sm_ssh(command, "job.training.sagemaker", env=variables)
+        done = sm_ssh(*command.split(), "job.training.sagemaker", env=variables)
         (line,) = done.stderr.decode().splitlines()
 
         assert line.startswith(f"sm-ssh: error[{error_id}]: "), line

@@ -42,7 +42,12 @@ def account(stub: AwsStub) -> AwsStub:
         ListProcessingJobs={"ProcessingJobSummaries": []},
         ListEndpoints={"Endpoints": [{"EndpointName": "prep-serving", "EndpointStatus": "InService"}]},
         DescribeTrainingJob=described,
-        DescribeEndpoint={"EndpointName": "prep-serving", "EndpointStatus": "InService"},
+        DescribeEndpoint={
+            "EndpointName": "prep-serving",
+            "EndpointConfigName": "c",
+            "EndpointStatus": "InService",
+        },
+        DescribeEndpointConfig={"ProductionVariants": []},
         DescribeInstanceInformation={"InstanceInformationList": []},
     )
     return stub

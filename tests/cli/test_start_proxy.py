@@ -98,60 +98,6 @@ def until_over(cloud: LocalCloud, terminated: int = 1) -> None:
     assert cloud.count("ssm:TerminateSession", "alice") == terminated
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_session_once(
-    alice: Laptop, job: Job, cloud: LocalCloud, number: signal.Signals
-) -> None:
-    cloud.reset_requests()
-    with proxy(alice, job) as process:
-        process.send_signal(number)
-        process.send_signal(number)
-        _, told = process.communicate(timeout=10)
-        assert (process.returncode, told) == (128 + number, b"")
-    until_over(cloud)
-
-
-def test_the_end_of_input_ends_the_session_once(alice: Laptop, job: Job, cloud: LocalCloud) -> None:
-    cloud.reset_requests()
-    with proxy(alice, job) as process:
-        rest, told = process.communicate(b"SSH-2.0-nobody\r\n", timeout=10)
-        assert (process.returncode, told) == (0, b"")
-        assert b"ssh-ed25519" in rest or b"Invalid" in rest
-    until_over(cloud)
-
-
-def test_nobody_reading_ends_the_session_once(alice: Laptop, job: Job, cloud: LocalCloud) -> None:
-    cloud.reset_requests()
-    with proxy(alice, job) as process:
-        assert process.stdout is not None
-        process.stdout.close()
-        assert process.wait(10) == 0
-    until_over(cloud)
-
-
-def test_ssh_killed_leaves_no_process_and_no_session(alice: Laptop, job: Job, cloud: LocalCloud) -> None:
-    cloud.reset_requests()
-    ssh = alice.popen(*alice.configure_ssh(), job.host, "echo in; sleep 600", stdout=subprocess.PIPE)
-    assert ssh.stdout is not None
-    assert ssh.stdout.readline() == b"in\n"
-    children = Path(f"/proc/{ssh.pid}/task/{ssh.pid}/children").read_text().split()
-    assert children, "ssh has a start-proxy below it"
-    ssh.kill()
-    ssh.wait()
-    ssh.stdout.close()
-    for child in children:
-        until(lambda child=child: _is_gone(child), "the proxy to be gone", 5)
-    until_over(cloud)
-
-
-def _is_gone(pid: str) -> bool:
-    try:
-        # Nobody of ours waits for it: a zombie is gone.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
 @pytest.mark.parametrize("source", ["file", "null", "closed"])
 def test_any_standard_input_will_do(
     alice: Laptop, job: Job, cloud: LocalCloud, tmp_path: Path, source: str

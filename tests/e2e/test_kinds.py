@@ -1,9 +1,11 @@
 """Real ssh into every kind of resource, launched with plain boto3 requests."""
 
+import io
 import json
 import secrets
+import tarfile
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List
 
 from e2e.laptop import Laptop, until
 from sagemaker_ssh_helper import archive
@@ -104,3 +106,132 @@ def test_a_processing_job_is_reached_by_ssh(laptop: Callable[[str], Laptop]) -> 
         return job["ProcessingJobStatus"] if job["ProcessingJobStatus"] != "InProgress" else None
 
     assert until(ended, "the job to end", 60) == "Completed"
+
+
+SERVING = """
+import sagemaker_ssh_helper
+sagemaker_ssh_helper.setup_and_start_ssh()
+
+def predict_fn(data, model):
+    return [x * 2 for x in data]
+"""
+
+
+def model_archive(script: str = SERVING) -> bytes:
+    """A model with its script and the library."""
+    buffer = io.BytesIO()
+    root = Path(archive.dependency_dir())
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        member = tarfile.TarInfo("code/inference.py")
+        member.size = len(script)
+        tar.addfile(member, io.BytesIO(script.encode()))
+        tar.add(root, arcname=f"code/{root.name}")
+    return buffer.getvalue()
+
+
+LAUNCH_MODEL = """
+import json, sys, boto3
+from sagemaker_ssh_helper.launch import enable_ssh
+request = json.loads(sys.argv[1])
+boto3.client("sagemaker").create_model(**enable_ssh(request, connection_wait_time_seconds=0))
+"""
+
+
+def deploy(alice: Laptop, data: str, **container: Any) -> str:
+    """An endpoint in service with a model that has ssh; returns its name."""
+    name = f"endpoint-{secrets.token_hex(4)}"
+    definition = {
+        "Image": "image",
+        "ModelDataUrl": data,
+        "Environment": {"SAGEMAKER_PROGRAM": "inference.py"},
+        **container,
+    }
+    request = {
+        "ModelName": name,
+        "ExecutionRoleArn": alice.info["role_arn"],
+        "PrimaryContainer": definition,
+    }
+    alice.python(LAUNCH_MODEL, json.dumps(request))
+    sagemaker = alice.client("sagemaker")
+    variant = {
+        "VariantName": "one",
+        "ModelName": name,
+        "InitialInstanceCount": 1,
+        "InstanceType": "ml.m5.large",
+    }
+    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+
+    def settled() -> Any:
+        described = sagemaker.describe_endpoint(EndpointName=name)
+        return described if described["EndpointStatus"] != "Creating" else None
+
+    described = until(settled, f"{name} to be up", 60)
+    assert described["EndpointStatus"] == "InService", described
+    return name
+
+
+def ids_of_endpoint(alice: Laptop, name: str) -> List[str]:
+    said = alice.python(
+        """
+        import json, sys
+        from sagemaker_ssh_helper.wrapper import SSHModelWrapper
+        wrapper = SSHModelWrapper.attach(sys.argv[1])
+        assert wrapper.endpoint_is_online()
+        print(json.dumps(wrapper.get_instance_ids(timeout_in_sec=60)))
+        """,
+        name,
+    )
+    ids: List[str] = json.loads(said)
+    return ids
+
+
+def test_an_endpoint_is_reached_by_ssh(laptop: Callable[[str], Laptop]) -> None:
+    alice = laptop("alice")
+    key = f"models/{secrets.token_hex(4)}/model.tar.gz"
+    alice.client("s3").put_object(Bucket=bucket(alice), Key=key, Body=model_archive())
+    name = deploy(alice, f"s3://{bucket(alice)}/{key}")
+    answer = alice.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName=name, Body="[1, 2]", ContentType="application/json"
+    )
+    assert json.loads(answer["Body"].read()) == [2, 4]
+    (instance_id,) = ids_of_endpoint(alice, name)
+    host = f"{name}.inference.sagemaker"
+    done = alice.ssh(host, "printenv SAGEMAKER_PROGRAM")
+    assert done.stdout.decode().strip() == "inference.py", done.stderr.decode()
+    listed = alice.sm_ssh("list", "inference.sagemaker").stdout.decode()
+    assert host in listed
+    assert instance_id in listed
+    # Another user's machine knows the endpoint, and may not enter it.
+    refused = laptop("bob").ssh(host, "true")
+    assert refused.returncode == 255
+    assert "error[not-owner]" in refused.stderr.decode()
+    alice.client("sagemaker").delete_endpoint(EndpointName=name)
+
+
+def test_a_multi_model_endpoint_is_reached_once_a_model_was_asked(laptop: Callable[[str], Laptop]) -> None:
+    alice = laptop("alice")
+    prefix = f"models/{secrets.token_hex(4)}"
+    for model in ("a", "b"):
+        alice.client("s3").put_object(
+            Bucket=bucket(alice), Key=f"{prefix}/{model}.tar.gz", Body=model_archive()
+        )
+    name = deploy(alice, f"s3://{bucket(alice)}/{prefix}/", Mode="MultiModel")
+    for model in ("a", "b"):
+        alice.client("sagemaker-runtime").invoke_endpoint(
+            EndpointName=name,
+            TargetModel=f"{model}.tar.gz",
+            Body="[1]",
+            ContentType="application/json",
+        )
+    assert len(ids_of_endpoint(alice, name)) == 1
+    done = alice.ssh(f"{name}.inference.sagemaker", "ls /opt/ml/models | wc -l")
+    assert done.stdout.decode().strip() == "2", done.stderr.decode()
+    alice.client("sagemaker").delete_endpoint(EndpointName=name)
+
+
+def test_an_endpoint_that_is_not_there_is_not_found(laptop: Callable[[str], Laptop]) -> None:
+    alice = laptop("alice")
+    done = alice.sm_ssh("connect", "no-such-endpoint.inference.sagemaker", "true")
+    assert done.returncode == 3
+    assert "there is no endpoint 'no-such-endpoint'" in done.stderr.decode()

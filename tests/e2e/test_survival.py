@@ -3,26 +3,28 @@ Whatever happens to the network, a tunnel goes on: not one byte is lost, doubled
 cannot go on, one line says so, at once.
 
 Everything here is real ssh and scp through the local cloud, whose switches break the links. The long forms
-run with ``make soak``.
+run with ``make soak``; the short ones wait for what happens, never for a time.
 """
 
+import asyncio
 import hashlib
 import os
 import random
 import re
+import signal
 import subprocess
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 
 import pytest
 
 from e2e.laptop import Job, Laptop, end, running, until
+from e2e.light_sessions import Echo, LightSessions
+from e2e.processes import agent_above, footprint
 from local_cloud import LocalCloud
-
-# Minutes of broken links in all.
-pytestmark = pytest.mark.soak
 
 MB = 1_000_000
 SIDES = ("client", "agent", "both")
@@ -47,6 +49,7 @@ class Site:
         self.cloud = cloud
         self.alice = alice
         self.host = job.host
+        self._job = job
         self._ssh = ["-F", str(alice.home / ".ssh" / "config"), "-o", "BatchMode=yes"]
 
     def run(
@@ -65,12 +68,51 @@ class Site:
             **source,
         )
 
-    def shell(self, **options: Any) -> "Shell":
-        return Shell(["ssh", *self._ssh, self.host], self.alice)
+    def shell(self, *options: str) -> "Shell":
+        return Shell(["ssh", *self._ssh, *options, self.host], self.alice)
+
+    def copy_without_end(self, command: str, *options: str) -> "subprocess.Popen[bytes]":
+        """A copy to a command that reads, or from one that writes; nobody looks at the bytes."""
+        words = ["ssh", *self._ssh, *options, self.host, command]
+        with open("/dev/zero", "rb") as source, open(os.devnull, "wb") as sink:
+            return self.alice.popen(*words, stdin=source, stdout=sink, stderr=subprocess.DEVNULL)
+
+    @staticmethod
+    def moved(copy: "subprocess.Popen[bytes]") -> int:
+        """Bytes that ssh has read and written so far, of whatever."""
+        rows = Path(f"/proc/{copy.pid}/io").read_text().split()
+        return int(rows[1]) + int(rows[3])
+
+    @property
+    def instance_id(self) -> str:
+        return str(self._job.instances()[0]["InstanceId"])
+
+    def wait_settled(self, agent: int) -> None:
+        """Until the sessions are over and the agent has let go of them."""
+        until(lambda: len(self.active()) <= 1, "the sessions to be over", 60)
+        seen: List[Dict[str, int]] = []
+
+        def settled() -> bool:
+            seen.append(footprint(agent))
+            return len(seen) > 4 and seen[-1] == seen[-4]
+
+        until(settled, "the agent to settle", 30)
+
+    def state(self, session: str) -> str:
+        """What the service says of a session that is not over."""
+        listed = self.cloud.client("ssm", user="admin").describe_sessions(State="Active")["Sessions"]
+        return next(str(row["Status"]) for row in listed if row["SessionId"] == session)
+
+    def tried(self, side: str) -> int:
+        """How often somebody asked for a new token so far."""
+        actions = {"client": "ssm:ResumeSession", "agent": "ssmmessages:CreateDataChannel"}
+        wanted = [action for name, action in actions.items() if side in (name, "both")]
+        return min(self.cloud.count(action) for action in wanted)
 
     def active(self) -> Set[str]:
-        listed = self.cloud.client("ssm", user="admin").describe_sessions(State="Active")["Sessions"]
-        return {str(session["SessionId"]) for session in listed}
+        pages = self.cloud.client("ssm", user="admin").get_paginator("describe_sessions")
+        listed = pages.paginate(State="Active").search("Sessions[].SessionId")
+        return set(map(str, listed))
 
     def links(self) -> List[Dict[str, Any]]:
         """What the switches do to each session."""
@@ -241,8 +283,10 @@ def download(site: Site, path: Path, expected: str, timeout: float = 100) -> Non
 MOVES = {"up": upload, "down": download}
 
 
-def copy_with_cuts(site: Site, move: str, path: Path, expected: str, count: int, timeout: float) -> None:
-    """Carry the file while the link is cut so often; prints what was in flight at each cut."""
+def copy_with_cuts(
+    site: Site, move: str, path: Path, expected: str, count: int, timeout: float
+) -> "List[Dict[str, Any]]":
+    """Carry the file while the link is cut so often; prints what was in flight then, and returns it."""
     size = path.stat().st_size
     seed = random.SystemRandom().randrange(1 << 32)
     cuts = random_cuts(count, size - size // 50, random.Random(seed))
@@ -268,83 +312,151 @@ def copy_with_cuts(site: Site, move: str, path: Path, expected: str, count: int,
         site.cloud.clear_faults()
     seconds = time.monotonic() - began
     sender = "client" if move == "up" else "agent"
-    in_flight = [cut["in_flight"][sender] for cut in log]
-    print(f"{seconds:.1f} s, {size / seconds / MB:.1f} MB/s; messages in flight at the cuts: {in_flight}")
-    by_side = {side: sum(cut["side"] == side for cut in log) for side in SIDES}
-    print(f"cuts by side: {by_side}")
-    assert len(log) == count
-    # At some moments a sender has really nothing under way.
-    assert sum(number > 0 for number in in_flight) >= count * 0.8
-    assert min(by_side.values()) >= count // 3
+    print(f"{seconds:.1f} s, {size / seconds / MB:.1f} MB/s")
+    print(f"messages in flight at the cuts: {[cut['in_flight'][sender] for cut in log]}")
+    print(f"cuts by side: {by_side(log)}")
+    return log
+
+
+def by_side(log: "List[Dict[str, Any]]") -> Dict[str, int]:
+    return {side: sum(cut["side"] == side for cut in log) for side in SIDES}
 
 
 @pytest.mark.parametrize("move", ["up", "down"])
-def test_a_stream_with_ten_cuts_arrives_whole(site: Site, payload: Any, move: str) -> None:
-    copy_with_cuts(site, move, *payload(30 * MB), 10, 100)
+def test_a_stream_with_nine_cuts_arrives_whole(site: Site, payload: Any, move: str) -> None:
+    log = copy_with_cuts(site, move, *payload(18 * MB), 9, 100)
+    # The last ones may fall into the session's end, where nobody looks any more.
+    assert len(log) >= 6
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("move", ["up", "down"])
 def test_a_long_stream_with_fifty_cuts_arrives_whole(site: Site, payload: Any, move: str) -> None:
-    copy_with_cuts(site, move, *payload(200 * MB), 50, 500)
+    log = copy_with_cuts(site, move, *payload(200 * MB), 50, 500)
+    assert len(log) == 50
+    # At some moments a sender has really nothing under way.
+    sender = "client" if move == "up" else "agent"
+    assert sum(cut["in_flight"][sender] > 0 for cut in log) >= 40
+    assert min(by_side(log).values()) >= 10
 
 
 @pytest.mark.parametrize("move", ["up", "down"])
 def test_a_stream_through_a_lossy_link_arrives_whole(site: Site, payload: Any, move: str) -> None:
-    path, expected = payload(5 * MB)
+    path, expected = payload(3 * MB)
     site.cloud.faults(kind="link", drop_data=0.05, drop_acks=0.05, duplicate=0.02, reorder=0.02)
     began = time.monotonic()
     MOVES[move](site, path, expected)
-    print(f"{move}: 5 MB with 5 % of data and of acknowledges lost: {time.monotonic() - began:.1f} s")
+    print(f"{move}: 3 MB with 5 % of data and of acknowledges lost: {time.monotonic() - began:.1f} s")
 
 
 def test_scp_through_a_lossy_distant_link(site: Site, payload: Any) -> None:
-    path, expected = payload(2 * MB)
+    path, expected = payload(MB)
     site.cloud.faults(kind="link", drop_data=0.02, drop_acks=0.02, rtt=0.05)
     assert site.run("scp", "-q", str(path), f"{site.host}:there.bin").returncode == 0
     assert site.run("scp", "-q", f"{site.host}:there.bin", "back.bin").returncode == 0
     assert hashlib.sha256((site.alice.home / "back.bin").read_bytes()).hexdigest() == expected
 
 
-def begin_outage(site: Site, session: str) -> None:
-    """Nobody reaches anybody, until the switches are cleared."""
-    switches = [("ssm:ResumeSession", "*"), ("ssmmessages:CreateDataChannel", "*")]
-    for action, user in switches:
-        site.cloud.faults(kind="unreachable", action=action, user=user)
-    site.cloud.faults(kind="cut", side="both", session=session)
+def begin_outage(site: Site, session: str, side: str = "both") -> None:
+    """That side, or nobody, reaches anybody, until the switches are cleared."""
+    switches = {"client": "ssm:ResumeSession", "agent": "ssmmessages:CreateDataChannel"}
+    for name, action in switches.items():
+        if side in (name, "both"):
+            site.cloud.faults(kind="unreachable", action=action, user="*")
+    site.cloud.faults(kind="cut", side=side, session=session)
 
 
-def keep_a_shell(site: Site, shell: Any, seconds: float) -> None:
+def keep_a_shell(site: Site, shell: Any, side: str, seconds: float) -> float:
+    """A shell through an outage of so many seconds; how long after its end it answered."""
     one, session = shell()
-    begin_outage(site, session)
+    tried = site.tried(side)
+    begin_outage(site, session, side)
     one.type("meanwhile")
-    # The length of an outage is what it is.
+    # An outage is one when somebody has tried to get out of it, and the user was told.
+    until(lambda: site.tried(side) >= tried + 2, "attempts in the outage", 30)
+    if side != "agent":
+        until(lambda: one.told, "a line about it", 30)
+    # The length of a long one is what it is.
     time.sleep(seconds)
     site.cloud.clear_faults()
     began = time.monotonic()
-    one.wait_for("meanwhile", 20)
+    one.wait_for("meanwhile", 30)
     resumed = time.monotonic() - began
-    print(f"{seconds:g} s outage: the shell answered {resumed:.2f} s after its end")
-    assert one.ask("again", 20) < 5
+    print(f"outage of {side}: the shell answered {resumed:.2f} s after its end")
+    one.ask("again", 30)
     status, said, _ = one.close()
     assert status == 0
     assert b"sm-ssh" not in said
-    assert [re.sub(r"[\d.]+ s", "N s", line) for line in one.told] == [
-        "sm-ssh: link lost, resuming…",
-        "sm-ssh: link resumed after N s",
-    ]
-    assert resumed < 2
+    lines = ["sm-ssh: link lost, resuming…", "sm-ssh: link resumed after N s"]
+    assert [re.sub(r"[\d.]+ s", "N s", line) for line in one.told] == (lines if side != "agent" else [])
+    return resumed
 
 
-def test_a_shell_survives_an_outage(site: Site, shell: Any) -> None:
-    keep_a_shell(site, shell, 5)
+@pytest.mark.parametrize("side", SIDES)
+def test_a_shell_survives_an_outage(site: Site, shell: Any, side: str) -> None:
+    keep_a_shell(site, shell, side, 0)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(200)
-def test_a_shell_survives_a_long_outage(site: Site, shell: Any) -> None:
-    keep_a_shell(site, shell, 60)
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("side", SIDES)
+def test_a_shell_survives_a_long_outage(site: Site, shell: Any, side: str) -> None:
+    # An agent that does not come back is given up by the gateway after 20 seconds; by AWS, nobody knows when.
+    site.cloud.faults(kind="session-timing", agent_resume=900)
+    assert keep_a_shell(site, shell, side, 60) < 2
+
+
+def sleep_and_wake(site: Site, shell: Any, meanwhile: Callable[[str], None]) -> None:
+    """A laptop that is closed: its processes stop, and its connection is gone when it is opened again."""
+    known = set(site.proxies())
+    one, session = shell()
+    (proxy,) = set(site.proxies()) - known
+    stopped = [proxy, one.process.pid]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        one.type("asleep")
+        meanwhile(session)
+    finally:
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+    began = time.monotonic()
+    one.wait_for("asleep", 60)
+    print(f"the shell answered {time.monotonic() - began:.2f} s after the laptop woke")
+    assert one.close()[0] == 0
+
+
+def test_a_shell_survives_the_sleep_of_a_laptop(site: Site, shell: Any) -> None:
+    def meanwhile(session: str) -> None:
+        site.cloud.faults(kind="cut", side="client", session=session)
+        until(lambda: site.state(session) == "Disconnected", "the service to see that", 30)
+
+    sleep_and_wake(site, shell, meanwhile)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_a_shell_survives_a_sleep_of_a_quarter_of_an_hour(site: Site, shell: Any) -> None:
+    """Its connection looks alive until somebody tries it."""
+
+    def meanwhile(session: str) -> None:
+        site.cloud.faults(kind="freeze", side="client", session=session, seconds=3600, new=False)
+        time.sleep(880)
+
+    sleep_and_wake(site, shell, meanwhile)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_a_cloud_that_stays_away_is_given_up_after_a_quarter_of_an_hour(site: Site, shell: Any) -> None:
+    one, session = shell()
+    begin_outage(site, session, "client")
+    status, _, _ = one.wait_closed(1000)
+    assert status == 255
+    lost, line = one.told
+    assert lost == "sm-ssh: link lost, resuming…"
+    assert line.startswith("sm-ssh: error[connection-failed]: ")
 
 
 @pytest.mark.soak
@@ -396,13 +508,24 @@ def test_a_short_loss_is_not_told(site: Site, shell: Any) -> None:
     one, session = shell()
     for side in SIDES:
         site.cloud.faults(kind="cut", side=side, session=session, how="close")
-        assert one.ask(f"after{side}") < 5
+        one.ask(f"after{side}", 30)
     assert one.close()[0] == 0
     assert one.told == []
 
 
+@pytest.mark.parametrize("side", ["client", "agent"])
+def test_a_close_frame_with_any_code_is_a_lost_link_and_no_end(site: Site, shell: Any, side: str) -> None:
+    """Codes that RFC 6455 section 7.4 lets a server send."""
+    one, session = shell()
+    for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 4000, 4999):
+        site.cloud.faults(kind="cut", side=side, session=session, how="close", code=code)
+        one.ask(f"code{code}", 30)
+    assert one.close()[0] == 0
+    assert not [line for line in one.told if "error" in line]
+
+
 def test_a_link_that_is_rotated_all_the_time_goes_on(site: Site, shell: Any, payload: Any) -> None:
-    path, expected = payload(5 * MB)
+    path, expected = payload(3 * MB)
     site.cloud.faults(kind="rotation", seconds=0.3)
     upload(site, path, expected)
     download(site, path, expected)
@@ -411,10 +534,8 @@ def test_a_link_that_is_rotated_all_the_time_goes_on(site: Site, shell: Any, pay
 def test_a_refused_resume_ends_with_one_line(site: Site, shell: Any) -> None:
     one, session = shell()
     site.cloud.faults(kind="refuse-resume", session=session)
-    began = time.monotonic()
     site.cloud.faults(kind="cut", side="client", session=session)
-    status, _, _ = one.wait_closed(20)
-    assert time.monotonic() - began < 5
+    status, _, _ = one.wait_closed(30)
     assert status == 255
     (line,) = one.told
     assert line.startswith("sm-ssh: error[session-lost]: ")
@@ -423,24 +544,11 @@ def test_a_refused_resume_ends_with_one_line(site: Site, shell: Any) -> None:
 def test_a_service_that_fails_for_a_while_does_not_end_the_session(site: Site, shell: Any) -> None:
     one, session = shell()
     site.cloud.faults(
-        kind="error", action="ssm:ResumeSession", code="InternalServerError", status=500, times=7
+        kind="error", action="ssm:ResumeSession", code="InternalServerError", status=500, times=5
     )
     site.cloud.faults(kind="cut", side="client", session=session)
     one.ask("nevertheless", 40)
     assert one.close()[0] == 0
-
-
-def test_a_session_ended_by_an_administrator_says_so(site: Site, shell: Any) -> None:
-    one, session = shell()
-    server = one.server()
-    began = time.monotonic()
-    site.cloud.client("ssm", user="admin").terminate_session(SessionId=session)
-    status, _, _ = one.wait_closed(20)
-    assert time.monotonic() - began < 5
-    assert status == 255
-    (line,) = one.told
-    assert line.startswith("sm-ssh: error[session-lost]: ")
-    until(lambda: not process_exists(server), "the server's side to be closed", 10)
 
 
 def test_ssh_killed_in_an_outage_leaves_nothing(site: Site, shell: Any) -> None:
@@ -448,19 +556,9 @@ def test_ssh_killed_in_an_outage_leaves_nothing(site: Site, shell: Any) -> None:
     one, session = shell()
     begin_outage(site, session)
     one.type("never-arrives")
-    began = time.monotonic()
     one.process.kill()
     until(lambda: set(site.proxies()) <= known, "the proxy to be gone", 10)
-    assert time.monotonic() - began < 6
     until(lambda: session not in site.active(), "the session to be over", 10)
-
-
-def process_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def many_sessions(site: Site, count: int, timeout: float) -> None:
@@ -489,11 +587,107 @@ def many_sessions(site: Site, count: int, timeout: float) -> None:
             one.wait_closed(10)
 
 
-def test_twenty_sessions_at_once(site: Site) -> None:
-    many_sessions(site, 20, 60)
+def test_a_hundred_sessions_at_once_on_one_agent(site: Site) -> None:
+    """Each carries bytes of its own, and goes on when all links are cut at the same moment."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        factory = LightSessions(site.alice, site.instance_id)
+        sessions = await asyncio.gather(*(factory.open(port) for _ in range(100)))
+        assert len(site.active()) >= 100
+        for word in (b"before", b"after"):
+            for number, session in enumerate(sessions):
+                session.runner.send_data(b"%s the cut, number %d. " % (word, number))
+            if word == b"before":
+                await loop.run_in_executor(None, partial(site.cloud.faults, kind="cut", side="both"))
+        for number, session in enumerate(sessions):
+            expected = b"before the cut, number %d. after the cut, number %d. " % (number, number)
+            await session.wait_received(len(expected))
+            assert bytes(session.received) == expected
+        assert min(session.runner.resumes for session in sessions) >= 1
+        await asyncio.gather(*map(factory.end, sessions))
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(main())
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-def test_a_hundred_sessions_at_once(site: Site) -> None:
+def test_a_hundred_logins_at_once(site: Site) -> None:
     many_sessions(site, 100, 300)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one connection", "two connections"])
+def test_a_shell_answers_beside_a_copy_without_end(site: Site, tmp_path: Path, shared: bool) -> None:
+    control = ["-o", f"ControlPath={tmp_path}/control"] if shared else []
+    main = site.shell(*control, *(["-M"] if shared else []))
+    copies: List[subprocess.Popen[bytes]] = []
+    try:
+        main.ask("hello", 30)
+        for command in ("cat >/dev/null", "cat /dev/zero"):
+            copies.append(site.copy_without_end(command, *control))
+        moved = [site.moved(copy) for copy in copies]
+        until(lambda: all(site.moved(copy) > was for copy, was in zip(copies, moved)), "bytes to flow", 30)
+        waited = sorted(main.ask(f"word{number}-", 30) for number in range(20))
+        assert [copy.poll() for copy in copies] == [None, None]
+        print(f"echo beside a copy each way: median {waited[10]:.3f} s, longest {waited[-1]:.3f} s")
+    finally:
+        for copy in copies:
+            end(copy)
+        for copy in copies:
+            for stream in (copy.stdin, copy.stdout):
+                if stream is not None:
+                    stream.close()
+        status = main.close()[0]
+    assert status == 0
+
+
+def open_and_close(site: Site, agent: int, counts: List[int], at_once: int) -> "List[Dict[str, int]]":
+    """So many sessions, some at a time, several times; what the agent holds after each time."""
+
+    async def main() -> "List[Dict[str, int]]":
+        sessions = LightSessions(site.alice, site.instance_id)
+        server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        found = []
+        for count in counts:
+            began = time.monotonic()
+            await sessions.open_and_close(port, count, at_once)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, site.wait_settled, agent)
+            found.append(footprint(agent))
+            print(f"{count} sessions in {time.monotonic() - began:.1f} s, then: {found[-1]}")
+        server.close()
+        await server.wait_closed()
+        return found
+
+    return asyncio.run(main())
+
+
+def test_two_hundred_sessions_leave_nothing_in_the_agent(site: Site, shell: Any) -> None:
+    one, _ = shell()
+    agent = agent_above(one.server())
+    first, last = open_and_close(site, agent, [50, 150], 5)
+    assert last["descriptors"] == first["descriptors"]
+    assert last["threads"] == first["threads"]
+    assert last["children"] == first["children"]
+    # What is remembered of a session that has ended is its name.
+    assert last["memory"] - first["memory"] < 2048
+    assert one.close()[0] == 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_ten_thousand_sessions_leave_nothing_in_the_agent(site: Site, shell: Any) -> None:
+    one, _ = shell()
+    agent = agent_above(one.server())
+    first, last = open_and_close(site, agent, [1000, 9000], 10)
+    slope = (last["memory"] - first["memory"]) / 9000
+    print(f"{slope:.3f} KiB a session after the first thousand")
+    assert last["descriptors"] == first["descriptors"]
+    assert last["threads"] == first["threads"]
+    assert slope < 0.1
+    assert last["memory"] < 60 * 1024

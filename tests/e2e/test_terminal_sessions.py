@@ -11,7 +11,7 @@ import subprocess
 import termios
 import time
 from types import TracebackType
-from typing import Callable, Iterator, Optional, Type
+from typing import Callable, Iterator, Optional, Sequence, Type
 
 import pytest
 
@@ -34,15 +34,22 @@ def job(alice: Laptop) -> Iterator[Job]:
 
 
 class Screen:
-    """``sm-ssh session`` on a terminal of its own: what a user types, and sees."""
+    """``sm-ssh session``, or another command, on a terminal of its own: what a user types, and sees."""
 
-    def __init__(self, laptop: Laptop, *arguments: str, cols: int = 100, rows: int = 30) -> None:
+    def __init__(
+        self,
+        laptop: Laptop,
+        *arguments: str,
+        command: Sequence[str] = (*SM_SSH, "session"),
+        cols: int = 100,
+        rows: int = 30,
+    ) -> None:
         self.seen = b""
         self._primary, self.replica = os.openpty()
         self.resize(cols, rows)
         self.before = termios.tcgetattr(self.replica)
         self.process = subprocess.Popen(
-            [*SM_SSH, "session", *arguments],
+            [*command, *arguments],
             stdin=self.replica,
             stdout=self.replica,
             stderr=self.replica,
@@ -120,7 +127,7 @@ def test_a_shell_on_the_terminal(alice: Laptop, job: Job) -> None:
     with Screen(alice, job.host) as screen:
         screen.wait_for(rb"[$#] ")
         screen.type(b"echo job=$TRAINING_JOB_NAME t=$TERM; stty size; tty\r")
-        screen.wait_for(rb"\njob=%s t=xterm-256color\r\n30 100\r\n/dev/" % job.name.encode())
+        screen.wait_for(rb"\njob=%s t=xterm-256color\r\n30 100\r\n/dev/[^\r]*\r\n.*[$#] " % job.name.encode())
         assert not screen.is_as_before
         screen.type(b"until stty size | grep '22 77'; do sleep 0.1; done\r")
         screen.resize(77, 22)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from emulator.cloud_process import TIMEOUT, CloudProcess
 from sagemaker_ssh_helper.errors import ConnectionFailed
+from sagemaker_ssh_helper.names import AGENT_VERSION, CLIENT_VERSION, PRODUCT
 from sagemaker_ssh_helper.protocol.control_channel import ControlPayload, parse_control, serialize_control
 from sagemaker_ssh_helper.protocol.message import AgentMessage, parse_message_id, serialize_message
 from sagemaker_ssh_helper.protocol.payloads import (
@@ -55,6 +56,10 @@ OFFICIAL_CLIENT_VERSION = "1.2.0.0"
 """The same of the official client."""
 
 Payload = TypeVar("Payload")
+
+
+OUR_HEADERS = {"User-Agent": f"{PRODUCT}/9.9.9 of another version"}
+"""By which the gateway knows our agent and our client, whatever their versions."""
 
 
 class Lost(Exception):
@@ -411,7 +416,8 @@ class Node:
         query = "role=subscribe&stream=input" if kind == "control" else "role=publish_subscribe"
         path = f"/v1/{kind}-channel/{channel_id}?{query}"
         headers = self.cloud.signed_headers("GET", path, b"", {}, self.credentials, "ssmmessages")
-        return Peer(websocket_url(self.cloud) + path, headers, self.cloud.ssl_context)
+        ours = OUR_HEADERS if self.version == AGENT_VERSION else {}
+        return Peer(websocket_url(self.cloud) + path, {**headers, **ours}, self.cloud.ssl_context)
 
     def open_control(self) -> "ControlPeer":
         status, xml = self.create_channel("control", self.id)
@@ -481,7 +487,8 @@ def open_client(
     version: str = OFFICIAL_CLIENT_VERSION,
 ) -> Peer:
     """The client's data channel, opened with what StartSession answered."""
-    peer = Peer(grant["StreamUrl"], ssl_context=ssl_context)
+    ours = OUR_HEADERS if version == CLIENT_VERSION else {}
+    peer = Peer(grant["StreamUrl"], ours, ssl_context=ssl_context)
     opening = OpenDataChannelInput(
         token or grant["TokenValue"], str(uuid.uuid4()), str(uuid.uuid4()), version
     )

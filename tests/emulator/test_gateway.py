@@ -25,6 +25,9 @@ from emulator.gateway_peers import (
     websocket_url,
 )
 from sagemaker_ssh_helper import names
+from sagemaker_ssh_helper.channels.data import RESUME_TIMEOUT
+from sagemaker_ssh_helper.channels.runner import KEEPALIVE_INTERVAL
+from sagemaker_ssh_helper.emulator.live_session import SessionTiming
 from sagemaker_ssh_helper.errors import ConnectionFailed
 from sagemaker_ssh_helper.protocol.message import AgentMessage
 from sagemaker_ssh_helper.protocol.payloads import (
@@ -550,14 +553,60 @@ def test_agent_that_was_cut_off_reconnects(ssm_cloud: CloudProcess) -> None:
         session.wait_status("Connected")
 
 
-def test_agent_that_does_not_come_back_ends_the_session(switched: CloudProcess) -> None:
-    switched.faults(kind="session-timing", agent_resume=0.3)
-    with Session(switched) as session:
+@pytest.mark.parametrize(
+    ("version", "timing"), [(OURS, "agent_resume"), (OFFICIAL_VERSION, "foreign_agent_resume")]
+)
+def test_agent_that_does_not_come_back_ends_the_session(
+    switched: CloudProcess, version: str, timing: str
+) -> None:
+    switched.faults(kind="session-timing", **{timing: 0.3})
+    with Session(switched, version) as session:
         session.open()
         session.agent.close()
 
         assert closed_output(session.client.receive()) == "The connection to the agent was lost."
         session.wait_status("Failed")
+
+
+@pytest.mark.parametrize("version", [OURS, OFFICIAL_VERSION])
+def test_agent_whose_control_channel_is_gone_too_is_waited_for(switched: CloudProcess, version: str) -> None:
+    """Its network is away, or its machine is asleep: nobody knows for how long."""
+    switched.faults(kind="session-timing", foreign_agent_resume=0.3)
+    with Session(switched, version) as session:
+        session.open().settle()
+        session.control.peer.reset()
+        session.agent.reset()
+        session.wait_status("Disconnected")
+        session.client.assert_silent(0.5)
+        agent = session.keep(session.node.open_data(session.id))
+        data = input_data(b"after the outage", 1)
+        session.client.send(data)
+
+        assert agent.receive() == data
+        session.wait_status("Connected")
+
+
+def test_agent_that_is_not_ours_has_little_time_once_its_control_channel_is_back(
+    switched: CloudProcess,
+) -> None:
+    switched.faults(kind="session-timing", foreign_agent_resume=0.3)
+    with Session(switched, OFFICIAL_VERSION) as session:
+        session.open()
+        session.control.peer.reset()
+        session.agent.reset()
+        session.wait_status("Disconnected")
+        session.keep(session.node.open_control())
+
+        assert closed_output(session.client.receive()) == "The connection to the agent was lost."
+        session.wait_status("Failed")
+
+
+def test_both_sides_may_be_away_for_a_quarter_of_an_hour() -> None:
+    timing = SessionTiming()
+    quarter = 15 * 60
+    assert timing.client_resume >= quarter + 2 * KEEPALIVE_INTERVAL
+    assert timing.agent_resume >= quarter + 2 * KEEPALIVE_INTERVAL
+    assert quarter <= RESUME_TIMEOUT < timing.client_resume
 
 
 def test_agent_learns_of_the_end_when_it_is_back(switched: CloudProcess) -> None:
@@ -1003,3 +1052,47 @@ def test_control_channel_can_be_cut(switched: CloudProcess) -> None:
         switched.faults(kind="cut", side="control", instance=node.id)
         assert control.peer.wait_lost() == ""
         spared.peer.synchronize()
+
+
+def test_sessions_are_listed_in_pages_and_by_what_is_asked(ssm_cloud: CloudProcess) -> None:
+    node = Node(ssm_cloud, version=OURS)
+    admin = ssm_cloud.client("ssm", "admin")
+    about = [{"key": "Target", "value": node.id}]
+    with node.open_control() as control:
+        started = []
+        for _ in range(3):
+            started.append(
+                admin.start_session(Target=node.id, DocumentName="AWS-StartSSHSession")["SessionId"]
+            )
+            control.receive_offer()
+        pages = []
+        more: dict[str, str] = {}
+        while True:
+            page = admin.describe_sessions(State="Active", Filters=about, MaxResults=2, **more)
+            pages.append([session["SessionId"] for session in page["Sessions"]])
+            if "NextToken" not in page:
+                break
+            more = {"NextToken": page["NextToken"]}
+        assert [len(page) for page in pages] == [2, 1]
+        # The newest first.
+        assert [session for page in pages for session in page] == started[::-1]
+
+        admin.terminate_session(SessionId=started[1])
+        control.complete(started[1])
+        until = time.monotonic() + 10
+        while not (ended := admin.describe_sessions(State="History", Filters=about)["Sessions"]):
+            assert time.monotonic() < until, "the session has not ended"
+        assert [(session["SessionId"], session["Status"]) for session in ended] == [
+            (started[1], "Terminated")
+        ]
+        left = admin.describe_sessions(State="Active", Filters=about)["Sessions"]
+        assert [session["SessionId"] for session in left] == [started[2], started[0]]
+        for state, expected in (("Connecting", 2), ("Connected", 0)):
+            filters = [*about, {"key": "Status", "value": state}]
+            found = admin.describe_sessions(State="Active", Filters=filters)["Sessions"]
+            assert len(found) == expected
+        with pytest.raises(ClientError) as error:
+            admin.describe_sessions(State="Active", NextToken="no token of ours")
+        assert error_code(error) == "InvalidNextToken"
+        for session in (started[0], started[2]):
+            admin.terminate_session(SessionId=session)

@@ -1,6 +1,7 @@
 """Session documents of an account, and its session preferences."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from emulator.cloud_process import CloudProcess
-from emulator.gateway_peers import Node
+from emulator.gateway_peers import Node, closed_output, input_data, open_client
+from sagemaker_ssh_helper.names import AGENT_VERSION
 
 PREFERENCES = "SSM-SessionManagerRunShell"
 CONTENT = {
@@ -147,3 +149,89 @@ def test_deleted_preferences_are_those_of_a_new_account(ssm: Any, ssm_cloud: Clo
     ssm.update_document(Name=PREFERENCES, Content=json.dumps(document))
     ssm.delete_document(Name=PREFERENCES)
     assert ssm.get_document(Name=PREFERENCES)["Content"] == before
+
+
+# -- how long a session may last --------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(ssm_cloud: CloudProcess) -> Iterator[CloudProcess]:
+    """A cloud whose minutes are short."""
+    ssm_cloud.faults(kind="session-timing", minute=0.05)
+    yield ssm_cloud
+    ssm_cloud.clear_faults()
+
+
+def ended(ssm: Any, grant: dict[str, str]) -> tuple[str, Any]:
+    """How a session ended, and how long it might have lasted."""
+    filters = [{"key": "SessionId", "value": grant["SessionId"]}]
+    until = time.monotonic() + 10
+    while not (found := ssm.describe_sessions(State="History", Filters=filters)["Sessions"]):
+        assert time.monotonic() < until, "the session has not ended"
+    (session,) = found
+    return session["Status"], session.get("MaxSessionDuration")
+
+
+def end_of_idle(cloud: CloudProcess, document: str) -> tuple[str, tuple[str, Any]]:
+    """What the client of a session where nobody says a word reads at its end, and how that ended."""
+    node, ssm = Node(cloud, version=AGENT_VERSION), cloud.client("ssm", "admin")
+    with node.open_control() as control:
+        grant = ssm.start_session(Target=node.id, DocumentName=document)
+        control.receive_offer()
+        with open_client(grant) as client:
+            told = closed_output(client.receive())
+            control.complete(grant["SessionId"])
+        return told, ended(ssm, grant)
+
+
+def test_an_idle_session_is_ended(quick: CloudProcess, preferences: Any) -> None:
+    preferences(idleSessionTimeout="1")
+    assert end_of_idle(quick, "AWS-StartSSHSession") == (
+        "The session was idle for a minute.",
+        ("Terminated", None),
+    )
+
+
+def test_a_session_that_is_used_is_not_idle(quick: CloudProcess, preferences: Any) -> None:
+    preferences(idleSessionTimeout="40", maxSessionDuration="50")
+    node, ssm = Node(quick, version=AGENT_VERSION), quick.client("ssm", "admin")
+    with node.open_control() as control:
+        grant = ssm.start_session(Target=node.id, DocumentName="AWS-StartSSHSession")
+        control.receive_offer()
+        with node.open_data(grant["SessionId"]) as agent, open_client(grant) as client:
+            number, is_over = 0, False
+            while not is_over:
+                client.send(input_data(b"x", number))
+                is_over = agent.receive_message().message_type == "channel_closed"
+                number += 1
+                # Somebody types.
+                time.sleep(0.02)
+            told = closed_output(client.receive())
+            agent.close()
+            control.complete(grant["SessionId"])
+        assert told == "The session has lasted as long as it may: 50 minutes."
+        assert ended(ssm, grant) == ("Terminated", "50")
+
+
+def test_a_documents_own_limits_come_first(quick: CloudProcess, ssm: Any, preferences: Any) -> None:
+    preferences(idleSessionTimeout="60")
+    inputs = {"idleSessionTimeout": "2"}
+    content = {"schemaVersion": "1.0", "sessionType": "Standard_Stream", "inputs": inputs}
+    ssm.create_document(Name="Brief", Content=json.dumps(content), DocumentType="Session")
+    told, _ = end_of_idle(quick, "Brief")
+    ssm.delete_document(Name="Brief")
+    assert told == "The session was idle for 2 minutes."
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"idleSessionTimeout": "0"},
+        {"idleSessionTimeout": "61"},
+        {"maxSessionDuration": "1441"},
+        {"idleSessionTimeout": "²"},
+    ],
+)
+def test_limits_that_are_none_are_refused(ssm: Any, inputs: dict[str, str]) -> None:
+    content = {"schemaVersion": "1.0", "sessionType": "Standard_Stream", "inputs": inputs}
+    assert code(ssm.create_document, Name="Bad", Content=json.dumps(content)) == "InvalidDocumentContent"

@@ -226,11 +226,12 @@ def test_agent_gets_sane_answers_to_its_periodic_calls(ssm_cloud: CloudProcess) 
         200,
         {"Associations": []},
     )
-    filters = [{"key": "InstanceId", "value": node.id}]
-    assert node.call("ListAssociations", AssociationFilterList=filters, MaxResults=1) == (
-        200,
-        {"Associations": []},
-    )
+    # The first is the model's form, the second what the official agent sends.
+    for filters in ([{"key": "InstanceId", "value": node.id}], [{"Key": "InstanceId", "Value": node.id}]):
+        assert node.call("ListAssociations", AssociationFilterList=filters, MaxResults=1) == (
+            200,
+            {"Associations": []},
+        )
     status, answer = node.call("GetManifest", InstanceId=node.id)
     assert (status, answer["__type"]) == (400, "UnknownOperationException")
 

@@ -572,7 +572,7 @@ TARGETS = {
         Target(
             "client-api", client_api, seeds.api_answers,
             (json_rpc._code_and_message, json_rpc.error_of, json_rpc.Client.call, json_rpc.Client.pages,
-             json_rpc.Client.caller_id, instances._described, sessions._grant, sessions.start,
+             json_rpc.Client.caller, instances._described, sessions._grant, sessions.start,
              instances.tags_of),
         ),
         Target(

@@ -18,7 +18,7 @@ cut           an end loses its connection, and all that was on its way from and 
 break         it loses its connection; the gateway keeps what was on its way
 reconnect     it has a new one
 stop, start   its sink takes nothing any more, or again
-hold, free    the gateway says pause_publication or start_publication to it
+hold, free    the gateway says pause_publication or start_publication to the agent
 type          its user has one more byte
 close         the gateway says channel_closed to both
 ============= =====================================================================================
@@ -264,7 +264,7 @@ class World:
             if self.connected[end]:
                 events.append(("cut", end, b""))
                 events.append(("break", end, b""))
-                if not self.held[end]:
+                if end == AGENT and not self.held[end]:
                     events.append(("hold", end, b""))
             elif channel.state is not State.CLOSED:
                 events.append(("reconnect", end, b""))

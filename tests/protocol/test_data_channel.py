@@ -930,8 +930,8 @@ def test_a_pause_wished_before_ready_holds_what_comes_after_it(side: Side) -> No
 # -- publication ------------------------------------------------------------------------------------
 
 
-@BOTH
-def test_pause_publication_holds_data_but_not_acknowledges(side: Side) -> None:
+def test_pause_publication_holds_data_but_not_acknowledges() -> None:
+    side = Side.AGENT
     channel, number = ready(side)
     channel.receive_message(other(MessageType.PAUSE_PUBLICATION, b""), 0.0)
     channel.send_data(b"held", 0.0)
@@ -946,9 +946,9 @@ def test_pause_publication_holds_data_but_not_acknowledges(side: Side) -> None:
     assert acknowledged(sent(channel, 11.0)) == [number]
 
 
-@BOTH
 @pytest.mark.parametrize("sign", ["stream", "acknowledge", "reconnect"])
-def test_any_sign_of_the_peer_ends_a_pause(side: Side, sign: str) -> None:
+def test_any_sign_of_the_peer_ends_a_pause(sign: str) -> None:
+    side = Side.AGENT
     channel, number = ready(side)
     channel.receive_message(other(MessageType.PAUSE_PUBLICATION), 0.0)
     channel.send_data(b"held", 0.0)
@@ -963,9 +963,20 @@ def test_any_sign_of_the_peer_ends_a_pause(side: Side, sign: str) -> None:
     assert [message.payload for message in of_type(sent(channel, 1.0), 1)] == [b"held"]
 
 
+def test_a_client_takes_no_notice_of_publication() -> None:
+    """As the official one: a start that never comes must not hold what the user types for ever."""
+    channel, _ = ready(Side.CLIENT)
+    channel.receive_message(other(MessageType.PAUSE_PUBLICATION), 0.0)
+    channel.send_data(b"typed", 0.0)
+    assert [message.payload for message in sent(channel, 0.0)] == [b"typed"]
+    assert channel.handle_timer(1.0) == []
+    assert len(sent(channel, 1.0)) == 1
+    assert channel.refused == 0
+
+
 def test_publication_messages_may_have_an_empty_header() -> None:
     """The official client takes them without a created date or digest."""
-    channel, _ = ready(Side.CLIENT)
+    channel, _ = ready(Side.AGENT)
     bare = bytearray(120)
     bare[4:36] = b"pause_publication".ljust(32)
     channel.receive_message(bytes(bare), 0.0)

@@ -31,13 +31,13 @@ from sagemaker_ssh_helper.errors import (
     ServiceError,
     Throttled,
 )
-from sagemaker_ssh_helper.names import AGENT_NAME, AGENT_VERSION, InstanceId
+from sagemaker_ssh_helper.names import AGENT_NAME, AGENT_VERSION, PRODUCT, InstanceId
 from sagemaker_ssh_helper.protocol.payloads import CreateChannelInput, CreateChannelOutput
 
 SESSION_TERMINATED = "Session is already terminated"
 """The gateway's word, in a refusal, that a session is over: its channel cannot be opened again."""
 
-_USER_AGENT = f"sagemaker-ssh-helper/{__version__} {AGENT_NAME}/{AGENT_VERSION}"
+_USER_AGENT = f"{PRODUCT}/{__version__} {AGENT_NAME}/{AGENT_VERSION}"
 _JSON = "application/x-amz-json-1.1"
 _REGISTRATION_TIMEOUT = 60.0
 _GATEWAY_TIMEOUT = 15.0

@@ -22,6 +22,7 @@ from sagemaker_ssh_helper.errors import (
     TargetEnded,
     TargetNotFound,
     TargetOffline,
+    TargetStarting,
 )
 from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind, Tag
 from sagemaker_ssh_helper.targets import Target
@@ -30,6 +31,7 @@ ONLINE = "Online"
 
 _PAGE = 50  # the most that DescribeInstanceInformation gives at once
 _FILTER_VALUES = 100  # the most values that one filter takes
+_LAUNCH_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"(algo-[1-9]\d*)\.([A-Za-z0-9-]+)\.([a-z]+)\." + DOMAIN)
 
 
@@ -121,6 +123,20 @@ def instances_of(client: Client, kind: ResourceKind, name: str) -> list[Instance
     return sorted(_of_resource(client, kind, name), key=lambda instance: (_rank(instance.node), instance.id))
 
 
+def aliases(client: Client, kind: ResourceKind, name: str) -> list[str]:
+    """
+    By what else the containers of a resource may go: those of an endpoint by their launch id.
+
+    Three calls for an endpoint, none for other kinds. Raises AwsError.
+    """
+    if kind is not ResourceKind.INFERENCE or _LAUNCH_ID.fullmatch(name):
+        return []
+    try:
+        return resources.hosted_launch_ids(client, name)
+    except AccessDenied:
+        return []
+
+
 def tags_of(client: Client, instance_id: InstanceId) -> dict[str, str]:
     """The tags of one managed instance: one call. Raises AwsError, TargetOffline when it is gone."""
     tags = client.pages(
@@ -129,16 +145,24 @@ def tags_of(client: Client, instance_id: InstanceId) -> dict[str, str]:
     return {str(tag.get("Key")): str(tag.get("Value")) for tag in tags}
 
 
-def list_named(client: Client, names: Sequence[str]) -> Iterator[Instance]:
-    """The instances registered for these resource names: one call per hundred. Raises AwsError."""
+def list_named(client: Client, names: Sequence[str], owner: str | None = None) -> Iterator[Instance]:
+    """
+    The instances registered for these resource names, of all owners or of one: one call per hundred.
+
+    Raises AwsError.
+    """
     for start in range(0, len(names), _FILTER_VALUES):
         values = list(names[start : start + _FILTER_VALUES])
-        yield from _described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": values}])
+        yield from _described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": values}, *_owned(owner)])
 
 
-def list_all(client: Client) -> Iterator[Instance]:
-    """Every instance of ours, live or not: one call per fifty registered ones. Raises AwsError."""
-    return _described(client, [{"Key": "tag-key", "Values": [Tag.RESOURCE_NAME]}])
+def list_all(client: Client, owner: str | None = None) -> Iterator[Instance]:
+    """Every instance of ours, or of one owner's, live or not: one call per fifty. Raises AwsError."""
+    return _described(client, [{"Key": "tag-key", "Values": [Tag.RESOURCE_NAME]}, *_owned(owner)])
+
+
+def _owned(owner: str | None) -> list[dict[str, Any]]:
+    return [] if owner is None else [{"Key": f"tag:{Tag.OWNER}", "Values": [owner]}]
 
 
 def wait_for(
@@ -185,7 +209,8 @@ def _described(client: Client, filters: list[dict[str, Any]]) -> Iterator[Instan
 
 
 def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
-    found = list(_described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": [name]}]))
+    names = [name, *aliases(client, kind, name)]
+    found = list(_described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": names}]))
     # The tag says the name; the instance's own name, or else its other tags, say the kind.
     known = [
         instance.with_tags(tags_of(client, instance.id))
@@ -194,7 +219,11 @@ def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance
         for instance in found
     ]
     # An instance keeps the name of its activation; whoever may change tags can make it claim another one.
-    return [instance for instance in known if instance.kind in (kind, None) and instance.name in (name, "")]
+    return [
+        dataclasses.replace(instance, name=name) if instance.name in names[1:] else instance
+        for instance in known
+        if instance.kind in (kind, None) and instance.name in (*names, "")
+    ]
 
 
 def _online(instance: Instance) -> Instance:
@@ -244,14 +273,15 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
             f"no container of {name} is registered", evidence=_where(client), fix="See: sm-ssh list"
         )
     status = resource.secondary_status or resource.status
-    if resource.instrumented is False:
+    bare = kind is ResourceKind.INFERENCE and status == "InService" and not aliases(client, kind, name)
+    if resource.instrumented is False or bare:
         raise NotInstrumented(
             f"{name} runs, but was not started with ssh",
             evidence=f"status {status}, no START_SSH=true in its environment",
             fix="Launch it with sagemaker_ssh_helper.launch.enable_ssh(request), or call "
-            "SSHEstimatorWrapper.create(...) before fit()",
+            "the create(...) of its SSH…Wrapper before it is started",
         )
-    raise TargetOffline(
+    raise TargetStarting(
         f"{name} is still starting: no container of it has registered yet",
         evidence=f"status {status}{_since(resource.created_at)}",
         fix=f"Try again in a minute; what it does is in its log ({kind.log_group}/{name})",

@@ -8,6 +8,7 @@ request.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -46,12 +47,13 @@ class Row:
 
 
 def of_live_resources(
-    client: Client, kinds: Iterable[ResourceKind], tell: Callable[[str], None]
+    client: Client, kinds: Iterable[ResourceKind], tell: Callable[[str], None], *, owner: str | None = None
 ) -> list[Row]:
     """
     The containers of what is alive: a call per kind, and one per hundred resources.
 
-    A kind that may not be listed is told and left out. Raises AwsError.
+    With ``owner`` only those whose tag SSHOwner says so. A kind that may not be listed
+    is told and left out. Raises AwsError.
     """
     live: list[Resource] = []
     for kind in kinds:
@@ -64,15 +66,32 @@ def of_live_resources(
             if error.code not in _NO_SUCH_OPERATION:
                 raise
             logger.debug("= no list of %s here", kind.domain)
-    registered = [_with_known_kind(client, found) for found in instances.list_named(client, _names(live))]
+    # The containers of an endpoint go by another name.
+    by_alias = {
+        alias: resource.name
+        for resource in live
+        for alias in instances.aliases(client, resource.kind, resource.name)
+    }
+    registered = [
+        dataclasses.replace(found, name=by_alias.get(found.name, found.name))
+        for found in (
+            _with_known_kind(client, found)
+            for found in instances.list_named(client, [*_names(live), *by_alias], owner)
+        )
+    ]
     rows: list[Row] = []
     for resource in live:
         rows += _rows(resource, [found for found in registered if _belongs(found, resource)])
-    return rows
+    # Whose a resource is that has not registered, nothing tells.
+    return [row for row in rows if owner is None or row.instance_id]
 
 
-def of_resource(client: Client, kind: ResourceKind, name: str) -> list[Row]:
+def of_resource(client: Client, kind: ResourceKind, name: str, *, owner: str | None = None) -> list[Row]:
     """The containers of one resource, whatever it does. Raises TargetNotFound, AwsError."""
+    if owner is not None:
+        names = [name, *instances.aliases(client, kind, name)]
+        mine = {instance.id for instance in instances.list_named(client, names, owner)}
+        return [row for row in of_resource(client, kind, name) if row.instance_id in mine]
     found = instances.instances_of(client, kind, name)
     resource = resources.describe(client, kind, name)
     if resource is None:
@@ -82,13 +101,15 @@ def of_resource(client: Client, kind: ResourceKind, name: str) -> list[Row]:
     return _rows(resource, found)
 
 
-def of_ended_resources(client: Client, kinds: Iterable[ResourceKind], known: list[Row]) -> list[Row]:
+def of_ended_resources(
+    client: Client, kinds: Iterable[ResourceKind], known: list[Row], *, owner: str | None = None
+) -> list[Row]:
     """The registered instances that are not among ``known``: a call per fifty instances. Raises AwsError."""
     shown = {row.instance_id for row in known}
     wanted = set(kinds)
     return [
         _row(Resource(kind=found.kind, name=found.name, status=""), found)
-        for found in instances.list_all(client)
+        for found in instances.list_all(client, owner)
         if found.id not in shown and found.kind in wanted and found.kind is not None
     ]
 

@@ -13,6 +13,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from sagemaker_ssh_helper.aws.session import SERVICES, Session
@@ -85,6 +86,15 @@ class _Repeatable(Exception):
         self.error = error
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who calls: the account, the ARN and the ``aws:userid``."""
+
+    account: str
+    arn: str
+    user_id: str
+
+
 class Client:
     """
     Calls AWS for one session. Safe to use from several threads.
@@ -153,25 +163,40 @@ class Client:
             if not token:
                 return
 
+    def caller(self) -> Caller:
+        """Who we are. Raises AwsError."""
+        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+        body = self._post("sts", "GetCallerIdentity", headers, b"Action=GetCallerIdentity&Version=2011-06-15")
+        found = {
+            name: match[1].decode("utf-8", "replace")
+            for name in ("Account", "Arn", "UserId")
+            if (match := re.search(rb"<%b>([^<]+)</%b>" % (name.encode(), name.encode()), body))
+        }
+        if "UserId" not in found:
+            raise self._no_answer("sts", "GetCallerIdentity was answered with no identity")
+        return Caller(found.get("Account", ""), found.get("Arn", ""), found["UserId"])
+
     def caller_id(self) -> str | None:
         """Our own ``aws:userid``, which SSHOwner is compared with; None when STS does not say."""
-        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
         try:
-            body = self._post(
-                "sts", "GetCallerIdentity", headers, b"Action=GetCallerIdentity&Version=2011-06-15"
-            )
+            return self.caller().user_id
         except SSHHelperError as error:
             logger.debug("! GetCallerIdentity: %s", error)
             return None
-        found = re.search(rb"<UserId>([^<]+)</UserId>", body)
-        return found[1].decode("utf-8", "replace") if found else None
 
     def _post(self, service_name: str, operation: str, headers: Mapping[str, str], body: bytes) -> bytes:
         attempt = 0
+        is_renewed = False
         while True:
             attempt += 1
             try:
                 return self._try(service_name, operation, headers, body)
+            except (CredentialsExpired, CredentialsInvalid):
+                # A long session outlives its credentials; there may be new ones by now.
+                if is_renewed or not self.session.renew():
+                    raise
+                is_renewed = True
+                continue
             except _Repeatable as failure:
                 error = failure.error
             limit = CONNECT_ATTEMPTS if isinstance(error, EndpointUnreachable) else self._attempts

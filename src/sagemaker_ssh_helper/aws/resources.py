@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.errors import ServiceError
+from sagemaker_ssh_helper.errors import ServiceError, UsageError
 from sagemaker_ssh_helper.names import Env, ResourceKind
 
 
@@ -29,6 +29,8 @@ class _Calls:
     ended: frozenset[str]
     ended_at: str
     arn: str
+    stop: str = ""
+    """Empty for a kind that can only be deleted."""
 
 
 _JOB_ENDED = frozenset(["Completed", "Failed", "Stopped"])
@@ -44,6 +46,7 @@ _CALLS: Mapping[ResourceKind, _Calls] = {
         ended=_JOB_ENDED,
         ended_at="TrainingEndTime",
         arn="TrainingJobArn",
+        stop="StopTrainingJob",
     ),
     ResourceKind.PROCESSING: _Calls(
         describe="DescribeProcessingJob",
@@ -55,6 +58,7 @@ _CALLS: Mapping[ResourceKind, _Calls] = {
         ended=_JOB_ENDED,
         ended_at="ProcessingEndTime",
         arn="ProcessingJobArn",
+        stop="StopProcessingJob",
     ),
     ResourceKind.TRANSFORM: _Calls(
         describe="DescribeTransformJob",
@@ -66,6 +70,7 @@ _CALLS: Mapping[ResourceKind, _Calls] = {
         ended=_JOB_ENDED,
         ended_at="TransformEndTime",
         arn="TransformJobArn",
+        stop="StopTransformJob",
     ),
     ResourceKind.INFERENCE: _Calls(
         describe="DescribeEndpoint",
@@ -88,6 +93,7 @@ _CALLS: Mapping[ResourceKind, _Calls] = {
         ended=frozenset(["Stopped", "Failed", "Deleting", "Stopping"]),
         ended_at="LastModifiedTime",
         arn="NotebookInstanceArn",
+        stop="StopNotebookInstance",
     ),
     # An app is described by four names, which a host name does not always hold: apps are only listed.
     ResourceKind.STUDIO: _Calls(
@@ -124,6 +130,11 @@ class Resource:
     instance_count: int | None = None
     arn: str = ""
     environment: Mapping[str, str] | None = field(default=None, repr=False)
+    instance_type: str = ""
+    stops_at: float | None = None
+    """When SageMaker stops it, if it has started and has a longest run time."""
+    transitions: tuple[tuple[str, float], ...] = ()
+    """The secondary statuses so far, and when each began."""
 
     @property
     def ended(self) -> bool:
@@ -178,7 +189,67 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
         environment=(answer.get("Environment") or {})
         if kind in (ResourceKind.TRAINING, ResourceKind.PROCESSING, ResourceKind.TRANSFORM)
         else None,
+        instance_type=str(shape.get("InstanceType", "")),
+        stops_at=_stops_at(answer),
+        transitions=tuple(
+            (str(entry.get("Status", "")), float(entry["StartTime"]))
+            for entry in answer.get("SecondaryStatusTransitions") or ()
+            if _time(entry.get("StartTime")) is not None
+        ),
     )
+
+
+def hosted_launch_ids(client: Client, endpoint_name: str) -> list[str]:
+    """
+    The launch ids of the models that an endpoint serves: three calls. Empty when there is no such endpoint.
+
+    A container of an endpoint is not told the endpoint's name, so it goes by the launch id in its model's
+    environment. Raises AwsError (AccessDenied among them).
+    """
+    try:
+        endpoint = client.call("sagemaker", "DescribeEndpoint", EndpointName=endpoint_name)
+        config = client.call(
+            "sagemaker", "DescribeEndpointConfig", EndpointConfigName=endpoint["EndpointConfigName"]
+        )
+        variants = config.get("ProductionVariants") or ()
+        models = [
+            client.call("sagemaker", "DescribeModel", ModelName=name)
+            for name in dict.fromkeys(str(variant.get("ModelName") or "") for variant in variants)
+            if name
+        ]
+    except ServiceError as error:
+        if error.code == "ValidationException" and _MISSING.search(error.evidence or ""):
+            return []
+        raise
+    definitions = [
+        definition
+        for model in models
+        for definition in (model.get("PrimaryContainer") or {}, *(model.get("Containers") or ()))
+    ]
+    found = [(definition.get("Environment") or {}).get(Env.LAUNCH_ID) for definition in definitions]
+    return [str(launch_id) for launch_id in dict.fromkeys(found) if launch_id]
+
+
+def stop(client: Client, kind: ResourceKind, name: str) -> None:
+    """Ask SageMaker to stop it; that takes a while. Raises UsageError for a kind with no stop, AwsError."""
+    calls = _CALLS[kind]
+    if not calls.stop:
+        raise UsageError(
+            f"{article(kind)} cannot be stopped, only deleted",
+            fix="Delete it in the console, or by your tools",
+        )
+    client.call("sagemaker", calls.stop, **{calls.name: name})
+
+
+def article(kind: ResourceKind) -> str:
+    """The kind's label with its article."""
+    return f"{'an' if kind.label[0] in 'aeiou' else 'a'} {kind.label}"
+
+
+def _stops_at(answer: Mapping[str, Any]) -> float | None:
+    started_at = _time(answer.get("TrainingStartTime") or answer.get("ProcessingStartTime"))
+    longest = (answer.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds")
+    return started_at + float(longest) if started_at is not None and longest else None
 
 
 def alive(client: Client, kind: ResourceKind) -> Iterator[Resource]:

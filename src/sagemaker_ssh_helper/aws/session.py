@@ -91,6 +91,7 @@ class Session:
         self._environ = environ
         self._static = static
         self._botocore = botocore_session
+        self._is_given = False
         self._source: Any = None
         self._endpoints: dict[str, str] = {}
 
@@ -145,7 +146,9 @@ class Session:
                 "the boto3 session has no region", fix="Give it one: boto3.Session(region_name=…)"
             )
         # boto3 keeps its botocore session under this name since its first release; there is no public one.
-        return cls(region=found, region_origin="boto3 session", botocore_session=boto3_session._session)
+        session = cls(region=found, region_origin="boto3 session", botocore_session=boto3_session._session)
+        session._is_given = True
+        return session
 
     def in_region(self, region: str) -> Session:
         """The same caller in another region."""
@@ -201,6 +204,24 @@ class Session:
         except (exceptions.BotoCoreError, exceptions.ClientError) as error:
             raise _credential_error(error, self.profile) from error
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
+
+    @property
+    def may_be_renewed(self) -> bool:
+        """Somebody may sign in again, or write new keys, while this process runs."""
+        return self._static is None and not self._is_given
+
+    def renew(self) -> bool:
+        """
+        Read the credentials anew from where they came from: files and caches are otherwise read once.
+
+        Returns whether they are others now. Raises as ``credentials`` does.
+        """
+        if not self.may_be_renewed:
+            return False
+        before = self.credentials() if self._source is not None else None
+        self._botocore = _botocore_session(self.profile)
+        self._source = None
+        return self.credentials() != before
 
     def endpoint_url(self, service_name: str) -> str:
         """Where the service is called, without a slash at the end."""

@@ -8,6 +8,7 @@ import ssl
 from typing import Callable, Optional, Tuple
 
 from sagemaker_ssh_helper.errors import (
+    AccessDenied,
     ConnectionFailed,
     EndpointUnreachable,
     SSHHelperError,
@@ -122,9 +123,9 @@ class Attempts:
 
     def _may_pass(self, error: BaseException) -> bool:
         """Whether another attempt may succeed."""
+        if _is_refusal(error):
+            return self.resume and self._refusals < MAX_REFUSALS
         if isinstance(error, ConnectionFailed):
-            if _is_refusal(error):
-                return self.resume and self._refusals < MAX_REFUSALS
             # At the start it is a fact about the set-up; later perhaps a hotel's network that wants a click.
             return self.resume or not isinstance(error.__cause__, ssl.SSLCertVerificationError)
         if isinstance(error, SSHHelperError):
@@ -133,7 +134,9 @@ class Attempts:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """An answer that will not change by asking again."""
+    """An answer that will hardly change by asking again."""
+    if isinstance(error, AccessDenied):
+        return True
     status = error.status if isinstance(error, ConnectionFailed) else None
     return status is not None and 400 <= status < 500 and status not in (408, 429)
 

@@ -24,6 +24,7 @@ It needs no configuration: nothing of ~/.ssh is read that could weaken the check
                       which AWS account and region
   --trust-first-use   accept a container whose host key nothing vouches for, and remember that key
   --fresh             read the container's tags again, even if they were read in the last minutes
+  --no-wait           do not wait for a container that is still starting
   --via plugin        let AWS's session-manager-plugin carry the session; the default is --via direct
 """
 
@@ -32,6 +33,7 @@ _OWN = {
     "--region": True,
     "--trust-first-use": False,
     "--fresh": False,
+    "--no-wait": False,
     "--via": True,
     # Of the helper before this one, which forwarded ports unless told not to.
     "--ssh-only": False,
@@ -55,6 +57,7 @@ def run_words(words: list[str]) -> int:
         trust_first_use="--trust-first-use" in asked.own,
         fresh="--fresh" in asked.own,
         via_plugin=is_plugin(asked.own.get("--via")),
+        wait="--no-wait" not in asked.own,
     )
     connect.find_ssh()
     found = named.find(asked.host, asked.own.get("--profile"), asked.own.get("--region"))

@@ -58,6 +58,15 @@ def run_words(words: list[str]) -> int:
         raise UsageError(
             "no command is given", fix="Put it after two dashes: sm-ssh exec TARGET -- nvidia-smi"
         )
+    return execute(args, command)
+
+
+def execute(args: argparse.Namespace, command: Sequence[str]) -> int:
+    """
+    Run ``command`` where ``args`` say: ``targets``, ``all``, ``json``, and the options of the road.
+
+    The exit status of the command, or the highest. Does not return for one container alone.
+    """
     from sagemaker_ssh_helper.cli import road
     from sagemaker_ssh_helper.client import connect
 

@@ -5,19 +5,26 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from sagemaker_ssh_helper import __version__
+from sagemaker_ssh_helper.cli.durations import seconds
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
-from sagemaker_ssh_helper.errors import UsageError
+from sagemaker_ssh_helper.errors import AccessDenied, UsageError
 from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
 from sagemaker_ssh_helper.targets import Target
 
 if TYPE_CHECKING:
     from sagemaker_ssh_helper.aws.inventory import Row
+    from sagemaker_ssh_helper.aws.json_rpc import Client
+
+WATCH_INTERVAL = 5.0
+"""Seconds between two looks of --watch."""
 
 _COLUMNS = ("STATUS", "INSTANCE", "NODE", "AGE", "RESOURCE", "HOST")
 
@@ -37,12 +44,16 @@ def add_parser(subparsers: Any) -> None:
         help="my-job.training.sagemaker for one resource, training.sagemaker for one type; all if left out",
     )
     parser.add_argument("--all", action="store_true", help="also instances whose resource has ended")
+    parser.add_argument("--mine", action="store_true", help="only what was launched by you (tag SSHOwner)")
+    parser.add_argument(
+        "--since", type=seconds, metavar="TIME", help="only what began in the last 90s, 15m, 2h, 30d"
+    )
+    parser.add_argument("--watch", action="store_true", help="print it again when it changes, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_aws_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from sagemaker_ssh_helper.aws import inventory
     from sagemaker_ssh_helper.aws.json_rpc import Client
     from sagemaker_ssh_helper.aws.session import Session
 
@@ -52,19 +63,55 @@ def run(args: argparse.Namespace) -> int:
         say(line)
     say(f"{__version__}, region {session.region} (from {session.region_origin})")
     client = Client(session)
+    owner = None
+    if args.mine:
+        owner = client.caller_id()
+        if owner is None:
+            raise AccessDenied("who you are cannot be told", evidence="sts:GetCallerIdentity gives no answer")
+    shown: str | None = None
+    while True:
+        rows = _rows(client, args, kinds, name, owner)
+        key = repr(rows)
+        if key != shown:
+            _print(args, session.region, rows, first=shown is None)
+            shown = key
+        if not args.watch:
+            return 0
+        time.sleep(WATCH_INTERVAL)
+
+
+def _rows(
+    client: Client, args: argparse.Namespace, kinds: list[ResourceKind], name: str, owner: str | None
+) -> list[Row]:
+    from sagemaker_ssh_helper.aws import inventory
+
     if name:
-        rows = inventory.of_resource(client, kinds[0], name)
+        rows = inventory.of_resource(client, kinds[0], name, owner=owner)
     else:
-        rows = inventory.of_live_resources(client, kinds, say)
+        rows = inventory.of_live_resources(client, kinds, say, owner=owner)
         if args.all:
-            rows += inventory.of_ended_resources(client, kinds, rows)
+            rows += inventory.of_ended_resources(client, kinds, rows, owner=owner)
+    if args.since is not None:
+        oldest = time.time() - args.since
+        rows = [row for row in rows if row.since is not None and row.since >= oldest]
+    if args.watch:
+        # Every ping is no change.
+        rows = [dataclasses.replace(row, last_ping_at=None) for row in rows]
+    return rows
+
+
+def _print(args: argparse.Namespace, region: str, rows: list[Row], *, first: bool) -> None:
     if args.json:
-        print(json.dumps({"schema": 1, "region": session.region, "instances": [_entry(row) for row in rows]}))
+        print(json.dumps({"schema": 1, "region": region, "instances": [_entry(row) for row in rows]}))
     else:
+        if args.watch and sys.stdout.isatty():
+            sys.stdout.write("\x1b[H\x1b[2J")
+        elif not first:
+            print()
         _print_table(rows)
         if not rows:
             say("nothing runs here that could be reached; see also --all and --region")
-    return 0
+    sys.stdout.flush()
 
 
 def _asked(text: str) -> tuple[list[ResourceKind], str]:

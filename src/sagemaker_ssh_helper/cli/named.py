@@ -7,12 +7,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from sagemaker_ssh_helper.aws import instances
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.client import last_target, naming
 from sagemaker_ssh_helper.client.last_target import LastTarget
-from sagemaker_ssh_helper.errors import UsageError
+from sagemaker_ssh_helper.errors import NotInstrumented, UsageError
+from sagemaker_ssh_helper.names import ResourceKind
 from sagemaker_ssh_helper.targets import Target, of_arn, split_bare
 
 LAST = "@last"
@@ -77,6 +79,24 @@ def find(text: str | None, profile: str | None, region: str | None) -> Named:
     if typed != named.host:
         say(f"{typed or 'chosen'}: {named.host}")
     return named
+
+
+def resource_of(named: Named) -> tuple[ResourceKind, str]:
+    """
+    The resource that a target belongs to; for an instance's id its tags are read.
+
+    Raises NotInstrumented when an instance says no resource, and what ``instances.resolve`` raises.
+    """
+    target = named.target
+    if target.kind is not None:
+        return target.kind, target.name
+    assert target.instance_id is not None, "a target is an instance id or a kind and a name"
+    instance = instances.resolve(named.client, target)
+    if instance.kind is None:
+        instance = instance.with_tags(instances.tags_of(named.client, instance.id))
+    if instance.kind is None or not instance.name:
+        raise NotInstrumented(f"{instance.id} belongs to no resource of SageMaker", evidence="by its tags")
+    return instance.kind, instance.name
 
 
 def is_whole(text: str) -> bool:

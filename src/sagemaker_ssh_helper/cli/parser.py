@@ -33,4 +33,7 @@ def add_road_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="read the container's tags again, even if they were just read"
     )
+    parser.add_argument(
+        "--no-wait", dest="wait", action="store_false", help="do not wait for a container that is starting"
+    )
     parser.add_argument("--via", choices=WAYS, help="who carries the session: this program, or AWS's own")

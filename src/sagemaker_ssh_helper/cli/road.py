@@ -12,6 +12,7 @@ from sagemaker_ssh_helper.cli.named import Named, find
 from sagemaker_ssh_helper.cli.via import is_plugin
 from sagemaker_ssh_helper.client import connect
 from sagemaker_ssh_helper.client.connect import SshSettings
+from sagemaker_ssh_helper.errors import TargetStarting
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Wishes:
     trust_first_use: bool = False
     fresh: bool = False
     via_plugin: bool = False
+    wait: bool = True
+    """Wait for a container that is still starting."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +49,29 @@ def asked(text: str | None, args: argparse.Namespace) -> tuple[Named, Wishes]:
     user, at, rest = (text or "").rpartition("@")
     if at and user:
         text = rest
-    wishes = Wishes(user or args.user, args.trust_first_use, args.fresh, is_plugin(args.via))
+    wishes = Wishes(user or args.user, args.trust_first_use, args.fresh, is_plugin(args.via), args.wait)
     return find(text, args.profile, args.region), wishes
 
 
 def prepare(named: Named, wishes: Wishes) -> Road:
-    """Make the container ready for ssh, and make it ``@last``. Raises what ``connect.prepare`` raises."""
+    """
+    Make the container ready for ssh, and make it ``@last``; one that is still starting is waited for.
+
+    Raises what ``connect.prepare`` raises.
+    """
     if wishes.via_plugin:
         from sagemaker_ssh_helper.client import plugin
 
         plugin.find()
-    prepared = connect.prepare(
-        named.client,
-        named.target,
-        named.host,
-        user=wishes.user,
-        trust_first_use=wishes.trust_first_use,
-        fresh=wishes.fresh,
-        tell=say,
-    )
+    try:
+        prepared = _prepared(named, wishes)
+    except TargetStarting:
+        if not wishes.wait:
+            raise
+        from sagemaker_ssh_helper.cli import waiting
+
+        waiting.until_ready(named.client, named.target)
+        prepared = _prepared(named, wishes)
     named.remember()
     proxy = [*connect.program_words(), "start-proxy", "--region", named.session.region]
     if named.profile:
@@ -81,3 +88,15 @@ def prepare(named: Named, wishes: Wishes) -> Road:
         learn_host_key=prepared.pin.host_key is None,
     )
     return Road(named, settings)
+
+
+def _prepared(named: Named, wishes: Wishes) -> connect.Prepared:
+    return connect.prepare(
+        named.client,
+        named.target,
+        named.host,
+        user=wishes.user,
+        trust_first_use=wishes.trust_first_use,
+        fresh=wishes.fresh,
+        tell=say,
+    )

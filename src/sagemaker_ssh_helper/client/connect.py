@@ -112,7 +112,8 @@ def prepare(
     if pin is None or fresh or renamed or not pin.fresh(time.time()):
         tags = instance.tags if instance.tags is not None else instances.tags_of(client, instance.id)
         instance = instance.with_tags(tags)
-        if instance_id is not None and target.name:
+        # An endpoint's containers go by their launch id, which is proven below.
+        if instance_id is not None and target.name and target.kind is not ResourceKind.INFERENCE:
             tagged = tags.get(Tag.RESOURCE_NAME, target.name)
             if target.name.lower() != tagged.lower():
                 raise HostNotTrusted(f"{instance_id} is no container of {target.name}")
@@ -120,7 +121,7 @@ def prepare(
         pin = trust.establish(
             instance,
             tags,
-            launch_ids=lambda claimed: _launch_ids(client, instance, claimed),
+            launch_ids=lambda claimed: launch_ids(client, instance, claimed),
             trust_first_use=trust_first_use,
         )
     trust.announce(pin, host)
@@ -165,19 +166,23 @@ def deliver_key(client: Client, pin: Pin, public_line: str) -> None:
         )
 
 
-def _launch_ids(client: Client, instance: Instance, claimed: str) -> Sequence[str]:
+def launch_ids(client: Client, instance: Instance, claimed: str) -> Sequence[str]:
     """The launch ids that this machine and AWS know the resource by; AWS is asked only when it must be."""
     if instance.kind is None or not instance.name:
         return ()
     recorded = launches.load(instance.kind, instance.name)
     if recorded is not None and recorded == claimed:
         return (recorded,)
+    described: Sequence[str | None] = ()
     try:
-        resource = resources.describe(client, instance.kind, instance.name)
+        if instance.kind is ResourceKind.INFERENCE:
+            described = resources.hosted_launch_ids(client, instance.name)
+        else:
+            resource = resources.describe(client, instance.kind, instance.name)
+            described = [resource.launch_id] if resource is not None else []
     except AccessDenied:
-        resource = None
-    described = resource.launch_id if resource is not None else None
-    return tuple(launch_id for launch_id in (described, recorded) if launch_id)
+        pass
+    return tuple(launch_id for launch_id in (*described, recorded) if launch_id)
 
 
 @dataclass(frozen=True)

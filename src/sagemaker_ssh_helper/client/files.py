@@ -3,7 +3,8 @@ Where the files of the user's machine are, and how they are changed: whole, priv
 
 ====================================  =========================================================
 ``$XDG_CONFIG_HOME/sm-ssh/``          ``key``, ``key.pub``, ``known_hosts``, ``hosts.conf``
-``$XDG_STATE_HOME/sm-ssh/``           ``pins.json``, ``launches/``, ``last.json``, ``logs/``
+``$XDG_STATE_HOME/sm-ssh/``           ``pins.json``, ``launches/``, ``last.json``,
+                                      ``timings.json``, ``logs/``
 ====================================  =========================================================
 
 Unset, the first is ``~/.config`` and the second ``~/.local/state`` (on Windows ``%APPDATA%`` and

@@ -40,6 +40,11 @@ def ensure_key() -> KeyPair:
     return pair
 
 
+def load_key() -> KeyPair | None:
+    """The key pair, or None when there is none yet. Raises LocalSetup when it is unusable."""
+    return _load(config_dir() / "key")
+
+
 def _load(path: Path) -> KeyPair | None:
     try:
         mode = path.stat().st_mode

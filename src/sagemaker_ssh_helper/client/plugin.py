@@ -82,6 +82,7 @@ def run(
                 _carry(program, client, started, interrupts, tell, stdout)
         finally:
             _terminate(client, started)
+            interrupts.close()
     return 0 if interrupts.received is None else 128 + interrupts.received
 
 

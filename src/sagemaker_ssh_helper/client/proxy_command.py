@@ -22,7 +22,8 @@ from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.client import connect
 from sagemaker_ssh_helper.errors import LocalSetup
-from sagemaker_ssh_helper.names import InstanceId
+from sagemaker_ssh_helper.names import Env, InstanceId
+from sagemaker_ssh_helper.protocol.payload_size import MAX_PAYLOAD_BYTES, PAYLOAD_BYTES
 from sagemaker_ssh_helper.targets import Target
 
 
@@ -69,16 +70,25 @@ class Interrupts:
         for name in overheard:
             # Not SIG_IGN, which a program that we start would inherit.
             signal.signal(getattr(signal, name), lambda number, frame: None)
+        self._numbers: list[int] = []
         for name in names:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
+                self._numbers.append(number)
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` at the first signal, also when that came before."""
         self._listener = listener
         if self.received is not None:
             listener()
+
+    def close(self) -> None:
+        """After the first one: ignore what comes, so that the exit status still tells which that was."""
+        self._listener = lambda: None
+        if self.received is not None:
+            for number in self._numbers:
+                signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: object) -> None:
         if self.received is None:
@@ -141,8 +151,9 @@ def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
     gc.disable()
     output = claim_stdout()
     interrupts = Interrupts()
-    # A name that makes no sense is refused before anything else is looked at.
+    # What makes no sense is refused before anything else is looked at.
     Target.parse(options.host)
+    max_payload_bytes()
     session = Session.open(options.profile, options.region)
     for line in session.warnings:
         tell(line)
@@ -157,6 +168,19 @@ def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
 
     gc.enable()
     return tunnel.run(client, starting, interrupts, output, tell)
+
+
+def max_payload_bytes() -> int:
+    """The largest payload the user allows; see docs/reference/environment.md. Raises LocalSetup."""
+    text = os.environ.get(Env.MAX_PAYLOAD) or str(MAX_PAYLOAD_BYTES)
+    size = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if not PAYLOAD_BYTES <= size <= MAX_PAYLOAD_BYTES:
+        raise LocalSetup(
+            f"{Env.MAX_PAYLOAD} is not a number of bytes from {PAYLOAD_BYTES} to {MAX_PAYLOAD_BYTES}",
+            evidence=repr(text[:40]),
+            fix=f"Unset {Env.MAX_PAYLOAD}",
+        )
+    return size
 
 
 def claim_stdout() -> int:

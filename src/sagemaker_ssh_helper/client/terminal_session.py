@@ -25,7 +25,13 @@ from sagemaker_ssh_helper.aws import instances, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.client.pipes import Output
-from sagemaker_ssh_helper.client.proxy_command import Interrupts, ProxyOptions, Started, Starting
+from sagemaker_ssh_helper.client.proxy_command import (
+    Interrupts,
+    ProxyOptions,
+    Started,
+    Starting,
+    max_payload_bytes,
+)
 from sagemaker_ssh_helper.client.tunnel import FLUSH_TIMEOUT, Tunnel, terminate, wait_started
 from sagemaker_ssh_helper.errors import LocalSetup, SessionLost, SSHHelperError, UserError
 from sagemaker_ssh_helper.names import Tag
@@ -73,6 +79,7 @@ def run(options: SessionOptions, tell: Callable[[str], None]) -> int:
     ``tell`` gets lines for the user. Raises SSHHelperError.
     """
     Target.parse(options.host)
+    max_payload_bytes()
     session = Session.open(options.profile, options.region)
     for line in session.warnings:
         tell(line)
@@ -380,6 +387,9 @@ class _Signals:
         finally:
             for number in taken:
                 self._loop.remove_signal_handler(number)
+                if self.received is not None:
+                    # So that the exit status still tells which was the first.
+                    signal.signal(number, signal.SIG_IGN)
 
     def _press(self, number: signal.Signals) -> None:
         now = self._loop.time()

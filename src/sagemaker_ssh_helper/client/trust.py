@@ -100,6 +100,31 @@ def establish(
     is asked at the first time of a name only, so it may make a call. Raises HostKeyChanged when the tag is
     not what was pinned, HostNotTrusted when nothing shows that the instance is what it claims to be.
     """
+    known = verify(instance, tags, launch_ids=launch_ids, trust_first_use=trust_first_use)
+    pin = Pin(
+        instance_id=instance.id,
+        name=instance.name,
+        host_key=_host_key(instance, tags),
+        port=port_of(tags),
+        user=_user(tags),
+        owner=tags.get(Tag.OWNER),
+        keys=_keys(tags) | (known.keys if known is not None else frozenset()),
+        checked_at=now(),
+        used_at=now(),
+        hosts=known.hosts if known is not None else frozenset(),
+    )
+    _store(pin, now())
+    return pin
+
+
+def verify(
+    instance: Instance,
+    tags: Mapping[str, str],
+    *,
+    launch_ids: Callable[[str], Sequence[str]],
+    trust_first_use: bool = False,
+) -> Pin | None:
+    """The pin there was, if any, after the checks of ``establish``; nothing is changed. Raises the same."""
     known = _load_all().get(instance.id)
     host_key = _host_key(instance, tags)
     if known is None or (known.name != instance.name and known.host_key == host_key):
@@ -113,20 +138,7 @@ def establish(
             fix="Somebody may stand between: do not log in. Ask who changed the tag; if it was you, delete "
             f"{instance.id} from {_path()}",
         )
-    pin = Pin(
-        instance_id=instance.id,
-        name=instance.name,
-        host_key=host_key,
-        port=_port(tags),
-        user=_user(tags),
-        owner=tags.get(Tag.OWNER),
-        keys=_keys(tags) | (known.keys if known is not None else frozenset()),
-        checked_at=now(),
-        used_at=now(),
-        hosts=known.hosts if known is not None else frozenset(),
-    )
-    _store(pin, now())
-    return pin
+    return known
 
 
 def remember_key(pin: Pin, fingerprint: str, now: Callable[[], float] = time.time) -> Pin:
@@ -235,7 +247,8 @@ def _host_key(instance: Instance, tags: Mapping[str, str]) -> PublicKey | None:
         ) from error
 
 
-def _port(tags: Mapping[str, str]) -> int:
+def port_of(tags: Mapping[str, str]) -> int:
+    """Where the container's ssh server listens, by its tags."""
     text = tags.get(Tag.PORT, "")
     return int(text) if _PORT.fullmatch(text) and int(text) < 65536 else 22
 

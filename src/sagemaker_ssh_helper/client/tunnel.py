@@ -16,22 +16,26 @@ import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.aws import data_keys, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
 from sagemaker_ssh_helper.channels.dialing import in_thread
 from sagemaker_ssh_helper.client.pipes import Input, Output
-from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting
+from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting, max_payload_bytes
 from sagemaker_ssh_helper.errors import (
     ConnectionFailed,
+    CredentialsExpired,
+    CredentialsInvalid,
+    CredentialsMissing,
     HandshakeFailed,
     ServiceError,
     SessionLost,
     SSHHelperError,
     SshServerDown,
 )
-from sagemaker_ssh_helper.names import CLIENT_VERSION
+from sagemaker_ssh_helper.names import CLIENT_VERSION, PRODUCT
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
     DataChannel,
@@ -72,6 +76,8 @@ START_TIMEOUT = 5.0
 
 # How AWS's codes for faults of its own begin, and what stands for an answer that was not AWS's.
 _SERVICE_FAULTS = ("Internal", "ServiceUnavailable", "HTTP 5")
+
+_USER_AGENT = f"{PRODUCT}/{__version__}"
 
 # How the agent's last words begin when nothing answers on the port.
 _UNREACHED = "unable to connect to specified port"
@@ -116,7 +122,7 @@ async def _run(
                     await terminate(client, started.grant)
     finally:
         stdout.close()
-        interrupts.listen(lambda: None)
+        interrupts.close()
     return 0 if interrupts.received is None else 128 + interrupts.received
 
 
@@ -286,6 +292,7 @@ class Tunnel:
             instance_id=self._started.instance_id,
             version=CLIENT_VERSION,
             session_type=self.session_type,
+            max_payload_bytes=max_payload_bytes(),
         )
         return DataChannelRunner(
             channel,
@@ -313,6 +320,12 @@ class Tunnel:
                     raise
                 # The service has trouble of its own, which may pass; the session waits for us there.
                 raise ConnectionFailed(error.what, status=503, evidence=error.evidence) from error
+            except (CredentialsExpired, CredentialsInvalid, CredentialsMissing) as error:
+                if not self._client.session.may_be_renewed:
+                    raise
+                # It waits for a user who signs in again, too.
+                self._outage.explain(error)
+                raise ConnectionFailed(error.what, status=503, evidence=error.evidence) from error
             if renewed is None:
                 raise SessionLost(
                     "the link was lost and the session cannot be resumed",
@@ -320,9 +333,9 @@ class Tunnel:
                     fix="Connect again",
                 )
             self._grant = renewed
-        headers: dict[str, str] = {}
+        headers = {"User-Agent": _USER_AGENT}
         if self._signed:
-            headers = await _in_thread(lambda: self._client.session.upgrade_headers(self._grant.url))
+            headers.update(await _in_thread(lambda: self._client.session.upgrade_headers(self._grant.url)))
         return Grant(self._grant.url, self._grant.token, headers)
 
     async def _get_data_key(self, needed: DataKeyNeeded) -> DataKey:
@@ -373,6 +386,7 @@ class Outage:
         self._began_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._told = False
+        self._explained = False
 
     def begin(self) -> None:
         """The link is lost. Nothing when it was already, or had come back for a moment only."""
@@ -388,8 +402,15 @@ class Outage:
             self._tell(f"link resumed after {seconds:.0f} s")
         self.close()
 
+    def explain(self, error: SSHHelperError) -> None:
+        """What keeps the link from coming back, and what the user can do about it; once."""
+        if not self._explained:
+            self._explained = True
+            self._tell(str(error))
+
     def close(self) -> None:
         """Tell nothing more."""
+        self._explained = False
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None

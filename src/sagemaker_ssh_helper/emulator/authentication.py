@@ -32,7 +32,13 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 MAX_PRESIGNED_SECONDS = 7 * 24 * 3600
 
-_SKEW_SECONDS = {Family.JSON: 300, Family.GATEWAY: 300, Family.QUERY: 900, Family.S3: 900}
+_SKEW_SECONDS = {
+    Family.JSON: 300,
+    Family.GATEWAY: 300,
+    Family.RUNTIME: 300,
+    Family.QUERY: 900,
+    Family.S3: 900,
+}
 
 
 class Reason(enum.Enum):
@@ -108,6 +114,7 @@ _REFUSALS = {
     Family.QUERY: _QUERY_REFUSALS,
     Family.S3: _S3_REFUSALS,
     Family.GATEWAY: _JSON_REFUSALS,
+    Family.RUNTIME: _JSON_REFUSALS,
 }
 
 

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from sagemaker_ssh_helper import names
 from sagemaker_ssh_helper.emulator.channel_socket import ChannelSocket
 from sagemaker_ssh_helper.emulator.outbox import Outbox
 from sagemaker_ssh_helper.errors import MalformedMessage
@@ -32,16 +31,23 @@ Receive = Callable[[AgentMessage, ControlPayload], None]
 class ControlSocket(ChannelSocket):
     """One connection of a control channel."""
 
-    def __init__(self, link: "ControlLink", authenticate: Callable[[OpenControlChannelInput], None]) -> None:
+    def __init__(
+        self,
+        link: "ControlLink",
+        authenticate: Callable[[OpenControlChannelInput], None],
+        *,
+        is_ours: bool,
+    ) -> None:
         super().__init__(f"control channel of {link.instance_id}", max_message_bytes=MAX_MESSAGE_BYTES)
         self._link = link
         self._authenticate = authenticate
+        self._is_ours = is_ours
         self._malformed = 0
 
     def opened(self, data: bytes) -> None:
         opening = OpenControlChannelInput.parse(data)
         self._authenticate(opening)
-        self._link.connected(self, opening.agent_version)
+        self._link.connected(self, opening.agent_version, is_official=not self._is_ours)
 
     def received(self, messages: Sequence[bytes]) -> None:
         for data in messages:
@@ -90,14 +96,14 @@ class ControlLink:
     def is_open(self) -> bool:
         return self._socket is not None
 
-    def connected(self, socket: ControlSocket, agent_version: str) -> None:
+    def connected(self, socket: ControlSocket, agent_version: str, *, is_official: bool) -> None:
         """A connection is open and its token was good. It takes the place of the one before."""
         old, self._socket = self._socket, socket
         if old is not None:
             logger.info("= %s: a new connection takes over", socket.label)
             old.finish()
         self.agent_version = agent_version
-        self.is_official = agent_version != names.AGENT_VERSION
+        self.is_official = is_official
         now = asyncio.get_running_loop().time()
         self._ready_at = now + (OFFICIAL_READY_DELAY if self.is_official else 0.0)
         self.outbox.make_due(now)

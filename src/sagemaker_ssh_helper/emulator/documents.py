@@ -38,6 +38,32 @@ _LOCAL_PORT_PATTERN = (
 
 
 @dataclass(frozen=True)
+class SessionLimits:
+    """How long a session may last, in minutes."""
+
+    idle: int = 20
+    """Without any data, either way."""
+    duration: int | None = None
+    """In all; None without end."""
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any]) -> "SessionLimits":
+        """Those in the inputs of a session document. Raises ApiError."""
+        idle = _minutes(inputs, "idleSessionTimeout", 60)
+        duration = _minutes(inputs, "maxSessionDuration", 1440)
+        return cls(cls.idle if idle is None else idle, duration)
+
+
+def _minutes(inputs: Mapping[str, Any], name: str, most: int) -> int | None:
+    text = str(inputs.get(name) or "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+        raise ApiError("InvalidDocumentContent", f"{name} is a number of minutes from 1 to {most}.")
+    return int(text)
+
+
+@dataclass(frozen=True)
 class Document:
     """One document. ``kind`` is ``Session`` or ``Command``; ``content`` is what goes to the agent."""
 
@@ -355,6 +381,13 @@ class Documents:
             document, content={**document.content, "inputs": preferences.content.get("inputs", {})}
         )
 
+    def limits(self, document: Document) -> SessionLimits:
+        """How long a session of this document may last: by its own inputs, else by the preferences."""
+        inputs = document.content.get("inputs")
+        if inputs is None:
+            inputs = self.find(DEFAULT_SESSION_DOCUMENT).content.get("inputs", {})
+        return SessionLimits.of(inputs)
+
     def _check_own(self, document: Document) -> None:
         if document.owner == "Amazon":
             raise ApiError("InvalidDocumentOperation", f"{document.name} is a document of Amazon's.")
@@ -378,6 +411,7 @@ def _session_content(text: str) -> Mapping[str, Any]:
         raise refuse(f"has a sessionType of {', '.join(_SESSION_TYPES)}")
     if not all(isinstance(content.get(part, {}), dict) for part in ("inputs", "properties")):
         raise refuse("has objects for its inputs and its properties")
+    SessionLimits.of(content.get("inputs", {}))
     parameters = content.get("parameters", {})
     if not isinstance(parameters, dict) or not all(
         isinstance(definition, dict) and definition.get("type") in ("String", "StringList")

@@ -112,11 +112,11 @@ class MessageGateway:
                 if not self._tokens.redeem(opening.token, instance_id, "control", _now()):
                     raise Refused("the token is not valid for this control channel")
 
-            return ControlSocket(link, authenticate)
+            return ControlSocket(link, authenticate, is_ours=request.is_ours)
         live = self._live.get(request.channel_id)
         if live is None or not live.awaits_client:
             raise ApiError("InvalidRequestException", ALREADY_TERMINATED)
-        return DataSocket(live, lambda opening: self._side_of(request, opening))
+        return DataSocket(live, lambda opening: self._side_of(request, opening), is_ours=request.is_ours)
 
     # -- what the control plane calls --
 
@@ -303,6 +303,9 @@ class MessageGateway:
         instance = self._instances.get(link.instance_id)
         if instance is None:
             return
+        for live in self._live.values():
+            if live.session.target == link.instance_id:
+                live.agent_link_changed()
         instance.connected = link.is_open
         if link.is_open:
             instance.agent_version = link.agent_version or instance.agent_version

@@ -50,6 +50,10 @@ class JobHost:
     def credentials(self, call: Call, role_arn: str) -> JobCredentials:
         """Keys of a role for one job, when the caller may pass it. Raises ApiError."""
         role = self._cloud.iam.authorize_pass_role(call.principal, role_arn, SERVICE_PRINCIPAL)
+        return self.session_credentials(role)
+
+    def session_credentials(self, role: str) -> JobCredentials:
+        """Keys of a role that was passed before."""
         return JobCredentials(self._cloud, self._role_session(role))
 
     def start(self, record: JobRecord, setup: JobSetup, credentials: JobCredentials) -> JobRun:

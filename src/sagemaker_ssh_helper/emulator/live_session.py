@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sagemaker_ssh_helper import names
 from sagemaker_ssh_helper.emulator.channel_socket import ChannelSocket, Refused
 from sagemaker_ssh_helper.emulator.control_link import ControlLink
 from sagemaker_ssh_helper.emulator.link_faults import CLOSE_CODE, BadLink
@@ -53,19 +52,27 @@ class SessionTiming:
     """For the agent to ask for the data channel of a session it was offered."""
     first_client: float = 60.0
     """For the client to open its data channel; as long as its token is good."""
-    client_resume: float = 900.0
-    """For a client that was cut off to come back."""
+    client_resume: float = 1000.0
+    """For a client that was cut off to come back: 15 minutes, and what it takes both sides to notice."""
     foreign_resume: float = 15.0
     """The same for a client that is not ours, from its last ResumeSession on. Official ones ask at once and
-    stop trying after some six seconds, and when they end they say nothing: this is what ends the session."""
-    agent_resume: float = 20.0
-    """For an agent to open the data channel it asked for, or to open it again."""
+    stop trying after some six seconds, and when they end they say nothing: this is what ends the session.
+    Ours try for 15 minutes, and tell the service when they end."""
+    agent_open: float = 20.0
+    """For an agent to open the data channel it asked for, the first time."""
+    agent_resume: float = 1000.0
+    """For an agent that was cut off to open the data channel again."""
+    foreign_agent_resume: float = 20.0
+    """The same for an agent that is not ours, while its control channel is open. Official ones try for some
+    six seconds; ours report a session that they give up."""
     closing: float = 5.0
     """For an agent to report the end of a session that it was told to end."""
     last_output: float = 1.0
     """For the rest of an agent's output after it reported the end."""
     linger: float = 30.0
     """For the client to fetch the end of a session."""
+    minute: float = 60.0
+    """What a minute of a document's idleSessionTimeout and maxSessionDuration takes."""
 
 
 class DataSocket(ChannelSocket):
@@ -75,12 +82,16 @@ class DataSocket(ChannelSocket):
     Args:
         live: the session.
         authenticate: returns ``"client"`` or ``"agent"``, or raises Refused.
+        is_ours: who opens it is of this product.
     """
 
-    def __init__(self, live: "LiveSession", authenticate: Callable[[OpenDataChannelInput], str]) -> None:
+    def __init__(
+        self, live: "LiveSession", authenticate: Callable[[OpenDataChannelInput], str], *, is_ours: bool
+    ) -> None:
         super().__init__(f"data channel of {live.session.id}", max_message_bytes=DEFAULT_MAX_MESSAGE_BYTES)
         self._live = live
         self._authenticate = authenticate
+        self._is_ours = is_ours
         self.side = ""
         """``"client"`` or ``"agent"``, once it is open."""
         self._receive = live.relay.receive_from_client
@@ -89,7 +100,7 @@ class DataSocket(ChannelSocket):
         opening = OpenDataChannelInput.parse(data)
         self.side = self._authenticate(opening)
         if self.side == "client":
-            self._live.client_is_ours = opening.client_version == names.CLIENT_VERSION
+            self._live.client_is_ours = self._is_ours
         self.label += f", {self.side}"
         if self.side == "agent":
             self._receive = self._live.relay.receive_from_agent
@@ -178,6 +189,8 @@ class LiveSession:
         self._reason: tuple[str, str] | None = None
         self._result: tuple[str, str] | None = None
         self._client_was_here = False
+        self._agent_asked = False
+        self._agent_was_here = False
         self._is_forgotten = False
         self.bad_link: BadLink | None = None
         """What a switch does to this session's connections; nothing by default."""
@@ -209,13 +222,24 @@ class LiveSession:
             ),
         )
         self._arm("agent", self._timing.offer, self.fail, "The agent did not take the session.")
+        limits, minute = session.limits, self._timing.minute
+        self._arm("idle", limits.idle * minute, self._check_idle)
+        if limits.duration is not None:
+            text = f"The session has lasted as long as it may: {_counted(limits.duration)}."
+            self._arm("duration", limits.duration * minute, self._give_up, text)
         self._arm("client", self._timing.first_client, self._give_up, "The client did not come.")
 
     def agent_asked(self) -> None:
         """The agent asked for the data channel, which is how it takes the offer."""
         self._link.outbox.settle(self._offer_key)
+        self._agent_asked = True
         if self.relay.to_agent.socket is None:
-            self._arm("agent", self._timing.agent_resume, self.fail, _AGENT_LOST)
+            self._await_agent()
+
+    def agent_link_changed(self) -> None:
+        """The agent's control channel was opened or closed."""
+        if self._agent_asked and not self.is_over and self.relay.to_agent.socket is None:
+            self._await_agent()
 
     def client_asked(self) -> None:
         """A client asked for a way to come back."""
@@ -237,6 +261,7 @@ class LiveSession:
                 # It had the end of the session already, in a connection that broke.
                 socket.send([self._closed])
         else:
+            self._agent_was_here = True
             self.relay.attach_agent(socket)
         if old is not None:
             old.finish()
@@ -262,7 +287,7 @@ class LiveSession:
             self._complete()
         else:
             self.session.status = Status.DISCONNECTED
-            self._arm("agent", self._timing.agent_resume, self.fail, _AGENT_LOST)
+            self._await_agent()
 
     def agent_completed(self, final_status: str, output: str) -> None:
         """The agent reported how the session ended. It may do so more than once."""
@@ -315,10 +340,28 @@ class LiveSession:
 
     # -- within --
 
+    def _await_agent(self) -> None:
+        timing = self._timing
+        if not self._agent_was_here:
+            delay = timing.agent_open
+        elif self._link.is_official and self._link.is_open:
+            delay = timing.foreign_agent_resume
+        else:
+            delay = timing.agent_resume
+        self._arm("agent", delay, self.fail, _AGENT_LOST)
+
     def _await_client(self) -> None:
         timing = self._timing
         delay = timing.client_resume if self.client_is_ours else timing.foreign_resume
         self._arm("client", delay, self._give_up, "The client did not come back.")
+
+    def _check_idle(self) -> None:
+        limit = self.session.limits.idle
+        left = self.relay.active_at + limit * self._timing.minute - asyncio.get_running_loop().time()
+        if left > 0:
+            self._arm("idle", left, self._check_idle)
+        else:
+            self._give_up(f"The session was idle for {_counted(limit)}.")
 
     def _give_up(self, output: str) -> None:
         self._stop(Status.TERMINATED, output)
@@ -392,6 +435,10 @@ class LiveSession:
     def _disarm_all(self) -> None:
         for name in list(self._timers):
             self._disarm(name)
+
+
+def _counted(minutes: int) -> str:
+    return "a minute" if minutes == 1 else f"{minutes} minutes"
 
 
 _AGENT_LOST = "The connection to the agent was lost."

@@ -13,7 +13,6 @@ from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud, Operati
 _LISTS = {
     "ListTransformJobs": "TransformJobSummaries",
     "ListHyperParameterTuningJobs": "HyperParameterTuningJobSummaries",
-    "ListEndpoints": "Endpoints",
     "ListNotebookInstances": "NotebookInstances",
     "ListApps": "Apps",
 }
@@ -21,7 +20,6 @@ _LISTS = {
 _DESCRIPTIONS = (
     "DescribeTransformJob",
     "DescribeHyperParameterTuningJob",
-    "DescribeEndpoint",
     "DescribeNotebookInstance",
     "DescribeApp",
 )

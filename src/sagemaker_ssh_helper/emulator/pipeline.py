@@ -41,6 +41,7 @@ from sagemaker_ssh_helper.emulator.wire import (
     parse_form,
     parse_json,
     parse_query,
+    request_id,
     write_error,
     write_json,
     write_query,
@@ -57,8 +58,11 @@ OBJECT_BYTES = 5 * 1024 * 1024 * 1024
 _LOOPBACK_HOST = re.compile(
     r"(?:(?:[a-z0-9._-]+\.)?localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\])(?::\d{1,5})?", re.IGNORECASE
 )
+_INVOCATION = re.compile(r"/endpoints/([^/]+)/invocations")
 _CHANNEL = re.compile(r"/v1/(control|data)-channel/([^/]+)")
 _REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d{1,2}")
+_INVOCATION_HEADERS = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes")
+"""Those that a model's server gets to see."""
 _CHANNEL_ACTIONS = {
     ("control", "POST"): "CreateControlChannel",
     ("data", "POST"): "CreateDataChannel",
@@ -92,6 +96,8 @@ class Pipeline:
                     return await self._channel(request)
                 if family is Family.S3:
                     return await self._s3(request)
+                if family is Family.RUNTIME:
+                    return await self._invoke(request)
                 return await self._call(request, service, family)
         except ApiError as error:
             logger.info("< %s: %s", name, error_code(error, family))
@@ -118,6 +124,8 @@ class Pipeline:
             return TARGETS.get(target.partition(".")[0], "unknown"), Family.JSON
         if _CHANNEL.fullmatch(request.path) and signed_for in (None, "ssmmessages"):
             return "ssmmessages", Family.GATEWAY
+        if _INVOCATION.fullmatch(request.path) and signed_for == "sagemaker":
+            return signed_for, Family.RUNTIME
         if signed_for is not None and signed_for in FAMILIES:
             return signed_for, FAMILIES[signed_for]
         content_type = request.headers.get("content-type", "")
@@ -288,6 +296,38 @@ class Pipeline:
         except ApiError as error:
             self._cloud.faults.count_error(action, caller, error_code(error, Family.S3))
             raise
+
+    async def _invoke(self, request: Request) -> Response:
+        """InvokeEndpoint: the body goes to a model's server, and its answer comes back."""
+        _, caller, body = await self._authenticated(request, Family.RUNTIME, "sagemaker")
+        match = _INVOCATION.fullmatch(request.path)
+        assert match is not None, "the route was chosen by this expression"
+        action = "sagemaker:InvokeEndpoint"
+        if request.method != "POST" or self._cloud.hosting is None:
+            raise HttpError(405, "There is no such operation on an endpoint.")
+        try:
+            await self._cloud.faults.before(action, caller)
+            answer, variant = await self._cloud.hosting.invoke(
+                caller,
+                unquote(match[1]),
+                body,
+                {
+                    name.title(): request.headers[name]
+                    for name in _INVOCATION_HEADERS
+                    if name in request.headers
+                },
+                target_model=request.headers.get("x-amzn-sagemaker-target-model"),
+                target_variant=request.headers.get("x-amzn-sagemaker-target-variant"),
+            )
+        except ApiError as error:
+            self._cloud.faults.count_error(action, caller, error_code(error, Family.RUNTIME))
+            raise
+        headers = [
+            ("Content-Type", answer.content_type),
+            ("x-Amzn-Invoked-Production-Variant", variant),
+            ("x-amzn-RequestId", request_id()),
+        ]
+        return Response(200, headers, answer.body)
 
     async def _channel(self, request: Request) -> Response | Upgrade:
         """A channel of the message gateway: its POST, or its WebSocket."""

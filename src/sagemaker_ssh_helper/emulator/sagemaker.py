@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sagemaker_ssh_helper.emulator import other_resources
+from sagemaker_ssh_helper.emulator.hosting import Hosting
 from sagemaker_ssh_helper.emulator.job_host import JobHost
 from sagemaker_ssh_helper.emulator.processing import ProcessingJobs
 from sagemaker_ssh_helper.emulator.resource_table import ResourceTable
@@ -26,9 +27,11 @@ class SageMakerService:
     def __init__(self, cloud: Cloud) -> None:
         table = ResourceTable(cloud)
         host = JobHost(cloud)
+        cloud.hosting = Hosting(cloud, table, host)
         self.operations: Mapping[str, Operation] = {
             **other_resources.operations(cloud),
             **table.operations,
             **TrainingJobs(cloud, table, host).operations,
             **ProcessingJobs(cloud, table, host).operations,
+            **cloud.hosting.operations,
         }

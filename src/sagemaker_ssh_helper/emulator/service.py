@@ -27,8 +27,11 @@ from typing import (
     Protocol,
 )
 
+from sagemaker_ssh_helper import names
+
 if TYPE_CHECKING:
     from sagemaker_ssh_helper.emulator.faults import Faults
+    from sagemaker_ssh_helper.emulator.hosting import Hosting
     from sagemaker_ssh_helper.emulator.iam import Iam
     from sagemaker_ssh_helper.emulator.identities import ContainerCredentials, Identities
 
@@ -150,6 +153,11 @@ class ChannelRequest:
     endpoint: str
     body: bytes = field(default=b"", repr=False)
 
+    @property
+    def is_ours(self) -> bool:
+        """It comes from an agent or a client of this product, whatever the version."""
+        return self.headers.get("user-agent", "").startswith(f"{names.PRODUCT}/")
+
 
 class Gateway(Protocol):
     """
@@ -235,6 +243,7 @@ class Cloud:
         self.container_credentials = {}
         self.services: dict[str, Service] = {}
         self.gateway: Gateway | None = None
+        self.hosting: Hosting | None = None
         self._close_hooks: list[Callable[[], Awaitable[None]]] = []
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()

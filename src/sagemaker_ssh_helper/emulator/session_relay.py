@@ -220,6 +220,8 @@ class SessionRelay:
         self.to_agent = Outlet()
         self.relayed = 0
         """Messages passed on so far, both ways."""
+        self.active_at = time.monotonic()
+        """When the last of them came."""
         self.is_closed = False
         """The client was told that the session is over, and nothing is passed on any more."""
         self._is_official = is_official
@@ -313,6 +315,7 @@ class SessionRelay:
             _trace("client", messages)
         if relayed and not self.is_closed:
             self.relayed += len(relayed)
+            self.active_at = time.monotonic()
             self.to_agent.send(relayed)
             if self.to_agent:
                 self._balance()
@@ -450,6 +453,7 @@ class SessionRelay:
 
     def _pass_to_client(self, relayed: Sequence[bytes]) -> None:
         self.relayed += len(relayed)
+        self.active_at = time.monotonic()
         self.to_client.send(relayed)
         if self.to_client:
             self._balance()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from sagemaker_ssh_helper.emulator.documents import Document
+from sagemaker_ssh_helper.emulator.documents import Document, SessionLimits
 from sagemaker_ssh_helper.emulator.service import ApiError, Caller
 from sagemaker_ssh_helper.names import SessionId
 
@@ -47,6 +47,7 @@ class Session:
     arguments: Mapping[str, Any] = field(repr=False)
     reason: str
     started_at: float
+    limits: SessionLimits = field(default_factory=SessionLimits)
     status: str = Status.CONNECTING
     ended_at: float | None = None
     details: str = ""

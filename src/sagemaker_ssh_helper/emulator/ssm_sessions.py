@@ -55,6 +55,7 @@ class SessionOperations:
             arguments=arguments,
             reason=params.get("Reason", ""),
             started_at=time.time(),
+            limits=state.documents.limits(document),
         )
         state.sessions.add(session)
         return self._grant(call, session, state.gateway.start_session(session))
@@ -116,6 +117,7 @@ def _describe(session: Session) -> Mapping[str, Any]:
         "Reason": session.reason or None,
         "Details": session.details or None,
         "AccessType": "Standard",
+        "MaxSessionDuration": str(session.limits.duration or "") or None,
     }
     if session.ended_at is not None:
         described["EndDate"] = moment(session.ended_at)

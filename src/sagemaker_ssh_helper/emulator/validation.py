@@ -14,6 +14,9 @@ from typing import Any
 
 from sagemaker_ssh_helper.emulator.service import ApiError
 
+EITHER_CASE = frozenset(("AssociationFilter",))
+"""Structures whose members official agents write with a capital, and the model without."""
+
 MAX_PATTERN_BYTES = 16 * 1024
 """Longer texts are not matched with the model's patterns, which were not written with our engine in mind."""
 
@@ -65,6 +68,8 @@ class _Walk:
         for name, member in shape.members.items():
             key = member.serialization.get("name", name)
             given = value.get(key)
+            if given is None and shape.name in EITHER_CASE:
+                given = value.get(key[:1].upper() + key[1:])
             inner = _join(path, name[:1].lower() + name[1:])
             if given is not None:
                 result[name] = self.walk(member, given, inner)

@@ -2,7 +2,8 @@
 AWS's protocols as a server speaks them: what is asked, and how answers and errors are written.
 
 Three families: JSON 1.1 (ssm, sagemaker, logs, kms), query with XML answers (sts, iam, sns), and S3's own
-XML. The message gateway has a small XML dialect of its own.
+XML. The message gateway has a small XML dialect of its own, and SageMaker's runtime takes and gives bodies as
+they are.
 """
 
 import base64
@@ -26,6 +27,7 @@ class Family(enum.Enum):
     QUERY = "query"
     S3 = "rest-xml"
     GATEWAY = "gateway"
+    RUNTIME = "rest-json"
 
 
 _ERRORS: Mapping[Family, Mapping[str, tuple[str, int]]] = {
@@ -95,6 +97,14 @@ def write_error(error: ApiError, family: Family, metadata: Mapping[str, Any] | N
         return Response(
             status, [("Content-Type", "application/xml"), ("x-amz-request-id", asked)], text.encode()
         )
+    if family is Family.RUNTIME:
+        headers = [
+            ("Content-Type", "application/json"),
+            ("x-amzn-RequestId", asked),
+            ("x-amzn-ErrorType", code),
+        ]
+        text = json.dumps({"Message": error.message, **_plain(error.fields)})
+        return Response(status, headers, text.encode())
     text = f"<{code}><message>{escape(error.message)}</message></{code}>"
     return Response(status, [("Content-Type", "application/xml"), ("x-amzn-RequestId", asked)], text.encode())
 

@@ -740,7 +740,9 @@ class DataChannel:
             self._deliver(now)
             self._on_channel_closed(payloads.ChannelClosed.parse(message.payload))
         elif message_type == MessageType.PAUSE_PUBLICATION:
-            self._sender.pause()
+            # The official client takes no notice, so a service cannot count on it, nor has to send the start.
+            if self.side is Side.AGENT:
+                self._sender.pause()
         elif message_type == MessageType.START_PUBLICATION:
             self._sender.resume(now)
         elif message_type == MessageType.AGENT_SESSION_STATE and self.side is Side.CLIENT:

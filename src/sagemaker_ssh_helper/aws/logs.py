@@ -1,0 +1,109 @@
+"""
+What a resource's containers wrote, from CloudWatch Logs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.errors import ServiceError
+from sagemaker_ssh_helper.names import ResourceKind
+
+_SETTLE = 15.0
+"""Seconds back that every look goes again: events become visible late, and not in order."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line. ``at`` is in seconds since the epoch; ``node`` is ``algo-N``, or the name of the stream."""
+
+    id: str
+    at: float
+    node: str
+    message: str
+
+
+def events(
+    client: Client,
+    kind: ResourceKind,
+    name: str,
+    *,
+    node: str | None = None,
+    since: float = 0.0,
+    pattern: str = "",
+) -> Iterator[Event]:
+    """
+    The lines so far, in the order of time; none when nothing was written yet.
+
+    ``pattern`` is a filter of CloudWatch Logs. Raises AwsError.
+    """
+    group = kind.log_group or ""
+    prefix = f"{name}/{node}" if node else f"{name}/"
+    wanted: dict[str, object] = {"logGroupName": group, "logStreamNamePrefix": prefix}
+    if kind is ResourceKind.INFERENCE:
+        wanted = {"logGroupName": f"{group}/{name}"}
+    if since:
+        wanted["startTime"] = int(since * 1000)
+    if pattern:
+        wanted["filterPattern"] = pattern
+    token: str | None = None
+    while True:
+        try:
+            answer = client.call(
+                "logs", "FilterLogEvents", **wanted, **({"nextToken": token} if token else {})
+            )
+        except ServiceError as error:
+            if error.code == "ResourceNotFoundException":
+                return
+            raise
+        for event in answer.get("events") or ():
+            stream = str(event.get("logStreamName", ""))
+            yield Event(
+                id=str(event.get("eventId", "")),
+                at=float(event.get("timestamp", 0)) / 1000,
+                # algo-1-1700000000, or algo-2/2020-…
+                node="-".join(stream.rpartition("/")[2].split("-")[:2]),
+                message=str(event.get("message", "")),
+            )
+        token = answer.get("nextToken")
+        if not token:
+            return
+
+
+def follow(
+    client: Client,
+    kind: ResourceKind,
+    name: str,
+    ended: Callable[[], bool],
+    *,
+    node: str | None = None,
+    since: float = 0.0,
+    pattern: str = "",
+    interval: float = 2.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Event]:
+    """
+    The lines so far and those to come, until ``ended`` says so and no more came since.
+
+    Raises AwsError.
+    """
+    seen: dict[str, float] = {}
+    start = since
+    last_look = False
+    while True:
+        new = 0
+        for event in events(client, kind, name, node=node, since=start, pattern=pattern):
+            if event.id not in seen:
+                seen[event.id] = event.at
+                new += 1
+                yield event
+        if seen:
+            start = max(start, max(seen.values()) - _SETTLE)
+            seen = {known: at for known, at in seen.items() if at >= start}
+        if last_look and not new:
+            return
+        last_look = ended()
+        sleep(interval)

@@ -1,0 +1,95 @@
+"""
+What the caller may do, by IAM's own simulator.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from sagemaker_ssh_helper.aws.json_rpc import Caller, error_of
+from sagemaker_ssh_helper.aws.session import Session, partition_of
+from sagemaker_ssh_helper.errors import EndpointUnreachable
+from sagemaker_ssh_helper.names import Document, InstanceId, Tag
+
+_SOME_INSTANCE = InstanceId("mi-0123456789abcdef0")
+
+_CONTROL = ("ssm:DescribeInstanceInformation", "ssm:GetCommandInvocation", "sagemaker:DescribeTrainingJob",
+            "sagemaker:ListTrainingJobs")  # fmt: skip
+
+
+def missing(session: Session, caller: Caller, instance_id: InstanceId | None = None) -> list[str]:
+    """
+    The actions of a connection that no policy allows, or that one denies, for containers of the caller's own.
+
+    Service control policies and boundaries are seen as far as IAM's simulator sees them. Raises AccessDenied
+    when the simulator may not be asked, AwsError.
+    """
+    partition = partition_of(session.region).name
+    ssm = f"arn:{partition}:ssm:{session.region}"
+    instance = f"{ssm}:{caller.account}:managed-instance/{instance_id or _SOME_INSTANCE}"
+    # A session is named after the IAM user, or the name of the role's session.
+    own = f"{ssm}:{caller.account}:session/{caller.arn.rpartition('/')[2]}-0123456789abcdef0"
+    wanted: list[tuple[tuple[str, ...], str]] = [
+        (_CONTROL, "*"),
+        (("ssm:StartSession", "ssm:SendCommand", "ssm:ListTagsForResource"), instance),
+        (("ssm:StartSession",), f"{ssm}::document/{Document.START_SSH_SESSION}"),
+        (("ssm:SendCommand",), f"{ssm}::document/{Document.RUN_SHELL_SCRIPT}"),
+        (("ssm:ResumeSession", "ssm:TerminateSession"), own),
+    ]
+    client = _iam(session)
+    refused: dict[str, None] = {}
+    for actions, resource in wanted:
+        refused.update(dict.fromkeys(_refused(session, client, caller, actions, resource)))
+    return list(refused)
+
+
+def policy_source(caller: Caller) -> str:
+    """The ARN of the user or role whose policies apply. A role's path is not in what STS tells."""
+    found = re.fullmatch(r"arn:([a-z-]+):sts::(\d+):assumed-role/([^/]+)/.+", caller.arn)
+    return f"arn:{found[1]}:iam::{found[2]}:role/{found[3]}" if found else caller.arn
+
+
+def _iam(session: Session) -> object:
+    keys = session.credentials()
+    return session.botocore.create_client(
+        "iam",
+        region_name=session.region,
+        aws_access_key_id=keys.access_key,
+        aws_secret_access_key=keys.secret_key,
+        aws_session_token=keys.token,
+        verify=session.ca_bundle(),
+    )
+
+
+def _refused(
+    session: Session, client: object, caller: Caller, actions: Iterable[str], resource: str
+) -> list[str]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    known = {
+        "aws:userid": caller.user_id,
+        "aws:username": caller.arn.rpartition("/")[2],
+        f"ssm:resourceTag/{Tag.OWNER}": caller.user_id,
+    }
+    try:
+        answer = client.simulate_principal_policy(  # type: ignore[attr-defined]  # botocore makes it
+            PolicySourceArn=policy_source(caller),
+            ActionNames=list(actions),
+            ResourceArns=[resource],
+            ContextEntries=[
+                {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+                for key, value in known.items()
+            ],
+        )
+    except ClientError as error:
+        said = error.response.get("Error", {})
+        operation = "SimulatePrincipalPolicy"
+        raise error_of(session, "iam", operation, said.get("Code", ""), said.get("Message", "")) from error
+    except BotoCoreError as error:
+        raise EndpointUnreachable("iam does not answer", evidence=str(error)) from error
+    return [
+        str(result["EvalActionName"])
+        for result in answer["EvaluationResults"]
+        if result["EvalDecision"] != "allowed"
+    ]

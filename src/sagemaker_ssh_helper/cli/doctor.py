@@ -1,0 +1,268 @@
+"""
+The checks of ``sm-ssh doctor``, in the order in which a connection needs what they look at.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sagemaker_ssh_helper.aws import instances, permissions, sessions
+from sagemaker_ssh_helper.aws.instances import Instance
+from sagemaker_ssh_helper.aws.json_rpc import Caller, Client
+from sagemaker_ssh_helper.aws.session import Session
+from sagemaker_ssh_helper.cli import named
+from sagemaker_ssh_helper.client import connect, keys, ssh_config, trust
+from sagemaker_ssh_helper.client.files import locked
+from sagemaker_ssh_helper.errors import (
+    AccessDenied,
+    AdvancedTierOff,
+    LocalSetup,
+    SSHHelperError,
+    TargetNotFound,
+)
+from sagemaker_ssh_helper.names import Tag
+
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
+
+_PROBE = "x.training.sagemaker"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one check found. ``error`` is the id of what would stop a connection."""
+
+    check: str
+    status: str
+    text: str
+    fix: str | None = None
+    error: str | None = None
+    exit_code: int = 0
+    seconds: float = 0.0
+
+
+class Examination:
+    """
+    One run of the checks.
+
+    ``target`` is as the user typed it; without one only the machine and the account are looked at. With
+    ``fix`` the ssh block is written where it is missing or stale; nothing else is ever changed.
+    """
+
+    def __init__(self, target: str | None, profile: str | None, region: str | None, *, fix: bool) -> None:
+        self._typed = target
+        self._profile = profile
+        self._region = region
+        self._fix = fix
+        self._session: Session | None = None
+        self._client: Client | None = None
+        self._caller: Caller | None = None
+        self._named: named.Named | None = None
+        self._instance: Instance | None = None
+        self._trusted = False
+
+    def results(self) -> Iterator[Result]:
+        """Each check as it is done. One that needs a check that failed is skipped."""
+        checks: list[tuple[str, Callable[[], Result], Callable[[], Any]]] = [
+            ("ssh", self._ssh, lambda: True),
+            ("config", self._config, lambda: True),
+            ("region", self._open_session, lambda: True),
+            ("credentials", self._credentials, lambda: self._client),
+            ("permissions", self._permissions, lambda: self._caller),
+            ("tier", self._tier, lambda: self._caller),
+        ]
+        if self._typed is not None:
+            checks += [
+                ("target", self._target, lambda: self._caller),
+                ("owner", self._owner, lambda: self._instance),
+                ("trust", self._trust, lambda: self._instance),
+                ("key", self._key, lambda: self._instance),
+                ("session", self._start, lambda: self._trusted),
+            ]
+        for name, check, needed in checks:
+            started_at = time.monotonic()
+            if not needed():
+                yield Result(name, SKIPPED, "needs what failed above")
+                continue
+            try:
+                result = check()
+            except SSHHelperError as error:
+                text = error.what + (f" ({error.evidence})" if error.evidence else "")
+                result = Result(name, FAILED, " ".join(text.split()), error.fix, error.id, error.exit_code)
+            yield Result(
+                name,
+                result.status,
+                result.text,
+                result.fix,
+                result.error,
+                result.exit_code,
+                time.monotonic() - started_at,
+            )
+
+    def _ssh(self) -> Result:
+        program = connect.find_ssh()
+        if shutil.which("ssh-keygen") is None:
+            raise LocalSetup("ssh-keygen was not found", fix="Install OpenSSH's client")
+        done = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
+        version = (done.stderr or done.stdout).split(",")[0].strip()
+        return Result("ssh", OK, f"{version} at {program}")
+
+    def _config(self) -> Result:
+        path = ssh_config.default_path()
+        file = ssh_config.ConfigFile.read(path)
+        if file.block is None:
+            if self._fix:
+                return self._write_block()
+            return Result(
+                "config", WARNING, f"{path} does not know the names of containers, so plain ssh does not",
+                "Run: sm-ssh config-ssh",
+            )  # fmt: skip
+        done = subprocess.run(
+            [connect.find_ssh(), "-F", str(path), "-G", _PROBE], capture_output=True, text=True, check=False
+        )
+        settings = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+        command = settings.get("proxycommand", "")
+        program = connect.program_words()
+        if done.returncode == 0 and " start-proxy " in command and program[0] in command:
+            return Result("config", OK, f"the block in {path} is in effect")
+        if self._fix and done.returncode == 0:
+            return self._write_block()
+        said = done.stderr.strip().splitlines()
+        why = said[-1] if said else f"its ProxyCommand is {command or 'none'}"
+        return Result(
+            "config", WARNING, f"plain ssh does not use our block in {path} ({why})", "Run: sm-ssh config-ssh"
+        )
+
+    def _write_block(self) -> Result:
+        with locked(ssh_config.lock_path()):
+            file = ssh_config.ConfigFile.read(ssh_config.default_path())
+            text = ssh_config.block_text(connect.program_words(), file.chosen, created=file.created_by_us)
+            file.write(file.with_block(text))
+        keys.ensure_key()
+        return Result("config", OK, f"wrote the block into {file.path}")
+
+    def _open_session(self) -> Result:
+        region = self._region
+        if self._typed is not None and self._typed.startswith("arn:") and region is None:
+            from sagemaker_ssh_helper.targets import of_arn
+
+            _, region = of_arn(self._typed)
+        self._session = Session.open(self._profile, region)
+        self._client = Client(self._session)
+        text = f"{self._session.region} (from {self._session.region_origin})"
+        if self._session.warnings:
+            return Result("region", WARNING, "; ".join(self._session.warnings))
+        return Result("region", OK, text)
+
+    def _credentials(self) -> Result:
+        assert self._client is not None
+        self._caller = self._client.caller()
+        profile = self._client.session.profile
+        of = f", profile {profile}" if profile else ""
+        return Result("credentials", OK, f"{self._caller.arn} in account {self._caller.account}{of}")
+
+    def _permissions(self) -> Result:
+        assert self._session is not None
+        assert self._caller is not None
+        try:
+            missing = permissions.missing(self._session, self._caller)
+        except AccessDenied:
+            return Result(
+                "permissions", SKIPPED,
+                "not checked: you may not call iam:SimulatePrincipalPolicy for yourself",
+            )  # fmt: skip
+        if not missing:
+            return Result("permissions", OK, "every action of a connection is allowed")
+        # Without these a connection is made, and lost where it could have been resumed or ended well.
+        mild = {"ssm:ResumeSession", "ssm:TerminateSession"}
+        text = f"missing: {', '.join(missing)}"
+        fix = "Ask an administrator for them: docs/how-to/prepare-an-account.md has the policy"
+        if mild.issuperset(missing):
+            return Result(
+                "permissions", WARNING, f"{text}; sessions end with a short loss of the network", fix
+            )
+        return Result("permissions", FAILED, text, fix, AccessDenied.id, AccessDenied.exit_code)
+
+    def _tier(self) -> Result:
+        assert self._client is not None
+        assert self._caller is not None
+        setting = "/ssm/managed-instance/activation-tier"
+        try:
+            answer = self._client.call("ssm", "GetServiceSetting", SettingId=setting)
+        except AccessDenied:
+            return Result("tier", SKIPPED, "not checked: you may not call ssm:GetServiceSetting")
+        tier = str((answer.get("ServiceSetting") or {}).get("SettingValue", ""))
+        if tier == "advanced":
+            return Result("tier", OK, "advanced-instances tier is on")
+        return Result(
+            "tier", FAILED, f"the tier of managed instances is {tier!r}: Session Manager refuses them",
+            f"An administrator turns it on: aws ssm update-service-setting --setting-id {setting} "
+            f"--setting-value advanced --region {self._client.session.region}",
+            AdvancedTierOff.id, AdvancedTierOff.exit_code,
+        )  # fmt: skip
+
+    def _target(self) -> Result:
+        from sagemaker_ssh_helper.client import naming
+
+        found = named.find(self._typed, self._profile, self._region)
+        try:
+            instance = instances.resolve(found.client, found.target)
+        except TargetNotFound as error:
+            raise naming.located(error, found.session, found.target) from error
+        self._named = found
+        if instance.tags is None:
+            instance = instance.with_tags(instances.tags_of(found.client, instance.id))
+        self._instance = instance
+        return Result(
+            "target",
+            OK,
+            f"{found.host} is {instance.id}, {instance.ping_status}, agent {instance.agent_version}",
+        )
+
+    def _owner(self) -> Result:
+        owner = self._tags.get(Tag.OWNER, "")
+        assert self._caller is not None
+        if owner == self._caller.user_id:
+            return Result("owner", OK, "you")
+        # Whether that matters is for the account's policies to say: the session shows it.
+        return Result(
+            "owner", WARNING, f"its {Tag.OWNER} is {owner or 'not set'}, you are {self._caller.user_id}",
+            "Launch your own job, or have this one made yours",
+        )  # fmt: skip
+
+    def _trust(self) -> Result:
+        assert self._named is not None
+        assert self._instance is not None
+        instance, client = self._instance, self._named.client
+        known = trust.verify(
+            instance, self._tags, launch_ids=lambda claimed: connect.launch_ids(client, instance, claimed)
+        )
+        self._trusted = True
+        return Result(
+            "trust", OK, "its host key is pinned" if known else "its launch id is the one of its launch"
+        )
+
+    def _key(self) -> Result:
+        pair = keys.ensure_key() if self._fix else keys.load_key()
+        if pair is not None and pair.public.fingerprint in self._tags.get(Tag.KEYS, ""):
+            return Result("key", OK, f"{pair.public.fingerprint} was admitted at launch")
+        what = "you have no key yet: connect makes one" if pair is None else "your key is not there yet"
+        return Result("key", OK, f"{what}; connect delivers it by Run Command")
+
+    def _start(self) -> Result:
+        assert self._named is not None
+        assert self._instance is not None
+        client = self._named.client
+        port = trust.port_of(self._tags)
+        grant = sessions.start(client, self._instance.id, port, self._tags.get(Tag.OWNER))
+        sessions.terminate(client, grant.id)
+        return Result("session", OK, f"one to port {port} was granted, and ended")
+
+    @property
+    def _tags(self) -> Any:
+        assert self._instance is not None
+        return self._instance.tags or {}

@@ -1,0 +1,180 @@
+"""A job from its start to its end, by name: waiting, status, log, going on, stopping."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+from typing import Callable, Iterator
+
+import pytest
+
+from e2e.laptop import SM_SSH, Job, Laptop, launch, running, until
+
+
+@pytest.fixture(scope="module")
+def alice(laptop: Callable[[str], Laptop]) -> Laptop:
+    return laptop("alice")
+
+
+@pytest.fixture(scope="module")
+def job(alice: Laptop) -> Iterator[Job]:
+    with running(alice, "print('line one'); print('line two')", name="life-of-a-job") as job:
+        yield job
+
+
+def test_a_job_that_is_still_starting_is_waited_for_stage_by_stage(alice: Laptop) -> None:
+    starting = launch(alice, name="starting-up")
+    try:
+        done = alice.sm_ssh("exec", starting.host, "--", "echo in")
+        assert (done.returncode, done.stdout) == (0, b"in\n"), done.stderr.decode()
+        told = done.stderr.decode().splitlines()
+        # A very quick start leaves nothing to wait for.
+        if told:
+            assert (
+                told[0] == f"sm-ssh: {starting.host} is still starting; Ctrl-C stops waiting, the job goes on"
+            )
+            assert told[-1].startswith("sm-ssh: starting-up: helper started and online after 0:")
+            known = json.loads((alice.home / ".local/state/sm-ssh/timings.json").read_text())
+            assert known["training ml.m5.large"]["helper"]
+    finally:
+        starting.stop()
+
+
+def test_leaving_the_wait_leaves_the_job_alone(alice: Laptop) -> None:
+    # Its helper never starts: it was told that it would, and the program does not call it.
+    waiting = launch(alice, "import time; time.sleep(600)", keep_program=True, name="never-ready")
+    try:
+        process = alice.popen(*SM_SSH, "connect", waiting.host, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        assert b"still starting" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert b"Traceback" not in rest
+        assert waiting.describe()["TrainingJobStatus"] == "InProgress"
+        done = alice.sm_ssh("wait", waiting.host, "--timeout", "3s", "--json")
+        assert done.returncode == 6
+        assert json.loads(done.stdout)["state"] == "timeout"
+        assert alice.sm_ssh("connect", "--no-wait", waiting.host).returncode == 5
+        assert alice.sm_ssh("wait", waiting.host, "--for", "running").returncode == 0
+    finally:
+        waiting.stop()
+
+
+def test_what_can_never_come_ends_the_wait_at_once(alice: Laptop) -> None:
+    ended = launch(alice, "raise SystemExit(3)", wait=0, name="came-to-nothing")
+    ended.wait_ended()
+    done = alice.sm_ssh("wait", ended.host, "--json")
+    assert done.returncode == 7
+    shown = json.loads(done.stdout)
+    assert (shown["schema"], shown["state"], shown["error"], shown["exit"]) == (1, "ended", "target-ended", 7)
+    assert alice.sm_ssh("wait", ended.host, "--for", "ended").returncode == 0
+    assert alice.sm_ssh("wait", ended.host, "--for", "running").returncode == 7
+    assert alice.sm_ssh("stop", "--yes", ended.host).returncode == 7
+
+
+def test_the_status_says_what_it_is_and_that_it_can_be_reached(alice: Laptop, job: Job) -> None:
+    done = alice.sm_ssh("status", "life-of")
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == f"{job.host}  {alice.info['region']}"
+    text = done.stdout.decode()
+    for part in (
+        "InProgress",
+        "1 x ml.m5.large",
+        "stops at",
+        "algo-1",
+        "Online",
+        job.instances()[0]["InstanceId"],
+    ):
+        assert part in text
+    assert lines[-1] == "  reachable  yes"
+
+
+def test_the_status_in_json_has_a_schema(alice: Laptop, job: Job) -> None:
+    shown = json.loads(alice.sm_ssh("status", "--json", job.host).stdout)
+    assert set(shown) == {
+        "schema", "host", "region", "status", "secondary_status", "failure_reason", "instance_type",
+        "instance_count", "created_at", "ended_at", "stops_at", "reachable", "problem", "nodes",
+    }  # fmt: skip
+    assert shown["reachable"] is True
+    assert [node["node"] for node in shown["nodes"]] == ["algo-1"]
+    by_id = json.loads(alice.sm_ssh("status", "--json", shown["nodes"][0]["instance_id"]).stdout)
+    assert by_id["host"] == job.host
+
+
+def test_the_status_of_what_ended_says_why_it_cannot_be_reached(alice: Laptop) -> None:
+    ended = launch(alice, "raise SystemExit(3)", wait=0, name="ended-badly")
+    ended.wait_ended()
+    done = alice.sm_ssh("status", ended.host)
+    assert done.returncode == 0
+    assert "reason" in done.stdout.decode()
+    assert "reachable  no: ended-badly has ended: Failed" in done.stdout.decode()
+    assert alice.sm_ssh("status", "no-such-job.training.sagemaker").returncode == 3
+
+
+def test_the_list_can_be_of_mine_and_of_the_last_hours(
+    alice: Laptop, job: Job, laptop: Callable[[str], Laptop]
+) -> None:
+    def hosts(of: Laptop, *words: str) -> "list[str]":
+        done = of.sm_ssh("list", "training", *words)
+        assert done.returncode == 0, done.stderr.decode()
+        return [line.split()[-1] for line in done.stdout.decode().splitlines()]
+
+    assert job.host in hosts(alice, "--mine")
+    assert job.host in hosts(alice, "--mine", "--since", "1h")
+    assert job.host not in hosts(alice, "--since", "0s")
+    assert job.host not in hosts(laptop("bob"), "--mine")
+    assert job.host in [
+        line.split()[-1] for line in alice.sm_ssh("list", "--mine", job.host).stdout.decode().splitlines()
+    ]
+    assert alice.sm_ssh("list", "--since", "soon").returncode == 2
+
+
+def test_a_watched_list_is_printed_until_it_is_left(alice: Laptop, job: Job) -> None:
+    process = alice.popen(
+        *SM_SSH, "list", "--watch", job.host, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().decode().split()[-1] == job.host
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in told
+
+
+def test_a_question_comes_before_a_stop(alice: Laptop, job: Job) -> None:
+    done = alice.sm_ssh("stop", job.host)
+    assert done.returncode == 2
+    assert b"--yes" in done.stderr
+    ours, theirs = pty.openpty()
+    process = alice.popen(*SM_SSH, "stop", job.host, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.write(ours, b"n\n")
+    assert process.wait(timeout=60) == 1
+    os.close(ours)
+    assert job.describe()["TrainingJobStatus"] == "InProgress"
+
+
+def test_a_job_is_followed_to_its_end_after_it_was_let_go_on(alice: Laptop) -> None:
+    with running(alice, "print('line one'); print('line two')", name="goes-on") as job:
+        logs = alice.popen(*SM_SSH, "logs", "-f", job.host, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        done = alice.sm_ssh("continue", "goes-o")
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout == b"algo-1 | stopped 1 waiting\n"
+        output, told = logs.communicate(timeout=90)
+        assert logs.returncode == 0, told.decode()
+        lines = output.decode().splitlines()
+        assert [line for line in lines if line.startswith("line ")] == ["line one", "line two"]
+        again = alice.sm_ssh("logs", job.host, "--grep", '"line two"', "--since", "1h")
+        assert again.stdout == b"line two\n"
+        assert alice.sm_ssh("logs", "no-such-job.training.sagemaker").returncode == 3
+
+
+def test_a_job_is_stopped(alice: Laptop) -> None:
+    with running(alice, name="to-be-stopped") as job:
+        done = alice.sm_ssh("stop", "--yes", job.host)
+        assert done.returncode == 0, done.stderr.decode()
+        assert alice.sm_ssh("wait", "--for", "ended", job.host).returncode == 0
+        until(lambda: job.describe()["TrainingJobStatus"] == "Stopped", "the job to be stopped")
