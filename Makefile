@@ -6,8 +6,9 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEV := $(VENV)/.dev
 SDK2 := $(VENV)-sdk2
+FUZZ := $(VENV)-fuzz
 
-.PHONY: demo test test-floors soak lint bench clean system
+.PHONY: demo test test-floors soak fuzz lint bench clean system
 
 # The virtual environment that users get: the package with its local cloud, nothing for developers.
 $(VENV)/.demo: pyproject.toml
@@ -28,6 +29,12 @@ $(SDK2)/.ready: pyproject.toml
 	$(SDK2)/bin/python -m pip install -q --disable-pip-version-check -e '.[emulator]' 'sagemaker>=2.250,<3'
 	touch $@
 
+# The fuzzer's wheels hold libFuzzer, for Python 3.11 to 3.13.
+$(FUZZ)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install -q --disable-pip-version-check -e '.[fuzz]'
+	touch $@
+
 ifeq ($(SDK),v2)
 demo: system $(SDK2)/.ready
 	$(SDK2)/bin/sm-ssh demo --sdk v2
@@ -42,6 +49,12 @@ test: system $(DEV) $(SDK2)/.ready
 # Long transfers, long outages, many sessions: some minutes, with the figures printed.
 soak: system $(DEV)
 	$(PY) -m pytest -m soak -s
+
+# Fuzzing guided by coverage: a million inputs for each parser, then the branches that they reach.
+# `make fuzz RUNS=10000 TARGETS="payload tags"` is shorter.
+RUNS ?= 1000000
+fuzz: $(FUZZ)/.ready
+	PYTHONPATH=tests WORKERS=$(WORKERS) $(FUZZ)/bin/python -m fuzz --runs $(RUNS) $(TARGETS)
 
 # The container side on the oldest Python it promises, and the user's side on its own.
 test-floors: system

@@ -185,14 +185,21 @@ def test_answer_for_a_channel_may_have_any_root_and_namespace(body: bytes) -> No
         b"<Any/>",
         b"<Any><TokenValue/></Any>",
         b"<Any><TokenValue>t</TokenValue>",
-        b'<?xml version="1.0" encoding="no-such"?><Any><TokenValue>t</TokenValue></Any>',
-        b'<?xml version="1.0" encoding="utf-32"?><Any><TokenValue>t</TokenValue></Any>',
         b'<!DOCTYPE a [<!ENTITY e "t">]><Any><TokenValue>&e;</TokenValue></Any>',
+        '<!DOCTYPE a [<!ENTITY e "t">]><Any><TokenValue>&e;</TokenValue></Any>'.encode("utf-16"),
+        '<!DOCTYPE a [<!ENTITY e "t">]><Any><TokenValue>&e;</TokenValue></Any>'.encode("utf-16-le"),
     ],
 )
 def test_other_answers_for_a_channel_are_refused(body: bytes) -> None:
     with pytest.raises(MalformedMessage):
         CreateChannelOutput.parse(body)
+
+
+@pytest.mark.parametrize("encoding", ["no-such", "utf-32", "utf-16", "cp037"])
+def test_an_answer_for_a_channel_is_utf8_whatever_it_names(encoding: str) -> None:
+    body = f'<?xml version="1.0" encoding="{encoding}"?><Any><TokenValue>\u00e9</TokenValue></Any>'.encode()
+
+    assert CreateChannelOutput.parse(body).token == "\u00e9"
 
 
 # -- the stream --

@@ -493,7 +493,7 @@ def _unsigned(headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:
 def _object(operation: str, body: bytes) -> Dict[str, Any]:
     try:
         answer = json.loads(body.decode("utf-8")) if body else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         # The text is not quoted: an answer can hold credentials.
@@ -516,7 +516,7 @@ def _error_parts(answer: Answer) -> "tuple[str, str]":
         found = {str(key).lower(): value for key, value in json.loads(answer.body.decode("utf-8")).items()}
         code = str(found.get("__type") or found.get("code") or code)
         message = str(found.get("message") or "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         message = answer.body[:200].decode("utf-8", "replace")
     return code.rpartition("#")[2] or str(answer.status), message
 
@@ -531,7 +531,7 @@ def _code_in(text: str) -> str:
 
 def _error(what: str, code: str, status: int, message: str) -> AwsError:
     """Our error for a code of AWS; its evidence is ``CODE: message``, as others look for it in logs."""
-    evidence = f"{code}: {message}" if message else code
+    evidence = (f"{code}: {message}" if message else code)[:500]
     kind: Optional[Type[AwsError]] = None
     if code in _THROTTLED or status == 429:
         kind = Throttled

@@ -196,8 +196,11 @@ def _seconds_left(credentials: Credentials, now: float) -> float:
 
 def _refuse_exposed(url: str) -> None:
     """Raise CredentialsMissing for a URL that would take the token, or the credentials, over the network."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        raise CredentialsMissing("the container credentials endpoint is no URL") from None
     if parts.scheme == "https" and host:
         return
     if parts.scheme == "http" and (
@@ -220,7 +223,7 @@ def _parse(body: bytes, source: str) -> Credentials:
             found.get("Token") or None,
             parse_time(expiration) if expiration else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # Without the cause: its text may hold a piece of the answer.
         raise CredentialsMissing(
             f"{source} answered with something else than credentials", evidence=type(error).__name__

@@ -24,6 +24,9 @@ _PLACEHOLDER = re.compile(r"\{\{ *([A-Za-z0-9]+) *\}\}")
 _SERVICE_PLACEHOLDER = re.compile(r"\{\{ *(ssm(?:-secure)?:[^ }]+) *\}\}")
 
 
+TOO_DEEP = "the document is nested too deeply"
+
+
 class DocumentRefused(ValueError):
     """A document that we cannot do what it asks for. Its text says why, in one line."""
 
@@ -160,6 +163,13 @@ def command_steps(content: Mapping[str, Any]) -> Tuple[Step, ...]:
     """
     The steps of a command, from the content of an agent_job. Raises DocumentRefused.
     """
+    try:
+        return _command_steps(content)
+    except RecursionError:
+        raise DocumentRefused(TOO_DEEP) from None
+
+
+def _command_steps(content: Mapping[str, Any]) -> Tuple[Step, ...]:
     document = content.get("DocumentContent")
     if not isinstance(document, dict):
         raise DocumentRefused("the command carries no document")
@@ -226,7 +236,7 @@ def _check_pattern(name: str, pattern: Optional[Any], value: Any) -> None:
     texts = value if isinstance(value, list) else [value]
     try:
         matcher = re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise DocumentRefused(f"the allowedPattern of {name} is no regular expression") from error
     for text in texts:
         # The value is not quoted: it may be a secret.

@@ -4,6 +4,7 @@ The ports that sessions go to: what a document asks for, where that is, and what
 
 import asyncio
 import os
+import re
 import socket
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Tuple
@@ -34,6 +35,7 @@ DENIED_HOSTS = frozenset(
     )
 )
 
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _SSH_PORT = 22
 _CONNECT_TIMEOUT = 30.0
 
@@ -67,8 +69,8 @@ def port_target(shell: InteractiveShell) -> PortTarget:
     # Official clients read texts only.
     properties = {str(key): _property(str(key), value) for key, value in found.items()}
     text = properties.get("portNumber", "")
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise DocumentRefused(f"the port number {text!r} is none")
+    if not _PORT.fullmatch(text) or int(text) > 65535:
+        raise DocumentRefused(f"the port number {text[:20]!r} is none")
     return PortTarget(properties.get("host", ""), int(text), properties)
 
 

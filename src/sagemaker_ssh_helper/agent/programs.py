@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Tuple
 
 from sagemaker_ssh_helper.agent.documents import (
+    TOO_DEEP,
     DocumentRefused,
     parameter_values,
     refuse_references,
@@ -59,6 +60,13 @@ def read_inputs(shell: InteractiveShell) -> Tuple[Mapping[str, Any], Mapping[str
     Raises DocumentRefused, also for a document that demands that its sessions are logged: this agent does
     not do that, and never runs such a session unlogged.
     """
+    try:
+        return _read_inputs(shell)
+    except RecursionError:
+        raise DocumentRefused(TOO_DEEP) from None
+
+
+def _read_inputs(shell: InteractiveShell) -> Tuple[Mapping[str, Any], Mapping[str, Any]]:
     document = shell.document_content
     version = document.get("schemaVersion")
     if version != SCHEMA_VERSION:

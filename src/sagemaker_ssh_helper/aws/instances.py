@@ -139,8 +139,10 @@ def aliases(client: Client, kind: ResourceKind, name: str) -> list[str]:
 
 def tags_of(client: Client, instance_id: InstanceId) -> dict[str, str]:
     """The tags of one managed instance: one call. Raises AwsError, TargetOffline when it is gone."""
-    answer = client.call("ssm", "ListTagsForResource", ResourceType="ManagedInstance", ResourceId=instance_id)
-    return {str(tag["Key"]): str(tag["Value"]) for tag in answer.get("TagList") or ()}
+    tags = client.pages(
+        "ssm", "ListTagsForResource", "TagList", ResourceType="ManagedInstance", ResourceId=instance_id
+    )
+    return {str(tag.get("Key")): str(tag.get("Value")) for tag in tags}
 
 
 def list_named(client: Client, names: Sequence[str], owner: str | None = None) -> Iterator[Instance]:
@@ -195,7 +197,7 @@ def _described(client: Client, filters: list[dict[str, Any]]) -> Iterator[Instan
             except KeyError:
                 found = None
         yield Instance(
-            id=InstanceId(str(entry["InstanceId"])),
+            id=InstanceId(str(entry.get("InstanceId"))),
             ping_status=str(entry.get("PingStatus", "")),
             kind=kind,
             name=found[2] if found else "",

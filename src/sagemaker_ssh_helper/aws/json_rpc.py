@@ -135,7 +135,7 @@ class Client:
         body = self._post(service_name, operation, headers, json.dumps(parameters).encode())
         try:
             answer = json.loads(body) if body else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise self._no_answer(service_name, f"{operation} was answered with no JSON")
@@ -153,7 +153,12 @@ class Client:
         while True:
             more = {"NextToken": token} if token else {}
             answer = self.call(service_name, operation, **parameters, **more)
-            yield from answer.get(key) or ()
+            items = answer.get(key) or []
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise self._no_answer(
+                    service_name, f"{operation} was answered with something else than a list"
+                )
+            yield from items
             token = answer.get("NextToken")
             if not token:
                 return
@@ -163,7 +168,7 @@ class Client:
         headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
         body = self._post("sts", "GetCallerIdentity", headers, b"Action=GetCallerIdentity&Version=2011-06-15")
         found = {
-            name: match[1].decode()
+            name: match[1].decode("utf-8", "replace")
             for name in ("Account", "Arn", "UserId")
             if (match := re.search(rb"<%b>([^<]+)</%b>" % (name.encode(), name.encode()), body))
         }
@@ -339,19 +344,19 @@ def _code_and_message(status: int, headers: Mapping[str, str], content: bytes) -
     message = ""
     try:
         answer = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if isinstance(answer, dict):
         code = str(answer.get("__type") or answer.get("code") or code)
         message = str(answer.get("message") or answer.get("Message") or "")
     elif found := re.search(rb"<Code>([^<]+)</Code>\s*(?:<Message>([^<]*)</Message>)?", content):
-        code, message = found[1].decode(), (found[2] or b"").decode("utf-8", "replace")
+        code, message = (part.decode("utf-8", "replace") for part in found.groups(b""))
     else:
         message = content[:200].decode("utf-8", "replace")
     code = code.split(":")[0].rpartition("#")[2]
     if not code:
         code = "TooManyRequestsException" if status == 429 else f"HTTP {status}"
-    return code, message
+    return code[:100], message[:500]
 
 
 def _reason(error: Exception) -> str:

@@ -4,6 +4,7 @@ Where a WebSocket goes, and the HTTP proxy it has to go through.
 
 import asyncio
 import base64
+import re
 import socket
 from typing import Mapping, NamedTuple, Optional
 from urllib.parse import unquote, urlsplit
@@ -29,15 +30,15 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
+            if parts.scheme not in ("ws", "wss") or not parts.hostname:
+                raise ValueError("no WebSocket URL")
             port = parts.port
         except ValueError:
-            port = -1
-        if parts.scheme not in ("ws", "wss") or not parts.hostname or port == -1:
             raise ConnectionFailed(
-                "the address of the session is no WebSocket URL", evidence=url.partition("?")[0]
-            )
+                "the address of the session is no WebSocket URL", evidence=url.partition("?")[0][:200]
+            ) from None
         tls = parts.scheme == "wss"
         path = parts.path or "/"
         if parts.query:
@@ -133,16 +134,21 @@ async def open_tunnel(proxy: Proxy, address: Address, again: Optional[float] = N
             head += data
             if not data or len(head) > MAX_HEAD_BYTES:
                 raise ConnectionFailed(f"the proxy {proxy} did not answer CONNECT {address}")
-        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(None, 2)
-        status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-        if not 200 <= status < 300:
-            raise ConnectionFailed(
-                f"the proxy {proxy} refused to connect to {address}",
-                evidence=" ".join(words)[:200],
-                fix="Check the name and password in HTTPS_PROXY" if status == 407 else None,
-                status=status or None,
-            )
+        check_answer(head, proxy, address)
         return sock
     except BaseException:
         sock.close()
         raise
+
+
+def check_answer(head: bytes, proxy: Proxy, address: Address) -> None:
+    """Raise ConnectionFailed unless this head of the proxy's answer to CONNECT lets us through."""
+    words = head.split(b"\r\n", 1)[0].decode("latin-1").split(None, 2)
+    status = int(words[1]) if len(words) > 1 and re.fullmatch("[1-9][0-9]{2}", words[1]) else 0
+    if not 200 <= status < 300:
+        raise ConnectionFailed(
+            f"the proxy {proxy} refused to connect to {address}",
+            evidence=" ".join(words)[:200],
+            fix="Check the name and password in HTTPS_PROXY" if status == 407 else None,
+            status=status or None,
+        )

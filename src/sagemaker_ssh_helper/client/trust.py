@@ -44,6 +44,7 @@ KEPT_TIMEOUT = 60 * 86400.0
 
 _KEPT_USERS = 500
 _USE_INTERVAL = 86400.0  # seconds; how exactly the last use is known
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
 _OPTION_TRUST = "--trust-first-use"
 
@@ -249,7 +250,7 @@ def _host_key(instance: Instance, tags: Mapping[str, str]) -> PublicKey | None:
 def port_of(tags: Mapping[str, str]) -> int:
     """Where the container's ssh server listens, by its tags."""
     text = tags.get(Tag.PORT, "")
-    return int(text) if text.isascii() and text.isdigit() and 0 < int(text) < 65536 else 22
+    return int(text) if _PORT.fullmatch(text) and int(text) < 65536 else 22
 
 
 def _user(tags: Mapping[str, str]) -> str | None:

@@ -172,10 +172,13 @@ class CreateChannelOutput:
         from xml.etree import ElementTree
 
         # No service needs a document type; without one there are no entities to expand.
-        if b"<!DOCTYPE" in data:
-            raise MalformedMessage("the answer to a request for a channel has a document type")
+        if b"<!DOCTYPE" in data or b"\0" in data:
+            raise MalformedMessage(
+                "the answer to a request for a channel has a document type, or is not text"
+            )
         try:
-            root = ElementTree.fromstring(data)
+            # As text, whatever encoding it names: in another one, that check would see nothing.
+            root = ElementTree.fromstring(data.decode("utf-8"))
         except (ElementTree.ParseError, ValueError, LookupError) as error:
             raise MalformedMessage("the answer to a request for a channel is not XML") from error
         for child in root:
