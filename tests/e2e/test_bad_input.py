@@ -79,8 +79,11 @@ def test_a_node_whose_agent_is_gone_is_offline(alice: Laptop) -> None:
     # Nobody can connect any more, so the job does not wait any longer: it needs work to be still there.
     with running(alice, "import time; time.sleep(600)") as job:
         # Its own agent only: other jobs share this machine.
-        alice.ssh(job.host, 'pkill -KILL -f "agent[.]node $SSH_STATE_DIR"')
-        until(lambda: job.instances()[0]["PingStatus"] != "Online", "the agent to be missed", 60)
+        killer = alice.popen(*alice.configure_ssh(), job.host, 'pkill -KILL -f "agent[.]node $SSH_STATE_DIR"')
+        try:
+            until(lambda: job.instances()[0]["PingStatus"] != "Online", "the agent to be missed", 60)
+        finally:
+            end(killer)
         assert job.instances()[0]["InstanceId"] in refused(alice, job.host, "target-offline", 5)
 
 

@@ -92,18 +92,18 @@ def test_a_command_left_out_is_a_usage_error(alice: Laptop) -> None:
         assert b"no command is given" in done.stderr
 
 
-def test_files_and_folders_arrive_whole_under_any_name(alice: Laptop, job: Job) -> None:
+def test_files_and_folders_arrive_whole_under_any_name(alice: Laptop, job: Job, tmp_path: Path) -> None:
     odd = 'x*y [1] "q" b\\s it\'s $HOME.bin'
     folder = alice.home / "up"
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / odd).write_bytes(os.urandom(100_000))
     (folder / "deep" / "er" / "empty").touch()
-    done = alice.sm_ssh("cp", "-r", "up", f"{job.host}:/tmp/{job.name}-there")
+    done = alice.sm_ssh("cp", "-r", "up", f"{job.host}:{tmp_path}/there")
     assert (done.returncode, done.stdout) == (0, b""), done.stderr.decode()
-    one = alice.sm_ssh("cp", f"{job.host}:/tmp/{job.name}-there/{odd}", "back.bin")
+    one = alice.sm_ssh("cp", f"{job.host}:{tmp_path}/there/{odd}", "back.bin")
     assert one.returncode == 0, one.stderr.decode()
     assert (alice.home / "back.bin").read_bytes() == (folder / odd).read_bytes()
-    tree = alice.sm_ssh("cp", "-r", f"work-f:/tmp/{job.name}-there", "again")
+    tree = alice.sm_ssh("cp", "-r", f"work-f:{tmp_path}/there", "again")
     assert tree.returncode == 0, tree.stderr.decode()
     assert contents(alice.home / "again") == contents(folder)
 
@@ -112,14 +112,14 @@ def contents(folder: Path) -> "dict[str, bytes]":
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_copy_that_was_cut_goes_on_where_it_ended(alice: Laptop, job: Job) -> None:
+def test_a_copy_that_was_cut_goes_on_where_it_ended(alice: Laptop, job: Job, tmp_path: Path) -> None:
     data = os.urandom(500_000)
     (alice.home / "whole").write_bytes(data)
     # What is there already is another content: only what follows may have been copied now.
-    alice.sm_ssh("exec", job.host, "--", f"head -c 200000 /dev/zero > /tmp/{job.name}-part")
-    assert alice.sm_ssh("cp", "--resume", "whole", f"{job.host}:/tmp/{job.name}-part").returncode == 0
+    alice.sm_ssh("exec", job.host, "--", f"head -c 200000 /dev/zero > {tmp_path}/part")
+    assert alice.sm_ssh("cp", "--resume", "whole", f"{job.host}:{tmp_path}/part").returncode == 0
     (alice.home / "part").write_bytes(b"\1" * 100_000)
-    done = alice.sm_ssh("cp", "--resume", f"{job.host}:/tmp/{job.name}-part", "part")
+    done = alice.sm_ssh("cp", "--resume", f"{job.host}:{tmp_path}/part", "part")
     assert done.returncode == 0, done.stderr.decode()
     assert (alice.home / "part").read_bytes() == b"\1" * 100_000 + bytes(100_000) + data[200_000:]
 

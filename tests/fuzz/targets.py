@@ -12,8 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 from fuzz import seeds
 from protocol.aead import ToyAead
 from sagemaker_ssh_helper import public_keys
-from sagemaker_ssh_helper.agent import aws_api, credentials, documents, programs
-from sagemaker_ssh_helper.agent import session as agent_session
+from sagemaker_ssh_helper.agent import aws_api, credentials, documents, ports, programs
 from sagemaker_ssh_helper.agent.transport import Answer
 from sagemaker_ssh_helper.aws import instances, json_rpc, sessions
 from sagemaker_ssh_helper.channels import proxy
@@ -348,7 +347,7 @@ def command_document(data: bytes) -> None:
 
 def session_document(data: bytes) -> None:
     """A session as the agent gets it: the payload of interactive_shell, and what it asks for."""
-    for read in (programs.read_program, agent_session.port_target):
+    for read in (programs.read_program, ports.port_target):
         try:
             found = read(payloads.InteractiveShell.parse(data))  # type: ignore[operator]
         except (documents.DocumentRefused, MalformedMessage) as error:
@@ -356,7 +355,7 @@ def session_document(data: bytes) -> None:
             continue
         str(found)
     try:
-        agent_session.refuse_denied("host", [data[:40].decode("latin-1")])
+        ports.refuse_denied("host", [data[:40].decode("latin-1")])
     except documents.DocumentRefused:
         pass
 
@@ -439,6 +438,9 @@ class _Session:
     def signed_headers(self, *arguments: Any) -> Dict[str, str]:
         return {}
 
+    def renew(self) -> bool:
+        return True
+
 
 class _Response:
     def __init__(self, answer: Answer) -> None:
@@ -507,7 +509,7 @@ def tags(data: bytes) -> None:
             assert public_keys.parse_host_key(key.line) == key
     except SSHHelperError as error:
         _told(error)
-    assert 0 < trust._port(found) < 65536
+    assert 0 < trust.port_of(found) < 65536
     user = trust._user(found)
     assert user is None or (set(user[:-1]) <= _NAME and user[0] != "-"), "that goes into ssh"
     trust._keys(found)
@@ -558,7 +560,7 @@ TARGETS = {
         Target("command-document", command_document, seeds.command_documents, (documents,)),
         Target(
             "session-document", session_document, seeds.session_documents,
-            (programs, agent_session.port_target, agent_session.refuse_denied, agent_session._property),
+            (programs, ports.port_target, ports.refuse_denied, ports._property),
         ),
         Target(
             "credential-answer", credential_answer, seeds.credential_answers,
@@ -581,7 +583,7 @@ TARGETS = {
         ),
         Target(
             "tags", tags, seeds.tags,
-            (public_keys, trust._host_key, trust._port, trust._user, trust._keys),
+            (public_keys, trust._host_key, trust.port_of, trust._user, trust._keys),
         ),
     )
 }  # fmt: skip
