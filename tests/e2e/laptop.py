@@ -135,10 +135,12 @@ class Job:
         return described
 
     def log(self) -> str:
+        own = f"{self.name}/"
         events = self.laptop.client("logs").filter_log_events(
-            logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=f"{self.name}/"
+            logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=own
         )["events"]
-        return "\n".join(event["message"] for event in events)
+        # The local cloud's logs give those of every stream.
+        return "\n".join(event["message"] for event in events if event["logStreamName"].startswith(own))
 
     def instances(self) -> List[Dict[str, Any]]:
         answer = self.laptop.client("ssm").describe_instance_information(
