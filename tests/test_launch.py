@@ -200,9 +200,17 @@ def test_without_a_session_it_is_the_one_that_tools_use(
     assert "START_SSH" in created(boto3.client("sagemaker"), cloud, "by-the-default-session")
 
 
-def test_what_is_no_session_is_refused(session: boto3.Session) -> None:
-    with pytest.raises(LaunchRefused, match="a SageMaker is no session"):
-        enable_for_session(session.client("sagemaker"))
+def test_a_client_stands_for_itself_alone(cloud: LocalCloud, session: boto3.Session) -> None:
+    client = session.client("sagemaker")
+    enable_for_session(client)
+    environment = created(client, cloud, "of-the-client")
+    assert environment["SSH_OWNER_TAG"] == cloud.user("alice")["user_id"]
+    assert created(session.client("sagemaker"), cloud, "of-another-client") == {}
+
+
+def test_what_is_no_session_is_refused() -> None:
+    with pytest.raises(LaunchRefused, match="a str is no session"):
+        enable_for_session("default")
 
 
 def test_a_refusal_comes_out_of_the_call(cloud: LocalCloud, session: boto3.Session) -> None:

@@ -16,7 +16,6 @@ from sagemaker_ssh_helper.errors import LaunchRefused
 from sagemaker_ssh_helper.names import Env, ResourceKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import timedelta
 
 
@@ -302,18 +301,30 @@ def enable_for_session(session: Optional[Any] = None, **options: Any) -> None:
 
     Args:
         session: a boto3 session, or one of the SageMaker SDK; if None boto3's default session, which tools
-            use that are given none.
+            use that are given none. A SageMaker client of boto3 stands for itself alone, for tools that
+            make a session for every client.
         options: those of :func:`enable_ssh`, whose errors then come out of the Create… call.
 
-    Raises LaunchRefused when ``session`` is no session.
+    Raises LaunchRefused when ``session`` is none of these.
     """
-    session = boto3_session(session, default=True)
+    from botocore.client import BaseClient
+
+    client = session if isinstance(session, BaseClient) else None
+    emitters: List[Any]
+    if client is not None:
+        emitters = [client.meta.events]
+    else:
+        session = boto3_session(session, default=True)
+        keys = session.get_credentials()
+        made = [each.meta.events for each in _sagemaker_clients() if _keys_of(each) is keys]
+        emitters = [session.events, *made]
 
     def hook(params: Mapping[str, Any], model: Any, **_: Any) -> Optional[Dict[str, Any]]:
         kind = next(kind for kind in REQUESTS if kind.operation == model.name)
-        return None if kind.has_ssh(params) else enable_ssh(params, session, **options)
+        if kind.has_ssh(params):
+            return None
+        return enable_ssh(params, session if client is None else _session_of(client), **options)
 
-    emitters = [session.events, *(client.meta.events for client in _clients_made_by(session))]
     for kind in REQUESTS:
         event = f"provide-client-params.sagemaker.{kind.operation}"
         for events in emitters:
@@ -347,23 +358,36 @@ def boto3_session(session: Optional[Any], *, default: bool = False) -> Any:
     return session
 
 
-def _clients_made_by(session: Any) -> Iterator[Any]:
-    """The SageMaker clients that ``session`` has made: each has its own copy of the session's hooks."""
+def _sagemaker_clients() -> List[Any]:
+    """
+    The SageMaker clients of this process. Each copied the hooks of its session when it was made.
+
+    Nobody keeps a list of them; the SDK's own are in caches that differ from release to release.
+    """
     import gc
 
     from botocore.client import BaseClient
 
-    credentials = session.get_credentials()
-    if credentials is None:
-        return
-    # Nobody keeps a list of them; the SDK's own are in caches that differ from release to release.
-    clients = [thing for thing in gc.get_objects() if issubclass(type(thing), BaseClient)]
-    for client in clients:
-        if (
-            client.meta.service_model.service_name == "sagemaker"
-            and client._request_signer._credentials is credentials
-        ):
-            yield client
+    clients: List[Any] = [thing for thing in gc.get_objects() if issubclass(type(thing), BaseClient)]
+    return [client for client in clients if client.meta.service_model.service_name == "sagemaker"]
+
+
+def _keys_of(client: Any) -> Any:
+    """The credentials object of a client, which it shares with its session."""
+    return client._request_signer._credentials
+
+
+def _session_of(client: Any) -> Any:
+    """A boto3 session with the keys that ``client`` has now, and its region."""
+    import boto3
+
+    keys = _keys_of(client).get_frozen_credentials()
+    return boto3.Session(
+        aws_access_key_id=keys.access_key,
+        aws_secret_access_key=keys.secret_key,
+        aws_session_token=keys.token,
+        region_name=client.meta.region_name,
+    )
 
 
 def add_variables(
