@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Optional
 
 from sagemaker_ssh_helper.aws import sessions
+from sagemaker_ssh_helper.aws.instances import ONLINE, Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.client import proxy_command, tunnel
@@ -31,7 +32,7 @@ def main() -> int:
     instance_id, port = InstanceId(sys.argv[1]), int(sys.argv[2])
     output = proxy_command.claim_stdout()
     client = Client(Session.open())
-    started = Started(sessions.start(client, instance_id, port), instance_id, instance_id, port)
+    started = Started(sessions.start(client, instance_id, port), Instance(instance_id, ONLINE), port)
     return tunnel.run(client, Begun(started), proxy_command.Interrupts(), output, tell)
 
 

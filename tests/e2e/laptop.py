@@ -135,12 +135,12 @@ class Job:
         return described
 
     def log(self) -> str:
-        own = f"{self.name}/"
         events = self.laptop.client("logs").filter_log_events(
-            logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=own
+            logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=f"{self.name}/"
         )["events"]
-        # The local cloud's logs give those of every stream.
-        return "\n".join(event["message"] for event in events if event["logStreamName"].startswith(own))
+        # moto passes over the prefix.
+        own = [event for event in events if event["logStreamName"].startswith(f"{self.name}/")]
+        return "\n".join(event["message"] for event in own)
 
     def instances(self) -> List[Dict[str, Any]]:
         answer = self.laptop.client("ssm").describe_instance_information(

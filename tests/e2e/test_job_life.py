@@ -74,6 +74,22 @@ def test_what_can_never_come_ends_the_wait_at_once(alice: Laptop) -> None:
     assert alice.sm_ssh("stop", "--yes", ended.host).returncode == 7
 
 
+def test_a_shell_ends_with_its_job(alice: Laptop) -> None:
+    ending = launch(alice, "import time; time.sleep(600)", name="ends-with-its-job")
+    ending.wait_online()
+    with alice.popen(
+        *alice.configure_ssh(), "-o", "ServerAliveInterval=1", ending.host, "echo in; exec sleep 600",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as shell:  # fmt: skip
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == b"in\n"
+        ending.stop()
+        _, told = shell.communicate(timeout=60)
+    assert shell.returncode == 255
+    assert f"error[session-lost]: {ending.host} has ended" in told.decode()
+    assert "SageMaker tells its status Stopped" in told.decode()
+
+
 def test_the_status_says_what_it_is_and_that_it_can_be_reached(alice: Laptop, job: Job) -> None:
     done = alice.sm_ssh("status", "life-of")
     assert done.returncode == 0, done.stderr.decode()

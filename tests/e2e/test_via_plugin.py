@@ -33,6 +33,7 @@ with open({seen!r}, "w") as file:
 
 CARRY = """\
 import asyncio
+from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
@@ -50,7 +51,7 @@ grant = SessionGrant(answer["SessionId"], answer["StreamUrl"], answer["TokenValu
 async def carry():
     stop = asyncio.Event()
     stdout = Output(1, on_broken=stop.set)
-    started = Started(grant, json.loads(request)["Target"], "here", 22)
+    started = Started(grant, Instance(json.loads(request)["Target"], "Online"), 22)
     await Tunnel(Client(Session.open(None, region)), started, stdout, stop, print).run()
     stdout.close()
 

@@ -124,11 +124,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "connect again",
     ),
     "malformed-message": (
-        "the other end sent what is no message",
+        "the other end sent what is no message, or one of an encrypted session was altered",
         "tell us, with a log (`SM_SSH_DEBUG=true`)",
     ),
     "protocol": (
-        "the other end sent what is no message",
+        "the other end sent what is no message, or one of an encrypted session was altered",
         "tell us, with a log (`SM_SSH_DEBUG=true`)",
     ),
     "aws-error": (

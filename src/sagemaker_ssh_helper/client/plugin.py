@@ -118,7 +118,7 @@ def _carry(
             f"{PROGRAM} {version} takes the session's token on its command line, where other users of this "
             "machine can see it; 1.2.536.0 and later do not"
         )
-    asked = json.dumps({"Target": started.instance_id})
+    asked = json.dumps({"Target": started.instance.id})
     words = [program, response, session.region, "StartSession", session.profile or "", asked]
     try:
         process = subprocess.Popen([*words, session.endpoint_url("ssm")], env=environ, stdout=stdout)

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from sagemaker_ssh_helper.aws import sessions
+from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
@@ -49,9 +50,9 @@ class Started:
     """A session to a container that was found and is trusted."""
 
     grant: SessionGrant
-    instance_id: InstanceId
-    fqdn: str
-    port: int
+    instance: Instance
+    port: int = 0
+    """The ssh server's; 0 for a session without one."""
 
 
 class Interrupts:
@@ -138,7 +139,7 @@ class Starting:
             return None
         pin = prepared.pin
         grant = sessions.start(self._client, prepared.instance.id, pin.port, pin.owner)
-        return Started(grant, prepared.instance.id, prepared.instance.fqdn, pin.port)
+        return Started(grant, prepared.instance, pin.port)
 
 
 def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:

@@ -114,7 +114,7 @@ class _StartingDocument(Starting):
             return None
         owner = instance.tags.get(Tag.OWNER) if instance.tags is not None else None
         grant = sessions.start_document(self._client, instance.id, asked.document, asked.parameters, owner)
-        return Started(grant, instance.id, instance.fqdn, 0)
+        return Started(grant, instance)
 
 
 async def _run(client: Client, options: SessionOptions, tell: Callable[[str], None]) -> int:
@@ -191,7 +191,6 @@ class TerminalSession(Tunnel):
     ) -> None:
         self.exit_code: int | None = None
         self._kind = ""
-        self._failure: SSHHelperError | None = None
         self._forwarding: port_forwarding.PortForwarding | None = None
         self._tell = tell
         self._last_byte = b"\n"
@@ -238,8 +237,6 @@ class TerminalSession(Tunnel):
         output.on_full, output.on_room = on_full, on_room
 
     def _judge(self, error: SSHHelperError | None) -> None:
-        if self._failure is not None:
-            raise self._failure
         if self.exit_code is not None:
             return
         if error is not None:
@@ -247,7 +244,7 @@ class TerminalSession(Tunnel):
         cut_off = self._forwarding is not None and self.closed_by_service and not self._stop.is_set()
         if self._last_words or cut_off:
             raise SessionLost(
-                f"the session to {self._started.fqdn} was ended",
+                f"the session to {self._started.instance.fqdn} was ended",
                 evidence=self._last_words or "by the service",
             )
 
@@ -288,16 +285,10 @@ class TerminalSession(Tunnel):
                 self._fail(error)
                 return
             self._forwarding = port_forwarding.PortForwarding(
-                self._runner, ready, listener, self._started.fqdn, self._tell, self._fail
+                self._runner, ready, listener, self._started.instance.fqdn, self._tell, self._fail
             )
         elif self._on_terminal:
             self._terminal.enter()
-
-    def _fail(self, error: SSHHelperError) -> None:
-        """End the session because of that."""
-        if self._failure is None:
-            self._failure = error
-        self._stop.set()
 
     async def run(self) -> None:
         try:

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sagemaker_ssh_helper import __version__
-from sagemaker_ssh_helper.aws import data_keys, sessions
+from sagemaker_ssh_helper.aws import data_keys, resources, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
 from sagemaker_ssh_helper.channels.dialing import in_thread
+from sagemaker_ssh_helper.client.container_watch import wait_for_end
 from sagemaker_ssh_helper.client.pipes import Input, Output
 from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting, max_payload_bytes
 from sagemaker_ssh_helper.errors import (
@@ -184,6 +185,7 @@ class Tunnel:
         self._stop = stop
         self._signed = True
         self._ready = False
+        self._failure: SSHHelperError | None = None
         self._last_words = ""
         self._output_at = 0.0
         self._input_ended = False
@@ -194,6 +196,7 @@ class Tunnel:
 
     async def run(self) -> None:
         """Until the end. Raises SSHHelperError when it is not an ordinary one."""
+        watch = asyncio.ensure_future(self._watch())
         try:
             error = await self._run_signed_or_not()
             hurry = self._stop.is_set() and not self._input_ended
@@ -201,9 +204,36 @@ class Tunnel:
             if error is None and self.closed_by_service and self._output_at and not self._last_words:
                 await self._wait_for_hang_up()
         finally:
+            watch.cancel()
+            await asyncio.wait([watch])
             self._outage.close()
             self._stdin.close()
-        self._judge(error)
+        self._judge(self._failure or error)
+
+    async def _watch(self) -> None:
+        """End the session when its container has ended."""
+        instance = self._started.instance
+        kind = instance.kind
+        if kind is None or not instance.name:
+            return
+
+        def acknowledged() -> int | None:
+            runner = self._runner
+            return runner.channel.acknowledged if runner.connected and not runner.channel.drained else None
+
+        self._fail(
+            await wait_for_end(
+                acknowledged,
+                lambda: _in_thread(lambda: resources.describe(self._client, kind, instance.name)),
+                instance.fqdn,
+            )
+        )
+
+    def _fail(self, error: SSHHelperError) -> None:
+        """End the session because of that."""
+        if self._failure is None:
+            self._failure = error
+        self._stop.set()
 
     async def _run_signed_or_not(self) -> SSHHelperError | None:
         error = await self._run_once()
@@ -224,7 +254,7 @@ class Tunnel:
             said = error.evidence or ""
         if said.lower().startswith(_UNREACHED):
             raise SshServerDown(
-                f"no ssh server answers in {self._started.fqdn}",
+                f"no ssh server answers in {self._started.instance.fqdn}",
                 evidence=f"port {self._started.port}: {said}",
                 fix="Its log tells why; in the container: sm-wait status",
             )
@@ -235,7 +265,7 @@ class Tunnel:
             if not self._output_at:
                 silent = "before the ssh server said anything"
             raise SessionLost(
-                f"the session to {self._started.fqdn} was ended by the service",
+                f"the session to {self._started.instance.fqdn} was ended by the service",
                 evidence=said or silent,
                 fix="See whether the container still runs: sm-ssh list",
             )
@@ -289,7 +319,7 @@ class Tunnel:
             random_bytes=os.urandom,
             created_ms=lambda: int(time.time() * 1000),
             client_id=str(uuid.uuid4()),
-            instance_id=self._started.instance_id,
+            instance_id=self._started.instance.id,
             version=CLIENT_VERSION,
             session_type=self.session_type,
             max_payload_bytes=max_payload_bytes(),

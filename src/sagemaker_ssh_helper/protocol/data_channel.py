@@ -522,6 +522,11 @@ class DataChannel:
         return self._sender.unacknowledged
 
     @property
+    def acknowledged(self) -> int:
+        """Messages that the peer has acknowledged so far."""
+        return self._sender.next_sequence_number - self._sender.unacknowledged
+
+    @property
     def resent(self) -> int:
         """Messages sent again so far."""
         return self._sender.resent
