@@ -67,7 +67,6 @@ class TrainingRecord(JobRecord):
             },
             CreationTime=self.created_at,
             LastModifiedTime=self.modified_at,
-            ModelArtifacts={"S3ModelArtifacts": self.model_artifacts} if self.model_artifacts else {},
             ProfilingStatus="Disabled" if self._profiler_disabled() else "Enabled",
         )
         began_at = self.began_at
@@ -76,6 +75,8 @@ class TrainingRecord(JobRecord):
             shown.update(TrainingStartTime=began_at, TrainingTimeInSeconds=seconds)
             if self.ended_at is not None:
                 shown.update(TrainingEndTime=self.ended_at, BillableTimeInSeconds=seconds)
+        if self.model_artifacts is not None:
+            shown["ModelArtifacts"] = {"S3ModelArtifacts": self.model_artifacts}
         if self.failure_reason is not None:
             shown["FailureReason"] = self.failure_reason
         return shown
