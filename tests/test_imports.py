@@ -24,6 +24,7 @@ ROWS = {
     "agent": 4,
     "client": 4,
     "archive": 5,
+    "delivery": 5,
     "emulator": 5,
     "launch": 5,
     "manager": 5,
@@ -33,7 +34,7 @@ ROWS = {
 }
 
 # The names of row 5 that users import may use one another, as they always have.
-PEERS = {"archive", "launch", "manager", "wrapper"}
+PEERS = {"archive", "delivery", "launch", "manager", "wrapper"}
 
 CONTAINER = {"__init__", "errors", "names", "public_keys", "protocol", "channels", "agent"}
 
