@@ -110,23 +110,41 @@ def test_start_proxy_loads_no_boto3_no_parser_and_no_session_when_keys_are_in_th
     assert not loaded & {"boto3", "argparse", "botocore.session", "botocore.client", "sagemaker", "moto"}
 
 
-def test_an_unexpected_error_is_one_line_and_a_private_file(sm_ssh: Run, stub: AwsStub, home: Path) -> None:
-    stub.answers["DescribeInstanceInformation"] = {"InstanceInformationList": [{"no": "id"}]}
-    done = sm_ssh("connect", "job.training.sagemaker")
+@pytest.fixture
+def mistake(tmp_path: Path) -> dict[str, str]:
+    """The environment of a command with a mistake of ours in it, right after its first answer from AWS."""
+    (tmp_path / "mistake").mkdir()
+    (tmp_path / "mistake" / "sitecustomize.py").write_text(
+        "from sagemaker_ssh_helper.aws import instances\n"
+        "def mistaken(client, target):\n"
+        "    return client.call('ssm', 'DescribeInstanceInformation')['no such key']\n"
+        "instances.resolve = mistaken\n"
+    )
+    path = os.pathsep.join(filter(None, (str(tmp_path / "mistake"), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path}
+
+
+def test_an_unexpected_error_is_one_line_and_a_private_file(
+    sm_ssh: Run, stub: AwsStub, home: Path, mistake: dict[str, str]
+) -> None:
+    stub.answers["DescribeInstanceInformation"] = {"InstanceInformationList": []}
+    done = sm_ssh("connect", "job.training.sagemaker", env=mistake)
     (line,) = done.stderr.decode().splitlines()
     path = Path(line.rpartition("The details are in ")[2])
 
     assert done.returncode == 1
-    assert line.startswith("sm-ssh: error[internal]: KeyError: 'InstanceId'. ")
+    assert line.startswith("sm-ssh: error[internal]: KeyError: 'no such key'. ")
     assert path.parent == home / ".local" / "state" / "sm-ssh" / "logs"
     assert "Traceback" in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
-    assert sm_ssh("start-proxy", "job.training.sagemaker").returncode == 255
+    assert sm_ssh("start-proxy", "job.training.sagemaker", env=mistake).returncode == 255
 
 
-def test_debug_shows_the_traceback_and_logs_to_a_private_file(sm_ssh: Run, stub: AwsStub, home: Path) -> None:
-    stub.answers["DescribeInstanceInformation"] = {"InstanceInformationList": [{"no": "id"}]}
-    done = sm_ssh("connect", "job.training.sagemaker", env={"SM_SSH_DEBUG": "true"})
+def test_debug_shows_the_traceback_and_logs_to_a_private_file(
+    sm_ssh: Run, stub: AwsStub, home: Path, mistake: dict[str, str]
+) -> None:
+    stub.answers["DescribeInstanceInformation"] = {"InstanceInformationList": []}
+    done = sm_ssh("connect", "job.training.sagemaker", env={"SM_SSH_DEBUG": "true", **mistake})
     lines = done.stderr.decode().splitlines()
     path = Path(lines[0].removeprefix("sm-ssh: log of this run: "))
 

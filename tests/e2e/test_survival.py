@@ -291,14 +291,14 @@ def copy_with_cuts(
     seed = random.SystemRandom().randrange(1 << 32)
     cuts = random_cuts(count, size - size // 50, random.Random(seed))
     print(f"{move}: {size // MB} MB, {count} cuts, seed {seed}")
-    log: List[Dict[str, Any]] = []
+    logs: Dict[str, List[Dict[str, Any]]] = {}
     over = threading.Event()
 
     def watch() -> None:
         # The switch's figures go with the session.
         while not over.wait(0.1):
             for row in site.links():
-                log[:] = row["cuts"]
+                logs[row["session"]] = row["cuts"]
 
     site.cloud.faults(kind="cut", cuts=cuts)
     watcher = threading.Thread(target=watch)
@@ -311,6 +311,8 @@ def copy_with_cuts(
         watcher.join()
         site.cloud.clear_faults()
     seconds = time.monotonic() - began
+    # A session of before may be listed as well, while it ends.
+    log = max(logs.values(), key=len)
     sender = "client" if move == "up" else "agent"
     print(f"{seconds:.1f} s, {size / seconds / MB:.1f} MB/s")
     print(f"messages in flight at the cuts: {[cut['in_flight'][sender] for cut in log]}")

@@ -13,7 +13,7 @@ import atheris
 with atheris.instrument_imports(include=["sagemaker_ssh_helper", "fuzz"]):
     from fuzz.targets import TARGETS
 
-LONGEST = 1 << 16
+LONGEST = 1 << 13
 SLOWEST = 5  # seconds for one input: nothing here may be more than linear
 MEMORY_MB = 1024
 
