@@ -12,7 +12,8 @@ from local_cloud import LocalCloud
 
 @pytest.fixture
 def job(laptop: Callable[[str], Laptop]) -> Iterator[Job]:
-    with running(laptop("alice")) as job:
+    # Longer than the longest outage.
+    with running(laptop("alice"), StoppingCondition={"MaxRuntimeInSeconds": 3600}) as job:
         yield job
 
 
