@@ -7,10 +7,10 @@ import pytest
 
 from agent.fake_aws import FakeAws
 from sagemaker_ssh_helper import __version__
-from sagemaker_ssh_helper.agent.activation import Identity, caller_identity, clean, iam_role, tags
+from sagemaker_ssh_helper.agent.activation import clean, iam_role, tags
+from sagemaker_ssh_helper.agent.aws_api import AwsApi, Identity
 from sagemaker_ssh_helper.agent.resource import Resource
 from sagemaker_ssh_helper.agent.sigv4 import Credentials
-from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.errors import LocalSetup, ServiceError
 from sagemaker_ssh_helper.names import ResourceKind
 from sagemaker_ssh_helper.public_keys import PublicKey
@@ -135,7 +135,7 @@ def test_a_role_name_that_the_service_would_refuse_is_refused_here():
 
 def identity_from(aws):
     environ = {"AWS_ENDPOINT_URL": aws.url, "NO_PROXY": "*"}
-    return caller_identity("eu-west-1", Credentials("AKIA", "secret"), environ, Transport(environ))
+    return AwsApi("eu-west-1", lambda: Credentials("AKIA", "secret"), environ=environ).caller_identity()
 
 
 def test_sts_tells_who_the_container_is():

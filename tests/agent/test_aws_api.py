@@ -12,6 +12,7 @@ from sagemaker_ssh_helper.agent.aws_api import (
     SESSION_TERMINATED,
     Activation,
     AwsApi,
+    Identity,
     Retry,
     dns_suffix,
     endpoint_url,
@@ -343,6 +344,29 @@ def test_wrong_clock_is_corrected_by_the_service(caplog: pytest.LogCaptureFixtur
     dates = [request.headers["x-amz-date"] for request in server.requests]
     assert dates == ["20231114T221320Z", "20231114T223320Z", "20231114T223320Z"]
     assert "the clock of this container is -1200 s off" in caplog.text
+
+
+def test_an_activation_ends_by_the_services_clock() -> None:
+    late = Reply(400, {"__type": "InvalidSignatureException"}, {"Date": formatdate(NOW + 7200, usegmt=True)})
+    with ScriptedServer(late, Reply(200, {"ActivationId": "a", "ActivationCode": "c"})) as server:
+        api(server.url).create_activation("r", "n", {}, lifetime=3600.0)
+
+    assert [request.json["ExpirationDate"] for request in server.requests] == [NOW + 3600, NOW + 10800]
+
+
+def test_who_the_container_is_can_be_asked_with_a_wrong_clock() -> None:
+    late = Reply(
+        403,
+        b"<Error><Code>SignatureDoesNotMatch</Code></Error>",
+        {"Date": formatdate(NOW + 1200, usegmt=True)},
+    )
+    who = b"<Arn>arn:aws:sts::1:assumed-role/R/S</Arn><UserId>AROA:S</UserId>"
+    with ScriptedServer(late, Reply(200, who)) as server:
+        found = api(server.url).caller_identity()
+
+    assert found == Identity("AROA:S", "arn:aws:sts::1:assumed-role/R/S")
+    dates = [request.headers["x-amz-date"] for request in server.requests]
+    assert dates == ["20231114T221320Z", "20231114T223320Z"]
 
 
 def test_wrong_signature_with_a_right_clock_is_final() -> None:

@@ -4,10 +4,13 @@ The set-up as a job sees it: real processes, a real sshd, and AWS's first answer
 What comes after the activation is the agent's, and tested with it.
 """
 
+import contextlib
 import json
 import os
 import pwd
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from agent.fake_aws import FakeAws
+from agent.http_server import Reply, ScriptedServer
 from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.agent import bootstrap
 from sagemaker_ssh_helper.agent.resource import Resource
@@ -329,6 +333,11 @@ FAILURES = {
         ["no AWS credentials in this container"],
     ),
     "registration refused": ({}, {}, ["InvalidActivation: enough"]),
+    "registration limit": (
+        {"RegisterManagedInstance": (400, {"__type": "RegistrationLimitExceeded", "message": "1000"})},
+        {},
+        ["RegistrationLimitExceeded: 1000", "sm-ssh-deregister-instances", "advanced-instances tier"],
+    ),
 }
 
 
@@ -353,6 +362,131 @@ def test_a_failure_is_one_line_and_the_job_goes_on(start, aws, failure, wait_tim
     assert f"Log: {status.log}" in lines[0]
     # Nothing is left behind.
     eventually(lambda: not processes_of(job.state_path))
+
+
+def test_a_name_that_is_not_known_is_told_with_what_the_network_needs(start, aws):
+    job = start(AWS_ENDPOINT_URL="http://ssm.invalid:1", SSH_WAIT_TIME_SECONDS="600")
+    job.goes_on()
+    status = status_of(job)
+
+    for text in (status.why, job.end()[1]):
+        assert "ssm.invalid:1 cannot be reached (its name cannot be resolved). " in text
+        assert "one in a VPC needs a NAT gateway, or endpoints for ssm and ssmmessages" in text
+
+
+def test_a_proxy_that_wants_another_password_is_told_without_it(start, aws):
+    with ScriptedServer(*[Reply(407)] * 9) as proxy:
+        where = f"http://me:{SECRET}@127.0.0.1:{proxy.port}"
+        job = start(AWS_ENDPOINT_URL="https://aws.example", HTTPS_PROXY=where, NO_PROXY="")
+        status = status_of(job)
+        eventually(lambda: not StateDir.open(job.state_path).has_agent())
+        err = job.end()[1]
+
+    for text in (status.why, err):
+        assert f"aws.example cannot be reached through the proxy 127.0.0.1:{proxy.port}" in text
+        assert "it answered 407" in text
+        assert "Set HTTPS_PROXY to http://NAME:PASSWORD@HOST:PORT" in text
+        assert SECRET not in text
+
+
+def test_a_certificate_that_is_not_trusted_is_told_with_the_variable_to_set(start, aws, tmp_path):
+    with tls_port(tmp_path) as port:
+        status = status_of(start(AWS_ENDPOINT_URL=f"https://localhost:{port}"))
+
+    assert "its certificate is not trusted" in status.why
+    assert "Set AWS_CA_BUNDLE to a file with the certificate authority's certificate" in status.why
+
+
+@contextlib.contextmanager
+def tls_port(folder):
+    """A port that shows a certificate nobody signed."""
+    key, certificate = str(folder / "tls.key"), str(folder / "tls.pem")
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    words += ["-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
+    subprocess.run(words, check=True, capture_output=True, timeout=TIMEOUT)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def shake_hands():
+            while True:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return
+                with peer:
+                    try:
+                        context.wrap_socket(peer, server_side=True).close()
+                    except OSError:
+                        # The client hung up, as it should.
+                        pass
+
+        thread = threading.Thread(target=shake_hands)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(TIMEOUT)
+
+
+@pytest.mark.parametrize("signal_to", ["agent", "job"])
+def test_a_start_that_is_told_to_end_says_so_and_leaves_nothing(start, aws, signal_to):
+    asked, go_on = threading.Event(), threading.Event()
+    aws.before["CreateActivation"] = lambda: (asked.set(), go_on.wait(TIMEOUT))
+    job = start(SSH_WAIT_TIME_SECONDS="600")
+    assert asked.wait(TIMEOUT)
+
+    if signal_to == "job":
+        # As it would end without us.
+        job.process.terminate()
+        assert job.process.wait(TIMEOUT) == -signal.SIGTERM
+        go_on.set()
+    else:
+        words = b"sagemaker_ssh_helper.agent.node"
+        for pid in processes_of(job.state_path):
+            if words in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGTERM)
+        status = status_of(job)
+        job.goes_on()
+        go_on.set()
+
+        assert status.why == "the set-up was told to end"
+        assert "no ssh in this container: the set-up was told to end" in job.end()[1]
+        eventually(lambda: not processes_of(job.state_path))
+
+
+# In a file system of its own, with this much room left; the name of a disk is its folder.
+FULL = """
+mount -t tmpfs -o size=256k none "$0" && mkdir -m 700 "$0/node" &&
+dd if=/dev/zero of="$0/filler" bs=1024 count="$1" 2>/dev/null; shift; exec "$@"
+"""
+
+
+@pytest.mark.parametrize("filled", [255, 252], ids=["no room at all", "room for the state alone"])
+def test_a_full_disk_is_one_line_and_the_job_goes_on(tmp_path, environment, aws, filled):
+    """The script prints what the state says: nobody outside sees that disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    environment.update(SSH_STATE_DIR=str(disk / "node"), SSH_WAIT_TIME_SECONDS="600", BIG="x" * 100_000)
+    script = (
+        "from sagemaker_ssh_helper import setup_and_start_ssh; setup_and_start_ssh(); import os; "
+        "from sagemaker_ssh_helper.agent.state import StateDir; "
+        "print('the job goes on', StateDir.open(os.environ['SSH_STATE_DIR']).read_status())"
+    )
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", FULL, str(disk), str(filled), sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+
+    (line,) = [line for line in done.stderr.splitlines() if "no ssh in this container" in line]
+    assert f"the node's files cannot be written to {disk}/node (No space left on device). Make room" in line
+    assert done.stdout.startswith("the job goes on"), done.stderr
+    if filled == 252:
+        assert "FAILED" in done.stdout
+        assert "No space left on device" in done.stdout
+    assert aws.calls == []
 
 
 def test_a_folder_that_cannot_be_used_is_told_at_once(start, tmp_path, aws):

@@ -138,7 +138,9 @@ class Job:
         events = self.laptop.client("logs").filter_log_events(
             logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=f"{self.name}/"
         )["events"]
-        return "\n".join(event["message"] for event in events)
+        # moto passes over the prefix.
+        own = [event for event in events if event["logStreamName"].startswith(f"{self.name}/")]
+        return "\n".join(event["message"] for event in own)
 
     def instances(self) -> List[Dict[str, Any]]:
         answer = self.laptop.client("ssm").describe_instance_information(

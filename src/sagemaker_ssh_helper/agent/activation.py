@@ -4,17 +4,12 @@ The activation: what Systems Manager is told about this node before it registers
 Standard library only; Python 3.8.
 """
 
-import re
-import time
-from dataclasses import dataclass
 from typing import Dict, Mapping, Optional, Sequence
 
 from sagemaker_ssh_helper import __version__
-from sagemaker_ssh_helper.agent import sigv4
-from sagemaker_ssh_helper.agent.aws_api import endpoint_url
+from sagemaker_ssh_helper.agent.aws_api import Identity
 from sagemaker_ssh_helper.agent.resource import Resource
-from sagemaker_ssh_helper.agent.transport import Transport
-from sagemaker_ssh_helper.errors import LocalSetup, ServiceError
+from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import Env, Tag
 from sagemaker_ssh_helper.public_keys import PublicKey
 
@@ -24,33 +19,6 @@ LIFETIME = 3600.0
 _MAX_TAG_CHARS = 256
 _MAX_ROLE_CHARS = 64
 _TAG_SIGNS = frozenset(" _.:/=+-@")
-_IDENTITY_TIMEOUT = 5.0
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who the container is to AWS: ``aws:userid`` and the ARN of the role's session."""
-
-    user_id: str
-    arn: str
-
-
-def caller_identity(
-    region: str, credentials: sigv4.Credentials, environ: Mapping[str, str], transport: Transport
-) -> Identity:
-    """Ask STS. Raises AwsError. Blocks, at most some seconds."""
-    url = endpoint_url("sts", region, environ) + "/"
-    body = b"Action=GetCallerIdentity&Version=2011-06-15"
-    headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
-    scope = sigv4.Scope(time.time(), region, "sts")
-    signed = sigv4.sign(credentials, scope, "POST", url, headers, body)
-    answer = transport.request("POST", url, {**headers, **signed}, body, timeout=_IDENTITY_TIMEOUT)
-    text = answer.body.decode("utf-8", "replace")
-    user_id, arn = (re.search(f"<{name}>([^<]+)</{name}>", text) for name in ("UserId", "Arn"))
-    if answer.status != 200 or user_id is None or arn is None:
-        code = re.search("<Code>([^<]+)</Code>", text)
-        raise ServiceError("GetCallerIdentity failed", code=code.group(1) if code else str(answer.status))
-    return Identity(user_id.group(1), arn.group(1))
 
 
 def iam_role(environ: Mapping[str, str], identity: Optional[Identity]) -> str:

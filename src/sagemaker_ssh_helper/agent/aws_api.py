@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import random
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Mapping, Optional, Type
+from typing import Any, Callable, Dict, Mapping, Optional, Type, Union
 from urllib.parse import quote, urlsplit
 
 from sagemaker_ssh_helper import __version__
@@ -42,6 +43,7 @@ _JSON = "application/x-amz-json-1.1"
 _REGISTRATION_TIMEOUT = 60.0
 _GATEWAY_TIMEOUT = 15.0
 _CALL_TIMEOUT = 20.0
+_IDENTITY_TIMEOUT = 5.0
 # AWS refuses a signature whose time is 5 minutes off; a correction below this is no help.
 _MIN_SKEW = 30.0
 
@@ -91,6 +93,14 @@ class Retry:
         """The pause after attempt ``attempt`` (from 0); ``part`` is random, 0 to 1."""
         first = self.throttled_delay if isinstance(error, Throttled) else self.delay
         return min(self.max_delay, first * float(2**attempt)) * part
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the container is to AWS: ``aws:userid`` and the ARN of the role's session."""
+
+    user_id: str
+    arn: str
 
 
 @dataclass(frozen=True)
@@ -180,11 +190,35 @@ class AwsApi:
         self._skew = 0.0
         self.ssm_url = endpoint_url("ssm", region, environ) + "/"
         self.kms_url = endpoint_url("kms", region, environ) + "/"
+        self._sts_url = endpoint_url("sts", region, environ) + "/"
         self.gateway_url = endpoint_url("ssmmessages", region, environ)
 
     def now(self) -> float:
         """Seconds since the epoch by AWS's clock, as far as it is known to differ from ours."""
         return self._clock() + self._skew
+
+    # --- the container ---------------------------------------------------------------------------
+
+    def caller_identity(self) -> Identity:
+        """Who the credentials are, by STS's word. Once, or again by AWS's clock; at most some seconds."""
+        body = b"Action=GetCallerIdentity&Version=2011-06-15"
+        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+        code = ""
+        for _ in range(2):
+            signed = sigv4.sign(
+                self._current_credentials(), self._scope("sts"), "POST", self._sts_url, headers, body
+            )
+            answer = self._transport.request(
+                "POST", self._sts_url, {**headers, **signed}, body, timeout=_IDENTITY_TIMEOUT
+            )
+            text = answer.body.decode("utf-8", "replace")
+            user_id, arn = _element("UserId", text), _element("Arn", text)
+            if answer.status == 200 and user_id and arn:
+                return Identity(user_id, arn)
+            code = _element("Code", text) or str(answer.status)
+            if not self._learn_skew(code, answer):
+                break
+        raise ServiceError("GetCallerIdentity failed", code=code)
 
     # --- Systems Manager -------------------------------------------------------------------------
 
@@ -194,7 +228,7 @@ class AwsApi:
         instance_name: str,
         tags: Mapping[str, str],
         *,
-        expires_at: Optional[float] = None,
+        lifetime: Optional[float] = None,
         retry: Optional[Retry] = None,
     ) -> Activation:
         """
@@ -203,17 +237,21 @@ class AwsApi:
         Args:
             iam_role: the name of the role the managed instance will have.
             tags: given to the managed instance.
-            expires_at: seconds since the epoch; None: AWS's default, a day from now.
+            lifetime: seconds, by AWS's clock, in which it can be used; None: AWS's default, a day.
         """
-        parameters: Dict[str, Any] = {
-            "IamRole": iam_role,
-            "DefaultInstanceName": instance_name,
-            "Description": instance_name,
-            "RegistrationLimit": 1,
-            "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
-        }
-        if expires_at is not None:
-            parameters["ExpirationDate"] = int(expires_at)
+
+        def parameters() -> Mapping[str, Any]:
+            found: Dict[str, Any] = {
+                "IamRole": iam_role,
+                "DefaultInstanceName": instance_name,
+                "Description": instance_name,
+                "RegistrationLimit": 1,
+                "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+            }
+            if lifetime is not None:
+                found["ExpirationDate"] = int(self.now() + lifetime)
+            return found
+
         operation = "CreateActivation"
         answer = self._call(operation, parameters, self._signed, retry=retry)
         return Activation(
@@ -396,7 +434,7 @@ class AwsApi:
     def _call(
         self,
         operation: str,
-        parameters: Mapping[str, Any],
+        parameters: Union[Mapping[str, Any], Callable[[], Mapping[str, Any]]],
         signer: "_Signer",
         *,
         retry: Optional[Retry] = None,
@@ -407,15 +445,19 @@ class AwsApi:
         One call, of Systems Manager unless told otherwise, with its retries: on throttling, server errors,
         and when there is no answer.
 
+        Args:
+            parameters: a function, when they depend on the time: it is called for each attempt.
+
         Raises AwsError.
         """
         retry = retry or self._retry
-        body = json.dumps(parameters, separators=(",", ":")).encode("utf-8")
         target = target or self._ssm
         headers = {"Content-Type": _JSON, "X-Amz-Target": f"{target.prefix}.{operation}"}
         attempt = 0
         while True:
             try:
+                now = parameters() if callable(parameters) else parameters
+                body = json.dumps(now, separators=(",", ":")).encode("utf-8")
                 # Signed anew each time: a pause may have made the signature too old.
                 signed = {**headers, **signer(headers, body), "User-Agent": _USER_AGENT}
                 timeout = _REGISTRATION_TIMEOUT if signer is _unsigned else _CALL_TIMEOUT
@@ -506,6 +548,12 @@ def _text(answer: Mapping[str, Any], operation: str, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise ServiceError(f"{operation} gave no {name}")
     return value
+
+
+def _element(name: str, text: str) -> str:
+    """The text of the first element of this name in XML; empty when there is none."""
+    found = re.search(f"<{name}>([^<]+)</{name}>", text)
+    return found.group(1) if found else ""
 
 
 def _error_parts(answer: Answer) -> "tuple[str, str]":

@@ -18,9 +18,9 @@ from typing import List, Mapping
 from sagemaker_ssh_helper.agent import environment, resource
 from sagemaker_ssh_helper.agent.job_output import say
 from sagemaker_ssh_helper.agent.resource import Resource
-from sagemaker_ssh_helper.agent.state import Lock, State, StateDir, Status
+from sagemaker_ssh_helper.agent.state import Lock, State, StateDir, Status, explained_os_error
 from sagemaker_ssh_helper.agent.waiting import Waiter, true_status
-from sagemaker_ssh_helper.errors import SSHHelperError
+from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError
 from sagemaker_ssh_helper.names import DOMAIN, Env
 
 START_TIMEOUT = 60.0
@@ -51,8 +51,12 @@ def _set_up(environ: Mapping[str, str]) -> None:
         return
     wait_time = _wait_time(environ)
     with lock:
-        state.begin(why="setting up")
-        environment.save(state, os.environb, _current_folder())
+        try:
+            state.begin(why="setting up")
+            environment.save(state, os.environb, _current_folder())
+            environment.link_package(state)
+        except OSError as error:
+            raise _told(state, explained_os_error(error, state.path)) from error
         if wait_time:
             # Made before anybody can be here, so that an early `sm-wait stop` is not lost.
             with Waiter(state, "setup_and_start_ssh") as waiter:
@@ -61,6 +65,15 @@ def _set_up(environ: Mapping[str, str]) -> None:
                 _wait(state, waiter, here, wait_time)
         else:
             _start_agent_process(state, lock, tell_job=True)
+
+
+def _told(state: StateDir, error: LocalSetup) -> LocalSetup:
+    """The error, once the node's state says the same, if it can be made to."""
+    try:
+        state.update_status(State.FAILED, why=str(error))
+    except OSError:
+        pass
+    return error
 
 
 def _wait_time(environ: Mapping[str, str]) -> float:
@@ -82,7 +95,6 @@ def _current_folder() -> bytes:
 
 def _start_agent_process(state: StateDir, lock: Lock, *, tell_job: bool) -> None:
     """Start it so that it is no child of the user's script, which may wait for children of its own."""
-    environment.link_package(state)
     log_path, how = state.agent_log, "tell-job" if tell_job else "quiet"
     arguments = [state.path, log_path, str(os.getpid()), str(lock.fileno), how]
     command = environment.python_command(state, _NODE, arguments)

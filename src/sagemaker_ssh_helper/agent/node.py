@@ -10,16 +10,16 @@ Standard library only; Python 3.8.
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import Callable, Generic, Optional, Sequence, TypeVar
 
 from sagemaker_ssh_helper.agent import environment, resource, sshd
 from sagemaker_ssh_helper.agent.job_output import JobLogHandler, JobOutput
-from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
+from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir, explained_os_error
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     EndpointUnreachable,
@@ -62,9 +62,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 0
     tell_job = words[4] == "tell-job"
     try:
+        # The agent ends by it in good order, once it runs; until then so does the set-up.
+        signal.signal(signal.SIGTERM, _end)
         why = _become_agent(state, job, log_path)
     except Exception as error:
         why = str(error)
+        if isinstance(error, OSError) and not isinstance(error, SSHHelperError):
+            why = str(explained_os_error(error, state.path))
         if isinstance(error, (SSHHelperError, OSError)):
             _logger.error("the set-up failed: %s", why)
         else:
@@ -78,6 +82,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if why and tell_job:
         job.say(f"no ssh in this container: {why}. Log: {log_path}")
     return 1 if why else 0
+
+
+def _end(number: int, frame: object) -> None:
+    raise LocalSetup("the set-up was told to end")
 
 
 def _inherited_lock(state: StateDir, descriptor: int) -> Optional[object]:
@@ -171,7 +179,8 @@ def _activate(
 
     transport = Transport(environ)
     credentials = ContainerCredentials(environ, transport)
-    asked = _Beside(lambda: activation.caller_identity(region, credentials.get(), environ, transport))
+    api = AwsApi(region, credentials.get, environ=environ, transport=transport)
+    asked = _Beside(api.caller_identity)
 
     # So is this, while STS answers.
     from sagemaker_ssh_helper.agent import daemon  # noqa: F401
@@ -183,7 +192,6 @@ def _activate(
     except (SSHHelperError, TimeoutError) as error:
         _logger.info("! this container's identity is not known: %s", error)
     role = activation.iam_role(environ, identity)
-    now = time.time()
     labels = activation.tags(
         here,
         environ,
@@ -192,11 +200,11 @@ def _activate(
         port=server.port,
         user=server.user,
         keys=sshd.read_authorized(state),
-        now=now,
+        now=api.now(),
     )
     try:
-        made = AwsApi(region, credentials.get, environ=environ, transport=transport).create_activation(
-            role, name, labels, expires_at=now + activation.LIFETIME, retry=Retry(_CREATE_ATTEMPTS)
+        made = api.create_activation(
+            role, name, labels, lifetime=activation.LIFETIME, retry=Retry(_CREATE_ATTEMPTS)
         )
     except SSHHelperError as error:
         raise _explained(error, role) from error
@@ -250,10 +258,9 @@ def _explained(error: SSHHelperError, role: str) -> SSHHelperError:
     """The error of CreateActivation, with what to do about it."""
     if error.fix is None:
         if isinstance(error, AccessDenied):
-            error.fix = (
-                "Let the job's role call ssm:CreateActivation and ssm:AddTagsToResource, and iam:PassRole "
-                f"on the role {role}"
-            )
+            calls = "ssm:CreateActivation and ssm:AddTagsToResource, and iam:PassRole"
+            denied = re.search(r"to perform: (iam:PassRole|ssm:AddTagsToResource)\b", str(error))
+            error.fix = f"Let the job's role call {denied.group(1) if denied else calls} on the role {role}"
         elif isinstance(error, EndpointUnreachable):
             error.fix = (
                 "A job with network isolation has no way to Systems Manager; one in a VPC needs a NAT "

@@ -26,6 +26,7 @@ from sagemaker_ssh_helper.errors import (
     CredentialsExpired,
     EndpointUnreachable,
     LocalSetup,
+    ServiceError,
     Throttled,
 )
 from sagemaker_ssh_helper.names import InstanceId, Line
@@ -40,6 +41,7 @@ _FAILED_PAUSE = 10.0
 _FAILED_JITTER = 9.0
 _MAX_PAUSE = 1800.0
 _MAX_EXPONENT = 16
+_LIMIT_CODE = "RegistrationLimitExceeded"
 _FINAL_CODE = "MachineFingerprintDoesNotMatch"
 
 # Credentials with less left than this are not used for a new signature.
@@ -123,9 +125,17 @@ def register(
     key = rsa.ensure_key_file(state.agent_key, roads=("openssl", "ssh-keygen", "python"))
     fingerprint = str(uuid.uuid4())
     activation = Activation(config.activation_id, config.activation_code)
-    instance_id = _until_answered(
-        lambda: api.register_managed_instance(activation, fingerprint, key.public_key), sleep, chance
-    )
+    try:
+        instance_id = _until_answered(
+            lambda: api.register_managed_instance(activation, fingerprint, key.public_key), sleep, chance
+        )
+    except ServiceError as error:
+        if error.code == _LIMIT_CODE:
+            error.fix = (
+                "Remove those whose containers are gone: sm-ssh-deregister-instances, as an administrator; "
+                "or turn the advanced-instances tier on, which allows 20,000 instead of 1,000"
+            )
+        raise
     registration = Registration(
         instance_id, config.region, fingerprint, config.activation_id, key, time.time()
     )

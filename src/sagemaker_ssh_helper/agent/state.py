@@ -33,6 +33,10 @@ _LOCK_ATTEMPTS = 5
 _LOCK_RETRY_DELAY = 0.02
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_STATUS_BYTES = 2048
+
+
 class State(str, enum.Enum):
     """What the node is up to, as ``sm-wait status`` prints it."""
 
@@ -212,15 +216,31 @@ class StateDir:
             if state is not None:
                 changes = {"state": state, "why": "", **changes}
             status = dataclasses.replace(status, updated_at=time.time(), **changes)
-            self.write(self.status_json, _to_json(status))
+            try:
+                self.write(self.status_json, _to_json(status))
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                self._overwrite(self.status_json, _to_json(status))
         return status
+
+    def _overwrite(self, path: str, data: bytes) -> None:
+        """The file's new content in its old place: on a full disk there is no other. Raises OSError."""
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            # With one write, so that a reader sees the whole of it; JSON may end with blanks.
+            os.write(descriptor, data.ljust(os.fstat(descriptor).st_size))
+        finally:
+            os.close(descriptor)
 
     def begin(self, why: str) -> None:
         """Forget what an earlier set-up left here, and be ``starting``. Raises OSError."""
         for path in (self.agent_json, self.registration_json, self.agent_key):
             _unlink(path)
         with self.lock("status", wait=True):
-            self.write(self.status_json, _to_json(Status(State.STARTING, why, updated_at=time.time())))
+            data = _to_json(Status(State.STARTING, why, updated_at=time.time()))
+            # Long enough for every reason that may follow, should the disk be full then.
+            self.write(self.status_json, data.ljust(_STATUS_BYTES))
 
     def read_config(self) -> Optional[AgentConfig]:
         """What the set-up handed to the agent; None before that."""
@@ -285,6 +305,14 @@ class Lock:
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
+
+
+def explained_os_error(error: OSError, path: str) -> LocalSetup:
+    """The error with what to do about it, for what happened while the folder ``path`` was filled."""
+    fix = f"See whether uid {os.geteuid()} may write there, or set {Env.STATE_DIR} to another folder"
+    if error.errno in _NO_ROOM:
+        fix = f"Make room there, or set {Env.STATE_DIR} to a folder on another disk"
+    return LocalSetup(f"the node's files cannot be written to {path}", evidence=error.strerror, fix=fix)
 
 
 def candidates(environ: Mapping[str, str]) -> List[str]:

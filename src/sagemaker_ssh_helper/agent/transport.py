@@ -225,6 +225,9 @@ def _unreachable(url: SplitResult, proxy: Optional[Proxy], error: Exception) -> 
         fix = "Set AWS_CA_BUNDLE to a file with the certificate authority's certificate"
     elif isinstance(error, socket.gaierror):
         evidence = "its name cannot be resolved"
+    elif proxy and "407" in str(error):
+        evidence = "it answered 407: it wants a name and a password, or others"
+        fix = "Set HTTPS_PROXY to http://NAME:PASSWORD@HOST:PORT in the job's environment"
     elif isinstance(error, socket.timeout):
         evidence = "no answer in time"
     else:
