@@ -35,6 +35,8 @@ class Target:
     seeds: Callable[[], List[bytes]]
     covers: Tuple[Any, ...]
     """Modules, classes and functions whose branches it shall reach."""
+    longest: int = 1 << 13
+    """Bytes of an input at most."""
 
 
 class Reader:
@@ -74,7 +76,7 @@ def _told(error: Exception, *, statuses: Tuple[int, ...] = (), secret: bytes = b
 
 # -- protocol ---------------------------------------------------------------------------------------------
 
-MAX_MESSAGE_BYTES = 4096
+MAX_MESSAGE_BYTES = 512
 
 
 def _events_of(role: websocket.Role, pieces: List[bytes]) -> Tuple[List[Any], str, bytes]:
@@ -528,12 +530,12 @@ TARGETS = {
         Target(
             "websocket-client", _websocket(websocket.Role.CLIENT), seeds.websocket_frames(False),
             (websocket.WebSocket._parse, websocket.WebSocket._check, websocket.WebSocket._receive_frame,
-             websocket.WebSocket._receive_close, websocket.WebSocket.receive_data),
+             websocket.WebSocket._receive_close, websocket.WebSocket.receive_data), 1 << 10,
         ),
         Target(
             "websocket-server", _websocket(websocket.Role.SERVER), seeds.websocket_frames(True),
             (websocket.WebSocket._parse, websocket.WebSocket._check, websocket.WebSocket._receive_frame,
-             websocket.WebSocket._receive_close, websocket.WebSocket.receive_data, websocket.mask),
+             websocket.WebSocket._receive_close, websocket.WebSocket.receive_data, websocket.mask), 1 << 10,
         ),
         Target(
             "upgrade-response", upgrade_response, seeds.upgrade_responses,
