@@ -12,8 +12,8 @@ from local_cloud import LocalCloud
 
 @pytest.fixture
 def job(laptop: Callable[[str], Laptop]) -> Iterator[Job]:
-    # Longer than the longest outage.
-    with running(laptop("alice"), StoppingCondition={"MaxRuntimeInSeconds": 3600}) as job:
+    # It waits longer than the longest outage lasts.
+    with running(laptop("alice"), wait=3600, StoppingCondition={"MaxRuntimeInSeconds": 3600}) as job:
         yield job
 
 
