@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 SDK2 := $(VENV)-sdk2
 FUZZ := $(VENV)-fuzz
 
-.PHONY: demo test test-floors soak fuzz lint bench clean system
+.PHONY: demo test test-all test-floors soak fuzz lint bench clean system
 
 # The virtual environment that users get: the package with its local cloud, nothing for developers.
 $(VENV)/.demo: pyproject.toml
@@ -45,6 +45,12 @@ endif
 
 test: system $(DEV) $(SDK2)/.ready
 	SDK2_PYTHON=$(SDK2)/bin/python $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+# What takes longer, too: every estimator and both versions of the SageMaker SDK (5 GB), on the oldest and the
+# newest Python.
+SDK_PYTHONS ?= 3.10 3.13
+test-all: test test-floors
+	set -e; for major in 2 3; do for python in $(SDK_PYTHONS); do scripts/test-sdk $$major $$python; done; done
 
 # Long transfers, long outages, many sessions: some minutes, with the figures printed.
 soak: system $(DEV)

@@ -5,6 +5,7 @@ import json
 import tarfile
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, Iterator
 
 import boto3
@@ -149,6 +150,74 @@ def test_every_job_of_a_session_gets_ssh(cloud: LocalCloud, session: boto3.Sessi
     described = client.describe_training_job(TrainingJobName="by-another-tool")
     assert described["Environment"]["START_SSH"] == "true"
     assert described["Environment"]["SSH_WAIT_TIME_SECONDS"] == "0"
+
+
+def created(client: Any, cloud: LocalCloud, name: str, **changes: Any) -> Dict[str, str]:
+    """The environment of a job that a tool makes with this client."""
+    client.create_training_job(**request(cloud, TrainingJobName=name, **changes))
+    found: Dict[str, str] = client.describe_training_job(TrainingJobName=name).get("Environment", {})
+    return found
+
+
+def test_clients_that_the_session_has_made_already_are_included(
+    cloud: LocalCloud, session: boto3.Session
+) -> None:
+    client = session.client("sagemaker")
+    other = boto3.Session(
+        aws_access_key_id=cloud.user("alice")["access_key_id"],
+        aws_secret_access_key=cloud.user("alice")["secret_access_key"],
+        region_name=cloud.info["region"],
+    ).client("sagemaker")
+    enable_for_session(session)
+    assert created(client, cloud, "of-an-earlier-client")["START_SSH"] == "true"
+    assert created(other, cloud, "of-another-session") == {}
+
+
+def test_the_options_given_last_hold(cloud: LocalCloud, session: boto3.Session) -> None:
+    client = session.client("sagemaker")
+    for seconds in (1, 2):
+        enable_for_session(session, connection_wait_time_seconds=seconds)
+    for made, name in ((client, "twice-earlier"), (session.client("sagemaker"), "twice-later")):
+        assert created(made, cloud, name)["SSH_WAIT_TIME_SECONDS"] == "2"
+
+
+def test_a_request_with_ssh_stays_as_it_is(cloud: LocalCloud, session: boto3.Session) -> None:
+    enable_for_session(session)
+    own = enable_ssh(request(cloud), session, connection_wait_time_seconds=7)["Environment"]
+    assert created(session.client("sagemaker"), cloud, "has-ssh", Environment=own) == own
+
+
+def test_a_session_of_the_sdk_is_its_boto3_session(cloud: LocalCloud, session: boto3.Session) -> None:
+    enable_for_session(SimpleNamespace(boto_session=session))
+    assert "START_SSH" in created(session.client("sagemaker"), cloud, "by-the-sdk")
+
+
+def test_without_a_session_it_is_the_one_that_tools_use(
+    cloud: LocalCloud, session: boto3.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
+    enable_for_session()
+    assert "START_SSH" in created(boto3.client("sagemaker"), cloud, "by-the-default-session")
+
+
+def test_a_client_stands_for_itself_alone(cloud: LocalCloud, session: boto3.Session) -> None:
+    client = session.client("sagemaker")
+    enable_for_session(client)
+    environment = created(client, cloud, "of-the-client")
+    assert environment["SSH_OWNER_TAG"] == cloud.user("alice")["user_id"]
+    assert created(session.client("sagemaker"), cloud, "of-another-client") == {}
+
+
+def test_what_is_no_session_is_refused() -> None:
+    with pytest.raises(LaunchRefused, match="a str is no session"):
+        enable_for_session("default")
+
+
+def test_a_refusal_comes_out_of_the_call(cloud: LocalCloud, session: boto3.Session) -> None:
+    enable_for_session(session)
+    client = session.client("sagemaker")
+    with pytest.raises(LaunchRefused, match="network isolation"):
+        created(client, cloud, "isolated", EnableNetworkIsolation=True)
 
 
 def test_a_role_is_named_with_its_path() -> None:

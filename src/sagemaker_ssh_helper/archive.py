@@ -1,5 +1,5 @@
 """
-The library as it travels to a container: one folder, alone or inside a job's source archive.
+The library as it travels to a container: one folder, alone or inside a job's source archive; or one file.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import shlex
 import shutil
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import BinaryIO, Iterator
 
@@ -19,6 +20,35 @@ PACKAGE = "sagemaker_ssh_helper"
 
 LAUNCHER = "sagemaker_ssh_start.py"
 """The entry point put before the job's own: it starts ssh, then becomes the job's own program."""
+
+STARTER = "start.pyz"
+"""The library as one file that is a program: it starts ssh, then becomes the command in its arguments."""
+
+_STARTER_TEXT = '''\
+"""Starts ssh in this container, then becomes the command given to it. Written by sagemaker-ssh-helper."""
+
+import os
+import sys
+import tempfile
+import zipfile
+
+try:
+    folder = tempfile.mkdtemp(prefix="sagemaker-ssh-helper-")
+    with zipfile.ZipFile(sys.argv[0]) as archive:
+        archive.extractall(folder)
+    sys.path[0] = folder
+    # The job's own program may import the library, too.
+    own = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = folder if not own else own + os.pathsep + folder
+    import sagemaker_ssh_helper
+
+    sagemaker_ssh_helper.setup_and_start_ssh()
+except Exception as error:
+    sys.stderr.write("sagemaker-ssh-helper: no ssh in this container: %s\\n" % error)
+sys.stdout.flush()
+sys.stderr.flush()
+os.execvp(sys.argv[1], sys.argv[1:])
+'''
 
 # What the container never runs: these stay on the user's machine.
 _LEFT_OUT = {"cli", "emulator", "cdk", "__pycache__"}
@@ -136,6 +166,25 @@ def add_library(source: BinaryIO, target: BinaryIO, program: str) -> None:
             f"the source archive is no gzipped tar file: {error}",
             fix="Upload the code as sourcedir.tar.gz, made with: tar -czf sourcedir.tar.gz -C DIR .",
         ) from error
+
+
+def starter() -> bytes:
+    """The bytes of STARTER: run it as ``python start.pyz COMMAND…``, with Python 3.8 or later."""
+    buffer = io.BytesIO()
+    root = Path(__file__).resolve().parent
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as made:
+        for path in _package_files():
+            made.writestr(_zipped(f"{PACKAGE}/{path.as_posix()}"), (root / path).read_bytes())
+        made.writestr(_zipped("__main__.py"), _STARTER_TEXT)
+    return buffer.getvalue()
+
+
+def _zipped(name: str) -> zipfile.ZipInfo:
+    # When it was made is nobody's business in the container, and the same library gives the same bytes.
+    info = zipfile.ZipInfo(name)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    info.external_attr = 0o644 << 16
+    return info
 
 
 def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:

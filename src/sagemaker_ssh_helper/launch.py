@@ -69,6 +69,11 @@ class RequestKind:
         places = [request, request.get("NetworkConfig") or {}, *self._definitions(request)]
         return any(place.get("EnableNetworkIsolation") for place in places)
 
+    def has_ssh(self, request: Mapping[str, Any]) -> bool:
+        """Whether a container of the request was given ssh already."""
+        places = self._definitions(request) if self.holders else [request]
+        return any(Env.START_SSH in (place.get("Environment") or {}) for place in places)
+
     def _definitions(self, request: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         found: List[Mapping[str, Any]] = []
         for member, is_list in self.holders:
@@ -117,9 +122,6 @@ MODEL_REQUEST = RequestKind(
 )
 REQUESTS = (TRAINING_REQUEST, PROCESSING_REQUEST, TUNING_REQUEST, MODEL_REQUEST)
 """Every request that ``enable_ssh`` takes, with the limits of SageMaker's own model of it."""
-
-_SUBMIT_DIRECTORY = "sagemaker_submit_directory"
-_PROGRAM = "sagemaker_program"
 
 
 def role_name(role: str) -> str:
@@ -229,15 +231,17 @@ def enable_ssh(
     Takes the requests of CreateTrainingJob, CreateProcessingJob, CreateHyperParameterTuningJob (every job it
     starts gets ssh) and CreateModel (the endpoints and transform jobs that run it get ssh).
 
-    Variables are added to ``Environment``. A training job in script mode (hyperparameters
-    ``sagemaker_program`` and ``sagemaker_submit_directory``) gets its source archive uploaded anew beside the
-    old one, with this library in it and an entry point that starts ssh before the job's own. Anything else
-    must bring the library, in its image or with its code, and call
+    Variables are added to ``Environment``. Where the request says what program runs, the library comes with
+    it and starts ssh before that program, so that nothing in the job changes: in script mode (hyperparameters
+    ``sagemaker_program`` and ``sagemaker_submit_directory``) within a new source archive, written beside the
+    old one; with a ``ContainerEntrypoint`` as one more input, written beside the job's code or outputs.
+    Anything else must bring the library, in its image or with its code, and call
     :func:`sagemaker_ssh_helper.setup_and_start_ssh`.
 
     Args:
         request: the keyword arguments of the call; not changed.
-        session: the boto3 session to ask for the user's id and to copy the code with; a default one if None.
+        session: the session to ask for the user's id and to copy the code with: a boto3 session, or one of
+            the SageMaker SDK; boto3's default one if None.
         connection_wait_time_seconds: how long the job waits for a connection before it goes on; 0 not at all.
         connection_wait_time: the same as a timedelta; wins when given.
         ssh_instance_count: how many nodes become reachable, counted from ``algo-1``.
@@ -265,10 +269,7 @@ def enable_ssh(
     role = kind.roles(request)[0] if kind.roles(request) else ""
     if not role:
         raise LaunchRefused(f"{name} has no role", fix=f"Give the request {_article(kind.role)}")
-    if session is None:
-        import boto3
-
-        session = boto3.Session()
+    session = boto3_session(session)
     ssh = SshLaunch.prepare(
         session,
         role,
@@ -280,28 +281,113 @@ def enable_ssh(
     )
     variables = ssh.environment()
     enabled = kind.with_environment(request, lambda own: add_variables(name, own, variables, kind))
-    hyperparameters = request.get("HyperParameters") or {}
-    if _SUBMIT_DIRECTORY in hyperparameters and _PROGRAM in hyperparameters:
-        enabled["HyperParameters"] = _with_library(session, name, hyperparameters)
+
+    from sagemaker_ssh_helper import delivery
+
+    enabled = delivery.with_library(session, name, enabled)
     if kind.kind is not None:
         ssh.remember(kind.kind, name)
     return enabled
 
 
-def enable_for_session(session: Any, **options: Any) -> None:
+def enable_for_session(session: Optional[Any] = None, **options: Any) -> None:
     """
-    Add ssh to all that is created through ``session``, a boto3 session, from now on: training, processing and
-    tuning jobs, and models with the endpoints and transform jobs that run them.
+    Add ssh to all that is created through ``session`` from now on: training, processing and tuning jobs, and
+    models with the endpoints and transform jobs that run them.
 
-    For tools that build the request themselves. Call it before they make their clients: a client copies the
-    session's hooks when it is made. ``options`` are those of :func:`enable_ssh`, whose errors then come out
-    of the Create… call.
+    For tools that build the request themselves: the SageMaker SDK in both versions, and whatever else calls
+    SageMaker through a boto3 session. The clients that the session has made already are included. A request
+    that has ssh stays as it is. Called again, the later options hold.
+
+    Args:
+        session: a boto3 session, or one of the SageMaker SDK; if None boto3's default session, which tools
+            use that are given none. A SageMaker client of boto3 stands for itself alone, for tools that
+            make a session for every client.
+        options: those of :func:`enable_ssh`, whose errors then come out of the Create… call.
+
+    Raises LaunchRefused when ``session`` is none of these.
     """
-    hook: Callable[..., Dict[str, Any]] = lambda params, **_: enable_ssh(params, session, **options)  # noqa: E731 - botocore keeps the callable itself
+    from botocore.client import BaseClient
+
+    client = session if isinstance(session, BaseClient) else None
+    emitters: List[Any]
+    if client is not None:
+        emitters = [client.meta.events]
+    else:
+        session = boto3_session(session, default=True)
+        keys = session.get_credentials()
+        made = [each.meta.events for each in _sagemaker_clients() if _keys_of(each) is keys]
+        emitters = [session.events, *made]
+
+    def hook(params: Mapping[str, Any], model: Any, **_: Any) -> Optional[Dict[str, Any]]:
+        kind = next(kind for kind in REQUESTS if kind.operation == model.name)
+        if kind.has_ssh(params):
+            return None
+        return enable_ssh(params, session if client is None else _session_of(client), **options)
+
     for kind in REQUESTS:
-        session.events.register(
-            f"provide-client-params.sagemaker.{kind.operation}", hook, unique_id=f"sm-ssh-{kind.operation}"
+        event = f"provide-client-params.sagemaker.{kind.operation}"
+        for events in emitters:
+            # botocore keeps the first handler of an id, and ours should be the last.
+            events.unregister(event, unique_id=_HOOK)
+            events.register(event, hook, unique_id=_HOOK)
+
+
+_HOOK = "sagemaker-ssh-helper"
+
+
+def boto3_session(session: Optional[Any], *, default: bool = False) -> Any:
+    """
+    The boto3 session behind a session of the SageMaker SDK, or itself. For None a new one, or with
+    ``default`` the one that all of this process shares. Raises LaunchRefused for anything else.
+    """
+    session = getattr(session, "boto_session", session)
+    if session is None:
+        import boto3
+
+        if not default:
+            return boto3.Session()
+        if boto3.DEFAULT_SESSION is None:
+            boto3.setup_default_session()
+        session = boto3.DEFAULT_SESSION
+    if not hasattr(session, "events") or not hasattr(session, "client"):
+        raise LaunchRefused(
+            f"a {type(session).__name__} is no session",
+            fix="Give a boto3.Session, or the sagemaker_session of an object of the SageMaker SDK",
         )
+    return session
+
+
+def _sagemaker_clients() -> List[Any]:
+    """
+    The SageMaker clients of this process. Each copied the hooks of its session when it was made.
+
+    Nobody keeps a list of them; the SDK's own are in caches that differ from release to release.
+    """
+    import gc
+
+    from botocore.client import BaseClient
+
+    clients: List[Any] = [thing for thing in gc.get_objects() if issubclass(type(thing), BaseClient)]
+    return [client for client in clients if client.meta.service_model.service_name == "sagemaker"]
+
+
+def _keys_of(client: Any) -> Any:
+    """The credentials object of a client, which it shares with its session."""
+    return client._request_signer._credentials
+
+
+def _session_of(client: Any) -> Any:
+    """A boto3 session with the keys that ``client`` has now, and its region."""
+    import boto3
+
+    keys = _keys_of(client).get_frozen_credentials()
+    return boto3.Session(
+        aws_access_key_id=keys.access_key,
+        aws_secret_access_key=keys.secret_key,
+        aws_session_token=keys.token,
+        region_name=client.meta.region_name,
+    )
 
 
 def add_variables(
@@ -330,52 +416,3 @@ def add_variables(
 
 def _article(member: str) -> str:
     return f"{'an' if member[0] in 'AEIOU' else 'a'} {member}"
-
-
-def _with_library(session: Any, name: str, hyperparameters: Mapping[str, str]) -> Dict[str, str]:
-    import tempfile
-    from urllib.parse import urlsplit
-
-    from sagemaker_ssh_helper import archive
-
-    program, program_is_json = _plain(hyperparameters[_PROGRAM])
-    location, location_is_json = _plain(hyperparameters[_SUBMIT_DIRECTORY])
-    if program == archive.LAUNCHER:
-        # The request went through here before.
-        return dict(hyperparameters)
-    url = urlsplit(location)
-    if url.scheme != "s3":
-        raise LaunchRefused(
-            f"{name} takes its code from {location!r}, which is not in S3",
-            fix="Upload it as s3://BUCKET/KEY/sourcedir.tar.gz",
-        )
-    s3 = session.client("s3")
-    key = f"{url.path.lstrip('/').rpartition('/')[0]}/ssh/{name}/sourcedir.tar.gz".lstrip("/")
-    with tempfile.TemporaryFile() as old, tempfile.TemporaryFile() as new:
-        s3.download_fileobj(url.netloc, url.path.lstrip("/"), old)
-        old.seek(0)
-        archive.add_library(old, new, program)
-        new.seek(0)
-        s3.upload_fileobj(new, url.netloc, key)
-    return {
-        **hyperparameters,
-        _PROGRAM: _encoded(archive.LAUNCHER, program_is_json),
-        _SUBMIT_DIRECTORY: _encoded(f"s3://{url.netloc}/{key}", location_is_json),
-    }
-
-
-def _plain(value: str) -> Tuple[str, bool]:
-    """A hyperparameter's text, and whether it was JSON-encoded, as the SageMaker SDK does."""
-    import json
-
-    try:
-        decoded = json.loads(value)
-    except ValueError:
-        return value, False
-    return (decoded, True) if isinstance(decoded, str) else (value, False)
-
-
-def _encoded(value: str, as_json: bool) -> str:
-    import json
-
-    return json.dumps(value) if as_json else value

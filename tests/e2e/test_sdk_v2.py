@@ -1,36 +1,22 @@
 """The real SageMaker Python SDK 2, which needs an environment of its own: see the Makefile."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
+from e2e import sdk_programs
 from e2e.laptop import Job, Laptop, until
 
 pytestmark = pytest.mark.sdk
 
-PYTHON = os.path.abspath(os.environ.get("SDK2_PYTHON", sys.executable))
-
 
 def test_an_estimator_of_the_sdk_is_reached_by_ssh(laptop: Callable[[str], Laptop], tmp_path: Path) -> None:
     alice = laptop("alice")
-    alice.env["SAGEMAKER_SUPPRESS_V2_WARNING"] = "1"
-    # The SDK reports its use to an address of AWS, and waits for it, unless it is told not to.
-    settings = tmp_path / "sagemaker.yaml"
-    settings.write_text("SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n")
-    alice.env["SAGEMAKER_USER_CONFIG_OVERRIDE"] = str(settings)
-    program = Path(__file__).with_name("sdk_v2_job.py")
     process = alice.popen(
-        PYTHON,
-        "-W",
-        "ignore",
-        str(program),
-        alice.info["role_arn"],
-        str(tmp_path),
+        *sdk_programs.command(2, alice, "sdk_v2_job.py", alice.info["role_arn"], str(tmp_path)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

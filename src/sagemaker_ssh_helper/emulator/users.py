@@ -211,6 +211,25 @@ def role_policy(account_id: str) -> Document:
             ],
             "Resource": "arn:aws:logs:*:*:log-group:/aws/sagemaker/*",
         },
+        {
+            # Nothing here asks for these, but version 3 of the SDK refuses a role that lacks them.
+            "Sid": "BeRunBySageMaker",
+            "Effect": "Allow",
+            "Action": [
+                "cloudwatch:PutMetricData",
+                "ec2:CreateNetworkInterface",
+                "ec2:CreateNetworkInterfacePermission",
+                "ec2:DeleteNetworkInterface",
+                "ec2:DeleteNetworkInterfacePermission",
+                "ec2:DescribeDhcpOptions",
+                "ec2:DescribeNetworkInterfaces",
+                "ec2:DescribeSecurityGroups",
+                "ec2:DescribeSubnets",
+                "ec2:DescribeVpcs",
+                "ecr:GetAuthorizationToken",
+            ],
+            "Resource": "*",
+        },
     )
 
 
