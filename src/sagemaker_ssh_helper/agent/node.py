@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import Callable, Generic, Optional, Sequence, TypeVar
 
-from sagemaker_ssh_helper.agent import environment, resource, sshd
+from sagemaker_ssh_helper.agent import environment, resource, ssh_servers, sshd
 from sagemaker_ssh_helper.agent.job_output import JobLogHandler, JobOutput
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir, explained_os_error
 from sagemaker_ssh_helper.errors import (
@@ -150,9 +150,8 @@ def _start_sshd(state: StateDir) -> sshd.SshServer:
             sshd.authorize(state, PublicKey.parse(given))
         except UsageError as error:
             _logger.warning("! %s is not used: %s", Env.PUBLIC_KEY, error)
-    server = sshd.SshServer.prepare(state)
-    server.start()
-    _logger.info("= sshd listens on port %d and admits %s", server.port, server.user)
+    server = ssh_servers.start(state, os.environ)
+    _logger.info("= sshd (%s) listens on port %d and admits %s", server.KIND, server.port, server.user)
     state.update_status(sshd_port=server.port, user=server.user)
     return server
 

@@ -7,14 +7,12 @@ Standard library only; Python 3.8.
 import base64
 import binascii
 import os
-import shutil
-import subprocess
 import sys
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence
 
-from sagemaker_ssh_helper.agent import sshd, waiting
+from sagemaker_ssh_helper.agent import packages, sshd, waiting
 from sagemaker_ssh_helper.agent.state import StateDir
-from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
+from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 USAGE = """\
@@ -25,19 +23,6 @@ usage: sm-setup-ssh configure          prepare an image: check OpenSSH, install 
 
 # The longest line a key can have is that of RSA-16384, some 2,800 characters.
 _MAX_TOKEN_CHARS = 8192
-
-# Package manager -> its words for what is needed, and the packages.
-_MANAGERS: Dict[str, List[Tuple[str, ...]]] = {
-    "apt-get": [
-        ("apt-get", "update", "-qq"),
-        ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "openssh-server"),
-    ],
-    "dnf": [("dnf", "install", "-y", "openssh-server")],
-    "microdnf": [("microdnf", "install", "-y", "openssh-server")],
-    "yum": [("yum", "install", "-y", "openssh-server")],
-    "apk": [("apk", "add", "--no-cache", "openssh-server", "openssh-keygen", "openssh-sftp-server")],
-    "zypper": [("zypper", "--non-interactive", "install", "openssh-server")],
-}
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -88,41 +73,12 @@ def parse_token(token: str) -> PublicKey:
 
 
 def _configure() -> None:
-    missing = _missing()
+    missing = packages.missing()
     if missing:
-        _install(missing)
-        missing = _missing()
-        if missing:
-            raise LocalSetup(f"the package manager ran, and there still is no {' and no '.join(missing)}")
+        packages.install_openssh(missing, say=lambda text: sys.stderr.write(f"sm-setup-ssh: {text}\n"))
     sys.stdout.write(f"sshd:        {sshd.find_program('sshd')}\n")
     sys.stdout.write(f"ssh-keygen:  {sshd.find_program('ssh-keygen')}\n")
     sys.stdout.write(f"sftp-server: {sshd.find_sftp_server() or 'none: sftp and plain scp will not work'}\n")
-
-
-def _missing() -> List[str]:
-    return [name for name in ("sshd", "ssh-keygen") if not sshd.find_program(name)]
-
-
-def _install(missing: Sequence[str]) -> None:
-    names = " and no ".join(missing)
-    manager = next((name for name in _MANAGERS if shutil.which(name)), None)
-    if manager is None:
-        raise LocalSetup(
-            f"there is no {names} in this image, and no package manager we know",
-            fix="Add OpenSSH's server and ssh-keygen to the image",
-        )
-    commands = _MANAGERS[manager]
-    if os.geteuid() != 0:
-        raise LocalSetup(
-            f"there is no {names} in this image, and installing needs root",
-            fix="Run as root: " + " && ".join(" ".join(command) for command in commands),
-        )
-    for command in commands:
-        sys.stderr.write(f"sm-setup-ssh: there is no {names}; running: {' '.join(command)}\n")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        status = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment).returncode
-        if status != 0:
-            raise LocalSetup(f"{' '.join(command)} ended with status {status}")
 
 
 if __name__ == "__main__":

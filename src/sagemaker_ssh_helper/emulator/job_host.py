@@ -65,10 +65,12 @@ class JobHost:
         """Keys of a role that was passed before."""
         return JobCredentials(self._cloud, self._role_session(role))
 
-    def start(self, arn: str, run: Run) -> None:
-        """Run a job, on its own from here."""
+    def start(self, arn: str, run: Run) -> asyncio.Task[None]:
+        """Run a job, on its own from here; the task is done when the job has ended."""
         self._runs[arn] = run
-        self.run(run.run(), arn).add_done_callback(lambda _: self._runs.pop(arn, None))
+        task = self.run(run.run(), arn)
+        task.add_done_callback(lambda _: self._runs.pop(arn, None))
+        return task
 
     def running(self, arn: str) -> Run | None:
         """The run of this job; None once it has ended."""

@@ -219,3 +219,28 @@ def _enlarge_pipe(fd: int) -> None:
             fcntl.fcntl(fd, F_SETPIPE_SZ, READ_BYTES)
         except OSError:
             pass  # the user's share of pipe memory is used up; the usual size does
+
+
+def read(logs: Any, group: str, stream_prefix: str) -> list[str]:
+    """
+    All lines of the streams whose names begin so, one stream after the other. Blocking.
+
+    Args:
+        logs: a boto3 client of CloudWatch Logs.
+    """
+    lines: list[str] = []
+    for page in logs.get_paginator("describe_log_streams").paginate(
+        logGroupName=group, logStreamNamePrefix=stream_prefix
+    ):
+        for stream in page["logStreams"]:
+            token: dict[str, str] = {}
+            while True:
+                answer = logs.get_log_events(
+                    logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True, **token
+                )
+                lines += [event["message"] for event in answer["events"]]
+                # The last page's token is the one it was asked with.
+                if token.get("nextToken") == answer["nextForwardToken"]:
+                    break
+                token = {"nextToken": answer["nextForwardToken"]}
+    return lines

@@ -5,6 +5,7 @@ Create, Describe, List and Stop of one kind of job: what they share whatever the
 from __future__ import annotations
 
 import abc
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
@@ -92,10 +93,14 @@ class JobOperations(abc.ABC, Generic[R]):
     ) -> R:
         """A job that was checked, running."""
         record = self.record(request, arn, tags)
+        self.start(record, credentials)
+        return record
+
+    def start(self, record: R, credentials: JobCredentials) -> asyncio.Task[None]:
+        """A job that was checked begins to run; done when it has ended."""
         run = self.run(record, credentials)
         self._table.add(record)
-        self._host.start(arn, run)
-        return record
+        return self._host.start(record.arn, run)
 
     def credentials(self, call: Call, request: Mapping[str, Any]) -> JobCredentials:
         """Keys of the job's role, when the caller may pass it. Raises ApiError."""

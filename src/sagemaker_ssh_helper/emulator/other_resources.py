@@ -1,7 +1,7 @@
 """
 The kinds of resources that the local cloud does not run: there are none of them.
 
-An account without processing jobs lists none, and has none to describe; so does this cloud, and tools that
+An account without notebook instances lists none, and has none to describe; so does this cloud, and tools that
 look at every kind work. Creating one is what is not implemented.
 """
 
@@ -11,16 +11,11 @@ from typing import Any
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud, Operation
 
 _LISTS = {
-    "ListHyperParameterTuningJobs": "HyperParameterTuningJobSummaries",
     "ListNotebookInstances": "NotebookInstances",
     "ListApps": "Apps",
 }
 
-_DESCRIPTIONS = (
-    "DescribeHyperParameterTuningJob",
-    "DescribeNotebookInstance",
-    "DescribeApp",
-)
+_DESCRIPTIONS = ("DescribeNotebookInstance", "DescribeApp")
 
 
 def operations(cloud: Cloud) -> dict[str, Operation]:

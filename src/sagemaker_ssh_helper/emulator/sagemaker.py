@@ -17,6 +17,7 @@ from sagemaker_ssh_helper.emulator.resource_table import ResourceTable
 from sagemaker_ssh_helper.emulator.service import Cloud, Operation
 from sagemaker_ssh_helper.emulator.training import TrainingJobs
 from sagemaker_ssh_helper.emulator.transform import TransformJobs
+from sagemaker_ssh_helper.emulator.tuning import TuningJobs
 
 
 class SageMakerService:
@@ -29,11 +30,13 @@ class SageMakerService:
         table = ResourceTable(cloud)
         host = JobHost(cloud)
         cloud.hosting = Hosting(cloud, table, host)
+        training = TrainingJobs(cloud, table, host)
         self.operations: Mapping[str, Operation] = {
             **other_resources.operations(cloud),
             **table.operations,
-            **TrainingJobs(cloud, table, host).operations,
+            **training.operations,
             **ProcessingJobs(cloud, table, host).operations,
             **cloud.hosting.operations,
             **TransformJobs(cloud, table, host, cloud.hosting).operations,
+            **TuningJobs(cloud, table, host, training).operations,
         }

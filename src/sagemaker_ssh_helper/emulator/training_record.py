@@ -41,6 +41,7 @@ class TrainingRecord(JobRecord):
     name_member = "TrainingJobName"
 
     model_artifacts: str | None = None
+    tuning_job_arn: str | None = None
 
     def describe(self, now: datetime) -> dict[str, Any]:
         """The answer of DescribeTrainingJob."""
@@ -75,6 +76,8 @@ class TrainingRecord(JobRecord):
             shown.update(TrainingStartTime=began_at, TrainingTimeInSeconds=seconds)
             if self.ended_at is not None:
                 shown.update(TrainingEndTime=self.ended_at, BillableTimeInSeconds=seconds)
+        if self.tuning_job_arn is not None:
+            shown["TuningJobArn"] = self.tuning_job_arn
         if self.model_artifacts is not None:
             shown["ModelArtifacts"] = {"S3ModelArtifacts": self.model_artifacts}
         if self.failure_reason is not None:
