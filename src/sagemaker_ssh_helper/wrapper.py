@@ -439,11 +439,11 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
                 f"the model is already deployed to {model.endpoint_name}",
                 fix=f"Call {cls.__name__}.create(model) before model.deploy()",
             )
-        isolated = getattr(model, "enable_network_isolation", None)
-        if callable(isolated) and isolated() is True:
-            raise _isolated("the model")
         # A multi-model endpoint may be made around an ordinary model, whose containers then run.
         inner = getattr(model, "model", None) or model
+        isolated = getattr(inner, "enable_network_isolation", None)
+        if callable(isolated) and isolated() is True:
+            raise _isolated("the model")
         ssh = _prepare(
             inner if getattr(inner, "sagemaker_session", None) is not None else model,
             getattr(inner, "role", None) or model.role,
