@@ -84,10 +84,12 @@ class SshNode:
 
     Args:
         environment: what the job's variables are.
+        kind: which ssh server, as ``SSH_SSHD`` names it.
     """
 
-    def __init__(self, user: User, environment: Dict[bytes, bytes]) -> None:
+    def __init__(self, user: User, environment: Dict[bytes, bytes], kind: str = "openssh") -> None:
         self.user = user
+        self.kind = kind
         # Not pytest's folder: only its owner may go below that one.
         self.root = Path(tempfile.mkdtemp(prefix="node-"))
         self.root.chmod(0o755)
@@ -161,6 +163,7 @@ class SshNode:
         request = {
             "state": str(self.state),
             "job": str(self.job),
+            "kind": self.kind,
             "key": self.key.with_suffix(".pub").read_text(),
             "environment": [[key.hex(), value.hex()] for key, value in self.environment.items()],
         }
@@ -180,7 +183,7 @@ class SshNode:
 
 def main() -> None:
     """Set a node up as this user, by the request on standard input, and print its facts."""
-    from sagemaker_ssh_helper.agent import environment, sshd
+    from sagemaker_ssh_helper.agent import environment, ssh_servers, sshd
     from sagemaker_ssh_helper.agent.state import StateDir
     from sagemaker_ssh_helper.public_keys import PublicKey
 
@@ -190,8 +193,7 @@ def main() -> None:
     environment.save(state, variables, os.fsencode(request["job"]))
     environment.write_programs(state, sshd.find_sftp_server())
     sshd.authorize(state, PublicKey.parse(request["key"]))
-    server = sshd.SshServer.prepare(state)
-    server.start()
+    server = ssh_servers.start(state, {"SSH_SSHD": request["kind"]})
     facts = {"port": server.port, "user": server.user, "host_key": server.host_public_key.line}
     print(json.dumps(facts))
 

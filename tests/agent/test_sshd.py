@@ -16,7 +16,7 @@ import time
 import pytest
 
 from agent.ssh_node import TIMEOUT, SshNode, users
-from sagemaker_ssh_helper.agent import sshd
+from sagemaker_ssh_helper.agent import login, sshd
 from sagemaker_ssh_helper.agent.sshd import Account, SshServer, authorize, choose_port, read_authorized
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import LocalSetup
@@ -39,10 +39,14 @@ NASTY = {
 DROPPED = {b"SHLVL": b"7", b"OLDPWD": b"/old", b"SSH_CLIENT": b"1.2.3.4 5 6", b"SSH_AUTH_SOCK": b"/none"}
 
 
-@pytest.fixture(scope="module", params=users(), ids=lambda user: "root" if user.uid == 0 else "ordinary")
+@pytest.fixture(
+    scope="module",
+    params=[*((user, "openssh") for user in users()), (users()[0], "asyncssh")],
+    ids=lambda param: f"{'root' if param[0].uid == 0 else 'ordinary'} {param[1]}",
+)
 def node(request):
-    """A node as root and as an ordinary user, where the tests run as root; else as that user."""
-    made = SshNode(request.param, {**NASTY, **DROPPED})
+    """A node as root and as an ordinary user, where the tests run as root; by both servers."""
+    made = SshNode(request.param[0], {**NASTY, **DROPPED}, request.param[1])
     yield made
     made.close()
 
@@ -98,6 +102,12 @@ def test_standard_input_and_output_are_the_bytes_they_are(node):
     done = node.ssh("cat; printf problem >&2", stdin=data)
 
     assert (digest(done.stdout), done.stderr) == (digest(data), b"problem")
+
+
+def test_much_data_is_whole_when_the_reader_is_slow(node):
+    done = node.ssh("head -c 20000000 /dev/zero | tee /dev/stderr", options=["-o", "Compression=no"])
+
+    assert (len(done.stdout), len(done.stderr)) == (20_000_000, 20_000_000)
 
 
 def test_words_with_quotes_and_newlines_reach_the_program(node):
@@ -215,6 +225,30 @@ def test_the_users_agent_is_forwarded(node):
         agent.terminate()
 
     assert PublicKey.parse(node.key.with_suffix(".pub").read_text()).sha256 in done.stdout.decode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("has_account", [True, False])
+def test_roots_forwarded_agent_is_reached_by_the_ordinary_user_alone(tmp_path, monkeypatch, has_account):
+    folder = tmp_path / "ssh-x"
+    folder.mkdir(mode=0o700)
+    path = folder / "agent.1"
+
+    def account(*_):
+        if not has_account:
+            raise KeyError
+        return pwd.struct_passwd(("sagemaker-user", "x", 4321, 4322, "", "/", "/bin/sh"))
+
+    monkeypatch.setattr(pwd, "getpwnam", account)
+    monkeypatch.setattr(pwd, "getpwuid", account)
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(folder)
+        listening.bind("agent.1")
+        path.chmod(0o600)
+        login.share_agent(os.fsencode(path))
+
+        modes = [(os.stat(name).st_mode & 0o777, os.stat(name).st_gid) for name in (folder, path)]
+    assert modes == ([(0o710, 4322), (0o660, 4322)] if has_account else [(0o700, 0), (0o600, 0)])
 
 
 # --- who gets in ---

@@ -12,7 +12,8 @@ from local_cloud import LocalCloud
 
 @pytest.fixture
 def job(laptop: Callable[[str], Laptop]) -> Iterator[Job]:
-    with running(laptop("alice")) as job:
+    # It waits longer than the longest outage lasts.
+    with running(laptop("alice"), wait=3600, StoppingCondition={"MaxRuntimeInSeconds": 3600}) as job:
         yield job
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import select
 import signal
 import struct
@@ -20,6 +21,9 @@ from e2e.laptop import SM_SSH, Job, Laptop, end, running, until
 NON_INTERACTIVE = ("--document", "AWS-StartNonInteractiveCommand")
 APART = (*NON_INTERACTIVE, "--parameter", "separateOutputStream=True")
 INTERACTIVE = ("--document", "AWS-StartInteractiveCommand")
+
+SECONDS = 10**8 + secrets.randbelow(10**8)
+"""For a command to last, told from those of all other tests on this machine."""
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +147,13 @@ def test_a_shell_on_the_terminal(alice: Laptop, job: Job) -> None:
 def test_keys_of_signals_are_for_the_container(alice: Laptop, job: Job) -> None:
     with Screen(alice, job.host) as screen:
         screen.wait_for(rb"[$#] ")
-        screen.type(b"sleep 1000; echo slept $?\r")
-        screen.wait_for(rb"sleep 1000; echo slept \$\?\r\n")
-        until(lambda: _runs("sleep 1000"), "sleep to run")
+        screen.type(f"sleep {SECONDS}; echo slept $?\r".encode())
+        screen.wait_for(rf"sleep {SECONDS}; echo slept \$\?\r\n".encode())
+        until(lambda: _runs(f"sleep {SECONDS}"), "sleep to run")
         screen.type(b"\x03")
         screen.type(b"echo after $?\r")
         screen.wait_for(rb"after 130\r\n")
-        assert not _runs("sleep 1000")
+        assert not _runs(f"sleep {SECONDS}")
         screen.type(b"\x04")
         assert screen.wait_end() == 0
         assert screen.is_as_before
@@ -161,13 +165,13 @@ def test_a_signal_leaves_the_terminal_as_it_was_and_no_session(
 ) -> None:
     with Screen(alice, job.host) as screen:
         screen.wait_for(rb"[$#] ")
-        screen.type(b"exec sleep 2000\r")
-        until(lambda: _runs("sleep 2000"), "sleep to run")
+        screen.type(f"exec sleep {SECONDS}\r".encode())
+        until(lambda: _runs(f"sleep {SECONDS}"), "sleep to run")
         os.kill(screen.process.pid, number)
         assert screen.wait_end() == 128 + number
         assert screen.is_as_before
     until(lambda: active_sessions(alice) == 0, "the session to be over", 5)
-    until(lambda: not _runs("sleep 2000"), "sleep to end", 5)
+    until(lambda: not _runs(f"sleep {SECONDS}"), "sleep to end", 5)
 
 
 def test_a_session_that_the_service_ends_gives_the_terminal_back(alice: Laptop, job: Job) -> None:
@@ -234,7 +238,7 @@ def test_a_big_output_arrives_whole_at_a_slow_reader(alice: Laptop, job: Job) ->
 
 
 def test_an_interrupt_ends_a_command(alice: Laptop, job: Job) -> None:
-    command = "command=sh -c 'echo started; exec sleep 3000'"
+    command = f"command=sh -c 'echo started; exec sleep {SECONDS}'"
     process = alice.popen(
         *SM_SSH, "session", job.host, *APART, "--parameter", command, stdout=subprocess.PIPE
     )
@@ -243,11 +247,11 @@ def test_an_interrupt_ends_a_command(alice: Laptop, job: Job) -> None:
         assert output.readline() == b"started\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
-    assert not _runs("sleep 3000")
+    assert not _runs(f"sleep {SECONDS}")
 
 
 def test_two_interrupts_end_a_session_whose_command_takes_none(alice: Laptop, job: Job) -> None:
-    command = "command=trap '' INT HUP; echo started; sleep 5000"
+    command = f"command=trap '' INT HUP; echo started; sleep {SECONDS}"
     process = alice.popen(
         *SM_SSH, "session", job.host, *INTERACTIVE, "--parameter", command,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -260,19 +264,19 @@ def test_two_interrupts_end_a_session_whose_command_takes_none(alice: Laptop, jo
         assert output.read(2) == b"^C"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
-    until(lambda: not _runs("sleep 5000"), "sleep to end", 5)
+    until(lambda: not _runs(f"sleep {SECONDS}"), "sleep to end", 5)
 
 
 def test_a_reader_that_leaves_ends_the_session(alice: Laptop, job: Job) -> None:
     process = alice.popen(
-        *SM_SSH, "session", job.host, *INTERACTIVE, "--parameter", "command=yes 4000",
+        *SM_SSH, "session", job.host, *INTERACTIVE, "--parameter", f"command=yes {SECONDS}",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(timeout=30) == 141
-    until(lambda: not _runs("yes 4000"), "yes to end", 5)
+    until(lambda: not _runs(f"yes {SECONDS}"), "yes to end", 5)
 
 
 # --- one line when it cannot be --------------------------------------------------------------------

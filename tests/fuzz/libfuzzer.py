@@ -13,7 +13,6 @@ import atheris
 with atheris.instrument_imports(include=["sagemaker_ssh_helper", "fuzz"]):
     from fuzz.targets import TARGETS
 
-LONGEST = 1 << 13
 SLOWEST = 5  # seconds for one input: nothing here may be more than linear
 MEMORY_MB = 1024
 
@@ -23,7 +22,7 @@ def main(name: str, runs: str, corpus: str) -> None:
     logging.disable(logging.CRITICAL)
     options = [
         f"-runs={runs}",
-        f"-max_len={LONGEST}",
+        f"-max_len={TARGETS[name].longest}",
         f"-timeout={SLOWEST}",
         f"-rss_limit_mb={MEMORY_MB}",
         f"-artifact_prefix={corpus}/../{name}-finding-",

@@ -35,6 +35,8 @@ class Target:
     seeds: Callable[[], List[bytes]]
     covers: Tuple[Any, ...]
     """Modules, classes and functions whose branches it shall reach."""
+    longest: int = 1 << 13
+    """Bytes of an input at most."""
 
 
 class Reader:
@@ -74,7 +76,7 @@ def _told(error: Exception, *, statuses: Tuple[int, ...] = (), secret: bytes = b
 
 # -- protocol ---------------------------------------------------------------------------------------------
 
-MAX_MESSAGE_BYTES = 4096
+MAX_MESSAGE_BYTES = 512
 
 
 def _events_of(role: websocket.Role, pieces: List[bytes]) -> Tuple[List[Any], str, bytes]:
@@ -190,6 +192,10 @@ _TYPES = sorted(value for name, value in vars(MessageType).items() if name[0] !=
 _KINDS = (*sorted(data_channel.KINDS), "Something_New")
 
 
+MAX_STEPS = 40
+"""Of one conversation; more of them reach nothing new."""
+
+
 def _data_channel(side: Side) -> Callable[[bytes], None]:
     def run(data: bytes) -> None:
         reader = Reader(data)
@@ -211,7 +217,7 @@ def _data_channel(side: Side) -> Callable[[bytes], None]:
         channel.open("token", now)
         connected = True
         steps = 0
-        while reader.more and steps < 200:
+        while reader.more and steps < MAX_STEPS:
             steps += 1
             connected, now = _step(channel, reader, connected, now)
             channel.messages_to_send(now, 1 << 16)
@@ -247,7 +253,7 @@ def _data_channel(side: Side) -> Callable[[bytes], None]:
                 serialize_message(MessageType.ACKNOWLEDGE, body, 0, 3, 0, bytes(16), 1), now
             )
         elif what == 7 and ready:
-            channel.send_data(bytes(reader.number(2)), now)
+            channel.send_data(bytes(reader.number(2) % 3000), now)
         elif what == 8 and ready:
             channel.send_flag(reader.number(), now)
         elif what == 9 and ready:
@@ -528,12 +534,12 @@ TARGETS = {
         Target(
             "websocket-client", _websocket(websocket.Role.CLIENT), seeds.websocket_frames(False),
             (websocket.WebSocket._parse, websocket.WebSocket._check, websocket.WebSocket._receive_frame,
-             websocket.WebSocket._receive_close, websocket.WebSocket.receive_data),
+             websocket.WebSocket._receive_close, websocket.WebSocket.receive_data), 1 << 10,
         ),
         Target(
             "websocket-server", _websocket(websocket.Role.SERVER), seeds.websocket_frames(True),
             (websocket.WebSocket._parse, websocket.WebSocket._check, websocket.WebSocket._receive_frame,
-             websocket.WebSocket._receive_close, websocket.WebSocket.receive_data, websocket.mask),
+             websocket.WebSocket._receive_close, websocket.WebSocket.receive_data, websocket.mask), 1 << 10,
         ),
         Target(
             "upgrade-response", upgrade_response, seeds.upgrade_responses,
@@ -547,11 +553,11 @@ TARGETS = {
         Target("payload", payload, seeds.payloads(_PAYLOADS), (payloads, go_json)),
         Target(
             "data-channel-client", _data_channel(Side.CLIENT), seeds.data_channels(_TYPES),
-            (DataChannel,),
+            (DataChannel,), 1 << 11,
         ),
         Target(
             "data-channel-agent", _data_channel(Side.AGENT), seeds.data_channels(_TYPES),
-            (DataChannel,),
+            (DataChannel,), 1 << 11,
         ),
         Target(
             "control-channel", control, seeds.control_channels(_TYPES),

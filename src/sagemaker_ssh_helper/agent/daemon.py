@@ -16,11 +16,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import List, Optional, Sequence
 
-from sagemaker_ssh_helper.agent import registration
+from sagemaker_ssh_helper.agent import registration, ssh_servers
 from sagemaker_ssh_helper.agent.aws_api import AwsApi
 from sagemaker_ssh_helper.agent.control import Control
 from sagemaker_ssh_helper.agent.registration import InstanceRole
-from sagemaker_ssh_helper.agent.sshd import SshServer
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
 from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
@@ -138,7 +137,7 @@ async def _keep_sshd(state: StateDir, executor: ThreadPoolExecutor) -> None:
     """Start the node's ssh server again whenever it died, as long as the agent runs."""
     loop = asyncio.get_running_loop()
     try:
-        server = SshServer.attach(state)
+        server = ssh_servers.attach(state)
     except LocalSetup as error:
         # An agent without an ssh server of its own still serves sessions to other ports.
         _logger.info("= no ssh server to look after: %s", error)

@@ -63,8 +63,31 @@ def login_environment(saved: bytes, session: dict[bytes, bytes]) -> tuple[dict[b
     return environment, folder
 
 
+def share_agent(path: bytes) -> None:
+    """
+    Let the container's ordinary user reach root's forwarded agent, so that it works after ``su`` too.
+
+    That user is ``sagemaker-user``, else uid 1000; everybody else stays out. Without one nothing happens.
+    """
+    import pwd
+
+    folder = os.path.dirname(path)
+    try:
+        try:
+            group = pwd.getpwnam("sagemaker-user").pw_gid
+        except KeyError:
+            group = pwd.getpwuid(1000).pw_gid
+        for name, mode in ((folder, 0o710), (path, 0o660)):
+            os.chown(name, -1, group, follow_symlinks=False)
+            os.chmod(name, mode)
+    except (KeyError, OSError):
+        pass
+
+
 def main(arguments: list[str]) -> int:
     session = dict(os.environb)
+    if b"SSH_AUTH_SOCK" in session and os.geteuid() == 0:
+        share_agent(session[b"SSH_AUTH_SOCK"])
     try:
         with open(arguments[0], "rb") as file:
             saved = file.read()

@@ -7,37 +7,24 @@ Standard library only; Python 3.8.
 import base64
 import binascii
 import os
-import shutil
-import subprocess
 import sys
-from typing import Dict, List, Optional, Sequence, Tuple
+import time
+from typing import List, Optional, Sequence
 
-from sagemaker_ssh_helper.agent import sshd, waiting
+from sagemaker_ssh_helper.agent import packages, sshd, waiting
 from sagemaker_ssh_helper.agent.state import StateDir
-from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
+from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 USAGE = """\
 usage: sm-setup-ssh configure          prepare an image: check OpenSSH, install it when missing (as root)
        sm-setup-ssh authorize TOKEN    admit a public key; TOKEN is the base64 of its line
+       sm-setup-ssh authorize-from TOKEN   the same; TOKEN is the base64 of s3://BUCKET/KEY, where the key is
        sm-setup-ssh status             how this node is; exit status 0 when it is online
 """
 
 # The longest line a key can have is that of RSA-16384, some 2,800 characters.
 _MAX_TOKEN_CHARS = 8192
-
-# Package manager -> its words for what is needed, and the packages.
-_MANAGERS: Dict[str, List[Tuple[str, ...]]] = {
-    "apt-get": [
-        ("apt-get", "update", "-qq"),
-        ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "openssh-server"),
-    ],
-    "dnf": [("dnf", "install", "-y", "openssh-server")],
-    "microdnf": [("microdnf", "install", "-y", "openssh-server")],
-    "yum": [("yum", "install", "-y", "openssh-server")],
-    "apk": [("apk", "add", "--no-cache", "openssh-server", "openssh-keygen", "openssh-sftp-server")],
-    "zypper": [("zypper", "--non-interactive", "install", "openssh-server")],
-}
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -66,7 +53,12 @@ def _run(words: List[str]) -> int:
         added = sshd.authorize(StateDir.choose(os.environ), key)
         sys.stdout.write(f"{'admitted' if added else 'known already'}: {key.sha256}\n")
         return 0
-    if words and words[0] not in ("configure", "status", "authorize"):
+    if words[:1] == ["authorize-from"] and len(words) == 2:
+        for key in _fetch(words[1]):
+            added = sshd.authorize(StateDir.choose(os.environ), key)
+            sys.stdout.write(f"{'admitted' if added else 'known already'}: {key.sha256}\n")
+        return 0
+    if words and words[0] not in ("configure", "status", "authorize", "authorize-from"):
         raise UsageError(f"sm-setup-ssh knows no {words[0]!r}", fix="See: sm-setup-ssh --help")
     sys.stderr.write(USAGE)
     return UsageError.exit_code
@@ -76,53 +68,39 @@ def parse_token(token: str) -> PublicKey:
     """
     The key in a token, the standard base64 of one public key line. Raises UsageError, without the text.
     """
+    return PublicKey.parse(_decoded(token, "a public key line"))
+
+
+def _decoded(token: str, what: str) -> str:
     try:
         if len(token) > _MAX_TOKEN_CHARS:
             raise UsageError("that token is too long for a public key")
-        line = base64.b64decode(token, validate=True).decode("ascii")
+        return base64.b64decode(token, validate=True).decode("ascii")
     except (binascii.Error, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError("that is no token", fix="It is the base64 of a public key line") from None
-    return PublicKey.parse(line)
+        raise UsageError("that is no token", fix=f"It is the base64 of {what}") from None
+
+
+def _fetch(token: str) -> List[PublicKey]:
+    """The public keys at a place in S3, read as the job may. Raises SSHHelperError."""
+    # Imported here: it takes a while, and `authorize` needs none of it.
+    from sagemaker_ssh_helper.agent import resource, s3_keys
+    from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
+
+    environ = os.environ
+    region = resource.region(environ, resource.identify(environ, resource.base_dir(environ)))
+    uri = _decoded(token, "s3://BUCKET/KEY")
+    return s3_keys.KeyStore(uri, region, ContainerCredentials(environ).get(), environ, time.time()).fetch()
 
 
 def _configure() -> None:
-    missing = _missing()
+    missing = packages.missing()
     if missing:
-        _install(missing)
-        missing = _missing()
-        if missing:
-            raise LocalSetup(f"the package manager ran, and there still is no {' and no '.join(missing)}")
+        packages.install_openssh(missing, say=lambda text: sys.stderr.write(f"sm-setup-ssh: {text}\n"))
     sys.stdout.write(f"sshd:        {sshd.find_program('sshd')}\n")
     sys.stdout.write(f"ssh-keygen:  {sshd.find_program('ssh-keygen')}\n")
     sys.stdout.write(f"sftp-server: {sshd.find_sftp_server() or 'none: sftp and plain scp will not work'}\n")
-
-
-def _missing() -> List[str]:
-    return [name for name in ("sshd", "ssh-keygen") if not sshd.find_program(name)]
-
-
-def _install(missing: Sequence[str]) -> None:
-    names = " and no ".join(missing)
-    manager = next((name for name in _MANAGERS if shutil.which(name)), None)
-    if manager is None:
-        raise LocalSetup(
-            f"there is no {names} in this image, and no package manager we know",
-            fix="Add OpenSSH's server and ssh-keygen to the image",
-        )
-    commands = _MANAGERS[manager]
-    if os.geteuid() != 0:
-        raise LocalSetup(
-            f"there is no {names} in this image, and installing needs root",
-            fix="Run as root: " + " && ".join(" ".join(command) for command in commands),
-        )
-    for command in commands:
-        sys.stderr.write(f"sm-setup-ssh: there is no {names}; running: {' '.join(command)}\n")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        status = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment).returncode
-        if status != 0:
-            raise LocalSetup(f"{' '.join(command)} ended with status {status}")
 
 
 if __name__ == "__main__":

@@ -74,12 +74,29 @@ class Account:
                 f"RUN echo 'sagemaker:x:{uid}:{os.getegid()}::/tmp:/bin/sh' >> /etc/passwd",
             ) from None
         shell = entry.pw_shell or "/bin/sh"
-        if os.path.basename(shell) in ("nologin", "false", "sync") or not os.access(shell, os.X_OK):
+        if not _is_login_shell(shell):
             raise LocalSetup(
                 f"the user {entry.pw_name} has no shell to log in with ({shell})",
                 fix=f"Give it one in the image: RUN usermod -s /bin/sh {entry.pw_name}",
             )
         return cls(uid, entry.pw_name, shell)
+
+    @classmethod
+    def unchecked(cls) -> "Account":
+        """The same for a server that needs no account: the uid for a name, and a shell that there is."""
+        uid = os.geteuid()
+        try:
+            entry = pwd.getpwuid(uid)
+            name, shell = entry.pw_name, entry.pw_shell or "/bin/sh"
+        except KeyError:
+            name, shell = str(uid), ""
+        if not _is_login_shell(shell):
+            shell = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
+        return cls(uid, name, shell)
+
+
+def _is_login_shell(path: str) -> bool:
+    return os.path.basename(path) not in ("nologin", "false", "sync") and os.access(path, os.X_OK)
 
 
 def find_program(name: str) -> Optional[str]:
@@ -121,6 +138,14 @@ def authorize(state: StateDir, key: PublicKey) -> bool:
     return True
 
 
+def refuse_odd_path(state: StateDir) -> None:
+    """Raise LocalSetup when the configuration could not name files in this folder."""
+    if any(character in state.path for character in '"\\') or not state.path.isprintable():
+        raise LocalSetup(
+            f"sshd cannot name files in {state.path!r}", fix=f"Set {Env.STATE_DIR} to a plain path"
+        )
+
+
 def choose_port() -> int:
     """22 when we may listen there and nobody does, else a free port."""
     with socket.socket() as probe:
@@ -143,7 +168,11 @@ class SshServer:
     One sshd, found again by its files: the process that started it and the agent after it drive the same one.
 
     Get one from :meth:`prepare`, then :meth:`start` it; the agent gets the running one from :meth:`attach`.
+    :mod:`~sagemaker_ssh_helper.agent.ssh_servers` chooses between this and another program.
     """
+
+    KIND = "openssh"
+    """As ``SSH_SSHD`` names it."""
 
     def __init__(self, state: StateDir, program: str, account: Account, port: int) -> None:
         self._state = state
@@ -166,10 +195,7 @@ class SshServer:
         if not program:
             raise LocalSetup("there is no OpenSSH server in this image", fix=_INSTALL)
         account = Account.own()
-        if any(character in state.path for character in '"\\') or not state.path.isprintable():
-            raise LocalSetup(
-                f"sshd cannot name files in {state.path!r}", fix=f"Set {Env.STATE_DIR} to a plain path"
-            )
+        refuse_odd_path(state)
         if not os.path.exists(state.host_key):
             _make_host_key(state)
         if not os.path.exists(state.authorized_keys):
@@ -180,10 +206,11 @@ class SshServer:
     def attach(cls, state: StateDir) -> "SshServer":
         """The server that was started with these files. Raises LocalSetup when none was."""
         found = re.search(rb"^Port (\d+)$", state.read(state.sshd_config) or b"", re.MULTILINE)
-        program = find_program("sshd")
-        if not found or not program:
+        if not found:
             raise LocalSetup("no ssh server was set up here", evidence=state.path, fix=_INSTALL)
-        return cls(state, program, Account.own(), int(found.group(1)))
+        server = cls.prepare(state)
+        server.port = int(found.group(1))
+        return server
 
     @property
     def user(self) -> str:
@@ -293,7 +320,7 @@ class SshServer:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=clean_environment(),
+                env=self._environment(),
                 start_new_session=True,
             )
         deadline = time.monotonic() + _START_TIMEOUT
@@ -312,6 +339,9 @@ class SshServer:
             said.seek(said_before_bytes)
             text = said.read(1 << 16).decode("utf-8", "replace").strip()
         return text or f"it ended with status {process.returncode} and said nothing"
+
+    def _environment(self) -> Dict[str, str]:
+        return clean_environment()
 
     def _command(self) -> List[str]:
         state = self._state
@@ -353,6 +383,7 @@ class SshServer:
         state, name = self._state, self._account.name
         keys = state.authorized_keys.replace("%", "%%")
         required = [
+            f"# {self.KIND}",
             f"Port {self.port}",
             f"ListenAddress {ADDRESS}",
             f'HostKey "{state.host_key}"',

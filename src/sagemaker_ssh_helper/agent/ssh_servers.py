@@ -1,0 +1,94 @@
+"""
+Which program is the node's ssh server: the image's OpenSSH, else asyncssh, else an OpenSSH installed now.
+
+``SSH_SSHD`` chooses one of them: ``openssh``, ``asyncssh``; ``auto`` or nothing takes the first that works.
+
+Standard library only; Python 3.8.
+"""
+
+import logging
+import os
+from typing import Dict, List, Mapping, Type
+
+from sagemaker_ssh_helper.agent import asyncssh_server, environment, packages, sshd
+from sagemaker_ssh_helper.agent.sshd import Account, SshServer
+from sagemaker_ssh_helper.agent.state import StateDir
+from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.names import Env
+
+_SERVER = "sagemaker_ssh_helper.agent.asyncssh_server"
+
+_logger = logging.getLogger(__name__)
+
+
+class AsyncsshServer(SshServer):
+    """The same with asyncssh: needs no account, no shell of its own, no root, no program of OpenSSH."""
+
+    KIND = "asyncssh"
+
+    @classmethod
+    def prepare(cls, state: StateDir) -> "AsyncsshServer":
+        """Raises LocalSetup when asyncssh is not here."""
+        if asyncssh_server.find(state) is None:
+            raise LocalSetup(
+                "there is no asyncssh in this container",
+                fix="Install the package asyncssh, or OpenSSH's server",
+            )
+        sshd.refuse_odd_path(state)
+        if not os.path.exists(state.authorized_keys):
+            state.write(state.authorized_keys, b"")
+        return cls(state, environment.interpreter(), Account.unchecked(), 0)
+
+    def _command(self) -> List[str]:
+        state = self._state
+        return environment.python_command(state, _SERVER, [state.path, state.sshd_config])
+
+    def _environment(self) -> Dict[str, str]:
+        kept = ("HOME", "LD_LIBRARY_PATH")
+        return {**sshd.clean_environment(), **{name: os.environ[name] for name in kept if name in os.environ}}
+
+    def _amend(self, complaint: str, *, port_is_fixed: bool) -> bool:
+        return not port_is_fixed and "Cannot bind any address" in complaint
+
+
+_SERVERS: Dict[str, Type[SshServer]] = {server.KIND: server for server in (SshServer, AsyncsshServer)}
+
+
+def start(state: StateDir, environ: Mapping[str, str]) -> SshServer:
+    """
+    The running server. Raises LocalSetup when none works: with what the first one needs.
+
+    An image without OpenSSH gets it from its package manager when this is root, nothing else is there, and
+    no server was asked for by name.
+    """
+    wanted = environ.get(Env.SSHD, "").strip().lower()
+    if wanted not in ("", "auto", *_SERVERS):
+        _logger.warning("! %s is %r: not one of auto, %s", Env.SSHD, wanted, ", ".join(_SERVERS))
+        wanted = ""
+    kinds = [wanted] if wanted in _SERVERS else list(_SERVERS)
+    problems: List[LocalSetup] = []
+    for kind in kinds:
+        try:
+            return _start(kind, state)
+        except LocalSetup as problem:
+            _logger.info("! no ssh server by %s: %s", kind, problem)
+            problems.append(problem)
+    if len(kinds) > 1 and os.geteuid() == 0 and not sshd.find_program("sshd"):
+        try:
+            packages.install_openssh(packages.missing(), timeout=packages.START_TIMEOUT, say=_logger.warning)
+            return _start(SshServer.KIND, state)
+        except LocalSetup as problem:
+            _logger.warning("! OpenSSH could not be installed: %s", problem)
+    raise problems[0]
+
+
+def attach(state: StateDir) -> SshServer:
+    """The server that was started with these files. Raises LocalSetup when none was."""
+    line = (state.read(state.sshd_config) or b"").split(b"\n", 1)[0].decode("ascii", "replace")
+    return _SERVERS.get(line[2:], SshServer).attach(state)
+
+
+def _start(kind: str, state: StateDir) -> SshServer:
+    server = _SERVERS[kind].prepare(state)
+    server.start()
+    return server
