@@ -30,7 +30,7 @@ from sagemaker_ssh_helper.errors import (
     Throttled,
     UsageError,
 )
-from sagemaker_ssh_helper.names import Env, instance_name
+from sagemaker_ssh_helper.names import Env, Line, instance_name
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 _T = TypeVar("_T")
@@ -81,7 +81,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             _logger.error("the state cannot be written: %s", problem)
             tell_job = True
     if why and tell_job:
-        job.say(f"no ssh in this container: {why}. Log: {log_path}")
+        job.say(f"{Line.NO_SSH}{why}. Log: {log_path}")
     return 1 if why else 0
 
 

@@ -133,6 +133,8 @@ class Resource:
     instance_type: str = ""
     stops_at: float | None = None
     """When SageMaker stops it, if it has started and has a longest run time."""
+    isolated: bool = False
+    """Whether its containers have no network: not even AWS's services."""
     transitions: tuple[tuple[str, float], ...] = ()
     """The secondary statuses so far, and when each began."""
 
@@ -185,11 +187,12 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
         ended_at=_time(answer.get(calls.ended_at)),
         instance_count=shape.get("InstanceCount"),
         arn=str(answer.get(calls.arn, "")),
-        # The container's variables of an endpoint stand in its model, those of a notebook nowhere.
+        # Those of an endpoint and of a transform job stand in their models, a notebook's nowhere.
         environment=(answer.get("Environment") or {})
-        if kind in (ResourceKind.TRAINING, ResourceKind.PROCESSING, ResourceKind.TRANSFORM)
+        if kind in (ResourceKind.TRAINING, ResourceKind.PROCESSING)
         else None,
         instance_type=str(shape.get("InstanceType", "")),
+        isolated=bool({**answer, **(answer.get("NetworkConfig") or {})}.get("EnableNetworkIsolation")),
         stops_at=_stops_at(answer),
         transitions=tuple(
             (str(entry.get("Status", "")), float(entry["StartTime"]))

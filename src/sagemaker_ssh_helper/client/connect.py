@@ -27,6 +27,7 @@ from sagemaker_ssh_helper.errors import (
     HostNotTrusted,
     KeyNotDelivered,
     LocalSetup,
+    SshMissing,
     TargetNotFound,
     UsageError,
     WrongUser,
@@ -294,10 +295,10 @@ def _option(words: Sequence[str], index: int) -> tuple[list[str], str | None]:
 
 
 def find_ssh() -> str:
-    """The path of ssh. Raises LocalSetup when there is none."""
+    """The path of ssh. Raises SshMissing when there is none."""
     program = shutil.which("ssh")
     if program is None:
-        raise LocalSetup("ssh was not found", fix="Install OpenSSH's client, and see that ssh is on PATH")
+        raise SshMissing("ssh was not found", fix="Install OpenSSH's client, and see that ssh is on PATH")
     return program
 
 
@@ -361,7 +362,7 @@ def ssh_command(
     """
     The argv that runs ssh to ``host``; the user's ``options`` stand between the two kinds of settings.
 
-    Raises LocalSetup when there is no ssh.
+    Raises SshMissing when there is no ssh.
     """
     argv = [find_ssh(), *with_o(settings.safe), *options, *with_o(settings.defaults)]
     # ssh joins the words of a command with spaces and the remote shell takes them apart again: a word that
