@@ -15,7 +15,7 @@ from local_cloud import LocalCloud
 from sagemaker_ssh_helper import archive
 from sagemaker_ssh_helper.client import launches
 from sagemaker_ssh_helper.errors import LaunchRefused
-from sagemaker_ssh_helper.launch import SshLaunch, enable_for_session, enable_ssh, role_name
+from sagemaker_ssh_helper.launch import SshLaunch, bring_library, enable_for_session, enable_ssh, role_name
 from sagemaker_ssh_helper.names import ResourceKind
 
 
@@ -206,6 +206,28 @@ def test_a_client_stands_for_itself_alone(cloud: LocalCloud, session: boto3.Sess
     environment = created(client, cloud, "of-the-client")
     assert environment["SSH_OWNER_TAG"] == cloud.user("alice")["user_id"]
     assert created(session.client("sagemaker"), cloud, "of-another-client") == {}
+
+
+def test_the_library_comes_with_the_jobs_of_one_launch(cloud: LocalCloud, session: boto3.Session) -> None:
+    bucket = f"sagemaker-{cloud.info['region']}-{cloud.info['account_id']}"
+    client = session.client("sagemaker")
+    session.client("s3").create_bucket(Bucket=bucket)
+    ssh = SshLaunch.prepare(session, cloud.info["role_arn"], connection_wait_time_seconds=0)
+    bring_library(session, ssh)
+    found = []
+    for name, environment in (("of-the-launch", ssh.environment()), ("of-another", {"START_SSH": "true"})):
+        changes: Dict[str, Any] = {
+            "AlgorithmSpecification": {
+                "TrainingImage": "image",
+                "TrainingInputMode": "File",
+                "ContainerEntrypoint": ["true"],
+            },
+            "OutputDataConfig": {"S3OutputPath": f"s3://{bucket}/output"},
+        }
+        assert created(client, cloud, name, Environment=environment, **changes) == environment
+        described = client.describe_training_job(TrainingJobName=name)
+        found.append([channel["ChannelName"] for channel in described.get("InputDataConfig", [])])
+    assert found == [["sagemaker_ssh_helper"], []]
 
 
 def test_what_is_no_session_is_refused() -> None:

@@ -24,11 +24,19 @@ Everything that can go wrong, as one tree.
     └── UserError                the user can fix it
         ├── UsageError             (also ValueError)
         ├── TargetNotFound         (also ValueError)
+        │   └── WrongRegion            another region that you use has it
         ├── AmbiguousTarget        (also ValueError)
         ├── TargetEnded
         ├── NotInstrumented
+        ├── NetworkIsolated
+        ├── RegistrationFailed     the container could not make itself known to Systems Manager
+        │   ├── RegistrationLimit
+        │   ├── RegistrationThrottled
+        │   └── RoleNotTrusted
         ├── TargetOffline          (also ConnectionError)
-        │   └── TargetStarting       no container of it has registered yet
+        │   ├── TargetStarting       no container of it has registered yet
+        │   ├── NotConnected         AWS grants it no session: its agent is away
+        │   └── InstanceNotValid     AWS takes no command for it: its agent is away
         ├── DuplicateNode
         ├── HostKeyChanged
         ├── HostNotTrusted
@@ -38,6 +46,9 @@ Everything that can go wrong, as one tree.
         ├── WaitTimeout            (also TimeoutError)
         ├── LaunchRefused          (also ValueError)
         └── LocalSetup             something on the user's machine is missing or busy
+            ├── SshMissing
+            ├── ConfigBroken         our block in ssh's configuration
+            └── PortBusy
 
 An error says what is wrong, the evidence, and the next command: ``str(error)`` is one line. Its ``id`` is
 stable and printed in brackets; its ``exit_code`` is the one `docs/reference/errors.md` lists.
@@ -211,6 +222,10 @@ class TargetNotFound(UserError, ValueError):
     exit_code = 3
 
 
+class WrongRegion(TargetNotFound):
+    id = "wrong-region"
+
+
 class AmbiguousTarget(UserError, ValueError):
     id = "ambiguous-target"
     exit_code = 2
@@ -226,6 +241,29 @@ class NotInstrumented(UserError):
     exit_code = 5
 
 
+class NetworkIsolated(UserError):
+    id = "network-isolated"
+    exit_code = 5
+
+
+class RegistrationFailed(UserError):
+    id = "registration-failed"
+    exit_code = 5
+
+
+class RegistrationLimit(RegistrationFailed):
+    id = "registration-limit"
+
+
+class RegistrationThrottled(RegistrationFailed):
+    id = "registration-throttled"
+    exit_code = 8
+
+
+class RoleNotTrusted(RegistrationFailed):
+    id = "role-not-trusted"
+
+
 class TargetOffline(UserError, ConnectionError):
     id = "target-offline"
     exit_code = 5
@@ -233,6 +271,14 @@ class TargetOffline(UserError, ConnectionError):
 
 class TargetStarting(TargetOffline):
     id = "target-starting"
+
+
+class NotConnected(TargetOffline):
+    id = "target-not-connected"
+
+
+class InstanceNotValid(TargetOffline):
+    id = "instance-not-valid"
 
 
 class DuplicateNode(UserError):
@@ -278,3 +324,15 @@ class LaunchRefused(UserError, ValueError):
 class LocalSetup(UserError):
     id = "local-setup"
     exit_code = 9
+
+
+class SshMissing(LocalSetup):
+    id = "ssh-missing"
+
+
+class ConfigBroken(LocalSetup):
+    id = "config-broken"
+
+
+class PortBusy(LocalSetup):
+    id = "port-busy"

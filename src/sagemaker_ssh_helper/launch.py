@@ -69,10 +69,10 @@ class RequestKind:
         places = [request, request.get("NetworkConfig") or {}, *self._definitions(request)]
         return any(place.get("EnableNetworkIsolation") for place in places)
 
-    def has_ssh(self, request: Mapping[str, Any]) -> bool:
-        """Whether a container of the request was given ssh already."""
+    def environments(self, request: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
+        """The environment of every container."""
         places = self._definitions(request) if self.holders else [request]
-        return any(Env.START_SSH in (place.get("Environment") or {}) for place in places)
+        return [place.get("Environment") or {} for place in places]
 
     def _definitions(self, request: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         found: List[Mapping[str, Any]] = []
@@ -310,27 +310,51 @@ def enable_for_session(session: Optional[Any] = None, **options: Any) -> None:
     from botocore.client import BaseClient
 
     client = session if isinstance(session, BaseClient) else None
-    emitters: List[Any]
-    if client is not None:
-        emitters = [client.meta.events]
-    else:
+    if client is None:
         session = boto3_session(session, default=True)
-        keys = session.get_credentials()
-        made = [each.meta.events for each in _sagemaker_clients() if _keys_of(each) is keys]
-        emitters = [session.events, *made]
 
     def hook(params: Mapping[str, Any], model: Any, **_: Any) -> Optional[Dict[str, Any]]:
         kind = next(kind for kind in REQUESTS if kind.operation == model.name)
-        if kind.has_ssh(params):
+        if any(Env.START_SSH in environment for environment in kind.environments(params)):
             return None
         return enable_ssh(params, session if client is None else _session_of(client), **options)
 
+    emitters = _emitters(session) if client is None else [client.meta.events]
     for kind in REQUESTS:
-        event = f"provide-client-params.sagemaker.{kind.operation}"
-        for events in emitters:
-            # botocore keeps the first handler of an id, and ours should be the last.
-            events.unregister(event, unique_id=_HOOK)
-            events.register(event, hook, unique_id=_HOOK)
+        _register(emitters, kind, hook, _HOOK)
+
+
+def bring_library(session: Any, ssh: SshLaunch) -> None:
+    """
+    Let the jobs that have the environment of ``ssh`` bring the library, when ``session`` (of boto3) starts
+    them: for objects of an SDK that take no library with their code.
+    """
+
+    def hook(params: Mapping[str, Any], model: Any, **_: Any) -> Optional[Dict[str, Any]]:
+        kind = next(kind for kind in REQUESTS if kind.operation == model.name)
+        if all(ssh.launch_id != found.get(Env.LAUNCH_ID) for found in kind.environments(params)):
+            return None
+        from sagemaker_ssh_helper import delivery
+
+        return delivery.with_library(session, params[kind.name], params)
+
+    emitters = _emitters(session)
+    for kind in (TRAINING_REQUEST, TUNING_REQUEST):
+        _register(emitters, kind, hook, f"{_HOOK}-{ssh.launch_id}")
+
+
+def _emitters(session: Any) -> List[Any]:
+    """The hooks of a boto3 session, and those of the clients that it has made."""
+    keys = session.get_credentials()
+    return [session.events, *(made.meta.events for made in _sagemaker_clients() if _keys_of(made) is keys)]
+
+
+def _register(emitters: Sequence[Any], kind: RequestKind, hook: Callable[..., Any], unique_id: str) -> None:
+    event = f"provide-client-params.sagemaker.{kind.operation}"
+    for events in emitters:
+        # botocore keeps the first handler of an id, and ours should be the last.
+        events.unregister(event, unique_id=unique_id)
+        events.register(event, hook, unique_id=unique_id)
 
 
 _HOOK = "sagemaker-ssh-helper"

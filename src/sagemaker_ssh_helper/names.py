@@ -48,8 +48,9 @@ class Env:
     SSHD = "SSH_SSHD"
     # Where the container side keeps its files; chosen by itself when unset.
     STATE_DIR = "SSH_STATE_DIR"
-    # Read on the user's machine.
+    # Where in S3 public keys are put and found, at both ends.
     AUTHORIZED_KEYS_PATH = "SSH_AUTHORIZED_KEYS_PATH"
+    # Read on the user's machine.
     DEBUG = "SM_SSH_DEBUG"
     MAX_PAYLOAD = "SM_SSH_MAX_PAYLOAD"
     # Read by the local cloud when it starts.
@@ -68,6 +69,8 @@ class Line:
     """Log lines that other programs search for."""
 
     REGISTERED = "Successfully registered the instance with AWS SSM using Managed instance-id: {instance_id}"
+    # Before the reason, in the job's log.
+    NO_SSH = "no ssh in this container: "
 
 
 class Command:
@@ -75,6 +78,8 @@ class Command:
 
     # The token is the standard base64 of one authorized_keys line.
     AUTHORIZE_KEY = "sm-setup-ssh authorize {token}"
+    # The token is that of s3://BUCKET/KEY.
+    AUTHORIZE_KEY_FROM = "sm-setup-ssh authorize-from {token}"
 
 
 PRODUCT = "sagemaker-ssh-helper"

@@ -17,6 +17,8 @@ from sagemaker_ssh_helper.launch import (
     RequestKind,
     SshLaunch,
     add_variables,
+    boto3_session,
+    bring_library,
     role_name,
 )
 from sagemaker_ssh_helper.names import DOMAIN, Env, ResourceKind
@@ -55,7 +57,7 @@ class SSHEnvironmentWrapper(abc.ABC):
         ``sagemaker_session`` gives credentials and region: an SDK session, or a boto3 session; the default
         boto3 session if None. Raises TargetNotFound when there is no such resource in its region.
         """
-        return cls(_Attached(cls.kind, resource_name, _boto3_session(sagemaker_session)))
+        return cls(_Attached(cls.kind, resource_name, boto3_session(sagemaker_session)))
 
     @classmethod
     def attach_arn(cls, arn: str, sagemaker_session: Any = None) -> SSHEnvironmentWrapper:
@@ -78,7 +80,7 @@ class SSHEnvironmentWrapper(abc.ABC):
 
             session = boto3.Session(region_name=parts[3])
         else:
-            session = _boto3_session(sagemaker_session)
+            session = boto3_session(sagemaker_session)
         if session.region_name != parts[3]:
             raise TargetNotFound(
                 f"{arn} is in {parts[3]}, and the session in {session.region_name}",
@@ -110,7 +112,7 @@ class SSHEnvironmentWrapper(abc.ABC):
 
     def _boto_session(self) -> Any:
         """The boto3 session of the wrapped object: its credentials, its region."""
-        return _boto3_session(getattr(self._wrapped, "sagemaker_session", None))
+        return boto3_session(getattr(self._wrapped, "sagemaker_session", None))
 
     def is_job_in_progress(self) -> bool:
         """Whether a container of it may run now."""
@@ -189,6 +191,11 @@ class SSHEnvironmentWrapper(abc.ABC):
     def _expected_nodes(self) -> int:
         """How many nodes should register: no call is made for it."""
         nodes = getattr(self._wrapped, "instance_count", None)
+        nodes = (
+            getattr(getattr(self._wrapped, "compute", None), "instance_count", None)
+            if nodes is None
+            else nodes
+        )
         nodes = nodes if isinstance(nodes, int) else 1
         return min(nodes, self._ssh.ssh_instance_count) if self._ssh is not None else nodes
 
@@ -240,11 +247,13 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
         Give ssh to ``estimator``, an estimator of the SageMaker SDK that was not started yet.
 
         Its ``environment`` gets what the container needs, and its ``dependencies`` this library when it ships
-        code. The job's script then calls ``sagemaker_ssh_helper.setup_and_start_ssh()``. Given to a
+        code. The job's script then calls ``sagemaker_ssh_helper.setup_and_start_ssh()``; in a job of a
+        ``ModelTrainer`` with ``source_code`` that is done before the script. Given to a
         ``HyperparameterTuner`` afterwards, every job of the tuning has ssh.
 
         Args:
-            estimator: any estimator of the SDK v2: script mode, or an own image that holds the library.
+            estimator: any estimator of the SDK v2, or a ModelTrainer of the SDK v3: one that ships its
+                code, or an own image that holds the library.
             connection_wait_time_seconds: how long the job waits for a connection; 0 not at all.
             ssh_instance_count: how many nodes become reachable, counted from ``algo-1``.
             local_user_id: the value of the tag SSHOwner, instead of what STS tells.
@@ -255,13 +264,17 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
             LaunchRefused: it was started already, runs in network isolation, has no role, or more variables
                 than SageMaker takes.
         """
-        if estimator.latest_training_job is not None:
+        job = _training_job(estimator)
+        if job is not None:
             raise LaunchRefused(
-                f"the estimator has already started {estimator.latest_training_job.name}",
-                fix="Call SSHEstimatorWrapper.create(estimator) before estimator.fit()",
+                f"the estimator has already started {_job_name(job)}",
+                fix="Call SSHEstimatorWrapper.create(estimator) before the estimator starts a job",
             )
         isolated = getattr(estimator, "enable_network_isolation", None)
-        if callable(isolated) and isolated() is True:
+        networking = getattr(estimator, "networking", None)
+        if (callable(isolated) and isolated() is True) or (
+            getattr(networking, "enable_network_isolation", None) is True
+        ):
             raise _isolated("the estimator")
         ssh = _prepare(
             estimator,
@@ -275,6 +288,8 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
         estimator.environment = _variables("the estimator", estimator.environment, ssh, TRAINING_REQUEST)
         if getattr(estimator, "entry_point", None):
             _add_dependency(estimator, cls.dependency_dir())
+        elif getattr(estimator, "source_code", None):
+            bring_library(boto3_session(estimator.sagemaker_session), ssh)
         return cls(estimator, ssh)
 
     def training_job_name(self) -> str:
@@ -284,12 +299,13 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
     def resource_name(self) -> str:
         if isinstance(self._wrapped, _Attached):
             return self._wrapped.name
-        job = self._wrapped.latest_training_job
+        job = _training_job(self._wrapped)
         if job is None:
             raise TargetNotFound(
-                "the estimator has not started a job yet", fix="Call estimator.fit(wait=False) first"
+                "the estimator has not started a job yet",
+                fix="Call estimator.fit(wait=False) first, or train(wait=False) of a ModelTrainer",
             )
-        return str(job.name)
+        return _job_name(job)
 
     def stop_training_job(self) -> None:
         """Ask SageMaker to stop the job; returns at once."""
@@ -350,7 +366,7 @@ class SSHProcessorWrapper(SSHEnvironmentWrapper):
         """
         if getattr(processor, "latest_job", None) is not None:
             raise LaunchRefused(
-                f"the processor has already started {processor.latest_job.job_name}",
+                f"the processor has already started {_job_name(processor.latest_job)}",
                 fix="Call SSHProcessorWrapper.create(processor) before processor.run()",
             )
         network = getattr(processor, "network_config", None)
@@ -377,16 +393,22 @@ class SSHProcessorWrapper(SSHEnvironmentWrapper):
             sys.path.append("/opt/ml/processing/input")
             import sagemaker_ssh_helper
         """
-        # The one place where the SDK's own class is needed; a processor is there, so it is loaded already.
-        from sagemaker.processing import ProcessingInput
-
         from sagemaker_ssh_helper.archive import PACKAGE
 
-        return ProcessingInput(
-            source=self.dependency_dir(),
-            destination=f"/opt/ml/processing/input/{PACKAGE}",
-            input_name=PACKAGE,
-        )
+        source, destination = self.dependency_dir(), f"/opt/ml/processing/input/{PACKAGE}"
+        # The one place where the SDK's own class is needed; a processor is there, so it is loaded already.
+        try:
+            from sagemaker.processing import ProcessingInput
+        except ImportError:
+            from sagemaker.core import shapes
+
+            return shapes.ProcessingInput(
+                input_name=PACKAGE,
+                s3_input=shapes.ProcessingS3Input(
+                    s3_uri=source, local_path=destination, s3_data_type="S3Prefix"
+                ),
+            )
+        return ProcessingInput(source=source, destination=destination, input_name=PACKAGE)
 
     def processing_job_name(self) -> str:
         """The job's name. Raises TargetNotFound before the launch."""
@@ -400,7 +422,7 @@ class SSHProcessorWrapper(SSHEnvironmentWrapper):
             raise TargetNotFound(
                 "the processor has not started a job yet", fix="Call processor.run(wait=False) first"
             )
-        return str(job.job_name)
+        return _job_name(job)
 
     def wait_processing_job(self) -> None:
         """Wait until the job has ended. Raises botocore's WaiterError when it failed."""
@@ -428,9 +450,11 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
         connection_wait_time: Optional[timedelta] = None,
     ) -> W:
         """
-        Give ssh to ``model``, a model of the SageMaker SDK that was not deployed yet.
+        Give ssh to ``model``, a model of the SageMaker SDK that was not deployed yet, or a ``ModelBuilder``
+        of its version 3 that has not built one.
 
-        Its ``env`` gets what the container needs, and its ``dependencies`` this library when it ships code.
+        Its ``env`` gets what the container needs, and its ``dependencies`` this library when it ships code; a
+        builder's ``source_code`` must hold the library.
         The inference script then calls ``sagemaker_ssh_helper.setup_and_start_ssh()`` when it is loaded.
         Arguments as for ``SSHEstimatorWrapper.create``. Raises LaunchRefused as that does.
         """
@@ -443,16 +467,25 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
         if callable(isolated) and isolated() is True:
             raise _isolated("the model")
         # A multi-model endpoint may be made around an ordinary model, whose containers then run.
-        inner = getattr(model, "model", None) or model
+        builder = hasattr(model, "env_vars")
+        inner = model if builder else getattr(model, "model", None) or model
+        if builder and getattr(model, "built_model", None) is not None:
+            raise LaunchRefused(
+                "the model is already built, with its environment",
+                fix=f"Call {cls.__name__}.create(builder) before builder.build()",
+            )
         ssh = _prepare(
             inner if getattr(inner, "sagemaker_session", None) is not None else model,
-            getattr(inner, "role", None) or model.role,
+            inner.role_arn if builder else getattr(inner, "role", None) or model.role,
             connection_wait_time_seconds=connection_wait_time_seconds,
             connection_wait_time=connection_wait_time,
             ssh_instance_count=ssh_instance_count,
             local_user_id=local_user_id,
             log_to_stdout=log_to_stdout,
         )
+        if builder:
+            inner.env_vars = _variables("the model", inner.env_vars, ssh, MODEL_REQUEST)
+            return cls(model, ssh)
         inner.env = _variables("the model", inner.env, ssh, MODEL_REQUEST)
         if getattr(inner, "entry_point", None):
             _add_dependency(inner, cls.dependency_dir())
@@ -513,7 +546,7 @@ class SSHTransformerWrapper(SSHEnvironmentWrapper):
         """
         if getattr(transformer, "latest_transform_job", None) is not None:
             raise LaunchRefused(
-                f"the transformer has already started {transformer.latest_transform_job.job_name}",
+                f"the transformer has already started {_job_name(transformer.latest_transform_job)}",
                 fix="Call SSHTransformerWrapper.create(transformer, …) before transformer.transform()",
             )
         return cls(transformer, ssh_model_wrapper._ssh)
@@ -531,7 +564,7 @@ class SSHTransformerWrapper(SSHEnvironmentWrapper):
                 "the transformer has not started a job yet",
                 fix="Call transformer.transform(wait=False, …) first",
             )
-        return str(job.job_name)
+        return _job_name(job)
 
     def wait_transform_job(self) -> None:
         """Wait until the job has ended. Raises botocore's WaiterError when it failed."""
@@ -569,14 +602,16 @@ def _described(session: Any, kind: ResourceKind, name: str) -> Resource:
     return found
 
 
-def _boto3_session(session: Any) -> Any:
-    """The boto3 session behind an SDK session, or itself; the default one for None."""
-    session = getattr(session, "boto_session", session)
-    if session is None:
-        import boto3
+def _training_job(estimator: Any) -> Any:
+    """The job that an estimator has started, if any: version 3 of the SDK keeps it to itself."""
+    job = getattr(estimator, "latest_training_job", None)
+    return getattr(estimator, "_latest_training_job", None) if job is None else job
 
-        session = boto3.Session()
-    return session
+
+def _job_name(job: Any) -> str:
+    """The name of a job of the SDK: ``job_name``, in its version 3 ``training_job_name`` and the like."""
+    names = ("job_name", "training_job_name", "processing_job_name", "transform_job_name", "name")
+    return str(next(getattr(job, name) for name in names if hasattr(job, name)))
 
 
 def _prepare(wrapped: Any, role: Any, **options: Any) -> SshLaunch:
@@ -587,7 +622,7 @@ def _prepare(wrapped: Any, role: Any, **options: Any) -> SshLaunch:
     expand = getattr(session, "expand_role", None)
     # A role may be given by its name alone, which the SDK looks up.
     role = expand(role) if expand is not None else role
-    return SshLaunch.prepare(_boto3_session(session), role, **options)
+    return SshLaunch.prepare(boto3_session(session), role, **options)
 
 
 def _variables(

@@ -338,3 +338,32 @@ def test_all_shows_what_has_ended_too(stub: AwsStub, client: Client) -> None:
     known = inventory.of_ended_resources(client, [ResourceKind.TRAINING], [])
     assert [row.name for row in known] == ["job", "old"]
     assert inventory.of_ended_resources(client, [ResourceKind.TRAINING], known) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("CreateActivation failed (ThrottlingException: Rate exceeded)", errors.RegistrationThrottled),
+        ("RegistrationLimitExceeded: Registration limit of 20000 reached", errors.RegistrationLimit),
+        ("Nonexistent role or missing ssm service principal in trust policy", errors.RoleNotTrusted),
+        ("there is no OpenSSH server in this image", errors.RegistrationFailed),
+    ],
+)
+def test_what_a_container_wrote_before_it_gave_up_is_the_reason(
+    stub: AwsStub, client: Client, said: str, kind: type[errors.SSHHelperError]
+) -> None:
+    registered(stub)
+    stub.answers["DescribeTrainingJob"] = job(SecondaryStatus="Training")
+    line = f"sagemaker-ssh-helper: no ssh in this container: {said}. Log: /log"
+    stub.answers["FilterLogEvents"] = {"events": [{"message": line, "logStreamName": "job/algo-1-1"}]}
+    with pytest.raises(errors.RegistrationFailed) as caught:
+        instances.resolve(client, Target.parse("job.training.sagemaker"))
+    assert type(caught.value) is kind
+    assert said in str(caught.value)
+
+
+def test_isolation_is_told_before_anything_is_waited_for(stub: AwsStub, client: Client) -> None:
+    registered(stub)
+    stub.answers["DescribeTrainingJob"] = job(SecondaryStatus="Starting", EnableNetworkIsolation=True)
+    with pytest.raises(errors.NetworkIsolated, match="EnableNetworkIsolation is true"):
+        instances.resolve(client, Target.parse("job.training.sagemaker"))

@@ -84,8 +84,8 @@ REFUSALS: list[tuple[str, str, type[errors.SSHHelperError], str]] = [
     ("UnrecognizedClientException", "The security token is invalid", errors.CredentialsInvalid, "not accept"),
     ("InvalidSignatureException", "does not match", errors.CredentialsInvalid, "not accept"),
     ("InvalidSignatureException", "Signature expired: 2026 is now earlier", errors.ClockSkewed, "clock"),
-    ("TargetNotConnected", "mi-1 is not connected.", errors.TargetOffline, "mi-1 is not connected."),
-    ("InvalidInstanceId", "Instances not in a valid state", errors.TargetOffline, "not in a valid state"),
+    ("TargetNotConnected", "mi-1 is not connected.", errors.NotConnected, "mi-1 is not connected."),
+    ("InvalidInstanceId", "Instances not in a valid state", errors.InstanceNotValid, "not in a valid state"),
     (
         "BadRequest",
         "Enable advanced-instances tier to use Session Manager with your on-premises instances",

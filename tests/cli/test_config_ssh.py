@@ -92,7 +92,7 @@ def test_broken_markers_are_refused_and_the_file_stays(sm_ssh: Run, config: Path
     for words in ([], ["--remove"], ["--dry-run"]):
         done = sm_ssh("config-ssh", *words)
         assert done.returncode == 9
-        assert b"error[local-setup]: the sm-ssh block in" in done.stderr
+        assert b"error[config-broken]: the sm-ssh block in" in done.stderr
     assert config.read_bytes() == OTHERS + b"# <<< sm-ssh <<<\n"
 
 

@@ -858,3 +858,21 @@ def test_a_stdlib_program_reads_an_object_by_a_presigned_url(cloud: LocalCloud, 
 
     assert output == b"hello"
     assert urllib.request is not None
+
+
+def test_log_lines_are_found_by_the_beginning_of_their_stream(cloud: LocalCloud) -> None:
+    logs = cloud.client("logs", user="admin")
+    group = "/aws/sagemaker/Prefixes"
+    logs.create_log_group(logGroupName=group)
+    for stream in ("one/algo-1-1", "one/algo-2-1", "other/algo-1-1"):
+        logs.create_log_stream(logGroupName=group, logStreamName=stream)
+        event = {"timestamp": int(time.time() * 1000), "message": f"of {stream}"}
+        logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=[event])
+
+    def found(prefix: str) -> set[str]:
+        answer = logs.filter_log_events(logGroupName=group, logStreamNamePrefix=prefix)
+        return {event["message"] for event in answer["events"]}
+
+    assert found("one/") == {"of one/algo-1-1", "of one/algo-2-1"}
+    assert found("one/algo-2") == {"of one/algo-2-1"}
+    assert found("none/") == set()

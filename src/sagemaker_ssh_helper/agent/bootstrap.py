@@ -21,7 +21,7 @@ from sagemaker_ssh_helper.agent.resource import Resource
 from sagemaker_ssh_helper.agent.state import Lock, State, StateDir, Status, explained_os_error
 from sagemaker_ssh_helper.agent.waiting import Waiter, true_status
 from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError
-from sagemaker_ssh_helper.names import DOMAIN, Env
+from sagemaker_ssh_helper.names import DOMAIN, Env, Line
 
 START_TIMEOUT = 60.0
 """Seconds that a script which waits for connections waits for the node to come online, at most."""
@@ -36,7 +36,7 @@ def setup_and_start_ssh() -> None:
             _set_up(os.environ)
     except Exception as error:  # whatever it is, the job goes on
         text = str(error) if isinstance(error, SSHHelperError) else f"{type(error).__name__}: {error}"
-        say(f"no ssh in this container: {text}")
+        say(f"{Line.NO_SSH}{text}")
 
 
 def _set_up(environ: Mapping[str, str]) -> None:
@@ -130,7 +130,7 @@ def _wait(state: StateDir, waiter: Waiter, here: Resource, seconds: float) -> No
         left -= time.monotonic() - began_at
         say("not online yet; it goes on in the background. See: sm-wait status")
     elif found[0].state is State.FAILED:
-        say(f"no ssh in this container: {found[0].why}. Log: {found[0].log}")
+        say(f"{Line.NO_SSH}{found[0].why}. Log: {found[0].log}")
         return
     else:
         node = "" if here.rank == 0 else f"{here.node}."

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import Callable, Generic, Optional, Sequence, TypeVar
 
 from sagemaker_ssh_helper.agent import environment, resource, ssh_servers, sshd
@@ -29,7 +30,7 @@ from sagemaker_ssh_helper.errors import (
     Throttled,
     UsageError,
 )
-from sagemaker_ssh_helper.names import Env, instance_name
+from sagemaker_ssh_helper.names import Env, Line, instance_name
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 _T = TypeVar("_T")
@@ -80,7 +81,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             _logger.error("the state cannot be written: %s", problem)
             tell_job = True
     if why and tell_job:
-        job.say(f"no ssh in this container: {why}. Log: {log_path}")
+        job.say(f"{Line.NO_SSH}{why}. Log: {log_path}")
     return 1 if why else 0
 
 
@@ -150,10 +151,29 @@ def _start_sshd(state: StateDir) -> sshd.SshServer:
             sshd.authorize(state, PublicKey.parse(given))
         except UsageError as error:
             _logger.warning("! %s is not used: %s", Env.PUBLIC_KEY, error)
+    _admit_from_s3(state)
     server = ssh_servers.start(state, os.environ)
     _logger.info("= sshd (%s) listens on port %d and admits %s", server.KIND, server.port, server.user)
     state.update_status(sshd_port=server.port, user=server.user)
     return server
+
+
+def _admit_from_s3(state: StateDir) -> None:
+    """Keys that the launch left in S3. A node without them is still good for those that come later."""
+    uri = os.environ.get(Env.AUTHORIZED_KEYS_PATH, "").strip()
+    if not uri:
+        return
+    from sagemaker_ssh_helper.agent import s3_keys
+    from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
+
+    environ = os.environ
+    region = resource.region(environ, resource.identify(environ, resource.base_dir(environ)))
+    try:
+        credentials = ContainerCredentials(environ).get()
+        for key in s3_keys.KeyStore(uri, region, credentials, environ, time.time()).fetch():
+            sshd.authorize(state, key)
+    except SSHHelperError as error:
+        _logger.warning("! %s gave no keys: %s", Env.AUTHORIZED_KEYS_PATH, error)
 
 
 def _activate(

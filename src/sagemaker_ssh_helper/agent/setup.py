@@ -8,6 +8,7 @@ import base64
 import binascii
 import os
 import sys
+import time
 from typing import List, Optional, Sequence
 
 from sagemaker_ssh_helper.agent import packages, sshd, waiting
@@ -18,6 +19,7 @@ from sagemaker_ssh_helper.public_keys import PublicKey
 USAGE = """\
 usage: sm-setup-ssh configure          prepare an image: check OpenSSH, install it when missing (as root)
        sm-setup-ssh authorize TOKEN    admit a public key; TOKEN is the base64 of its line
+       sm-setup-ssh authorize-from TOKEN   the same; TOKEN is the base64 of s3://BUCKET/KEY, where the key is
        sm-setup-ssh status             how this node is; exit status 0 when it is online
 """
 
@@ -51,7 +53,12 @@ def _run(words: List[str]) -> int:
         added = sshd.authorize(StateDir.choose(os.environ), key)
         sys.stdout.write(f"{'admitted' if added else 'known already'}: {key.sha256}\n")
         return 0
-    if words and words[0] not in ("configure", "status", "authorize"):
+    if words[:1] == ["authorize-from"] and len(words) == 2:
+        for key in _fetch(words[1]):
+            added = sshd.authorize(StateDir.choose(os.environ), key)
+            sys.stdout.write(f"{'admitted' if added else 'known already'}: {key.sha256}\n")
+        return 0
+    if words and words[0] not in ("configure", "status", "authorize", "authorize-from"):
         raise UsageError(f"sm-setup-ssh knows no {words[0]!r}", fix="See: sm-setup-ssh --help")
     sys.stderr.write(USAGE)
     return UsageError.exit_code
@@ -61,15 +68,30 @@ def parse_token(token: str) -> PublicKey:
     """
     The key in a token, the standard base64 of one public key line. Raises UsageError, without the text.
     """
+    return PublicKey.parse(_decoded(token, "a public key line"))
+
+
+def _decoded(token: str, what: str) -> str:
     try:
         if len(token) > _MAX_TOKEN_CHARS:
             raise UsageError("that token is too long for a public key")
-        line = base64.b64decode(token, validate=True).decode("ascii")
+        return base64.b64decode(token, validate=True).decode("ascii")
     except (binascii.Error, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError("that is no token", fix="It is the base64 of a public key line") from None
-    return PublicKey.parse(line)
+        raise UsageError("that is no token", fix=f"It is the base64 of {what}") from None
+
+
+def _fetch(token: str) -> List[PublicKey]:
+    """The public keys at a place in S3, read as the job may. Raises SSHHelperError."""
+    # Imported here: it takes a while, and `authorize` needs none of it.
+    from sagemaker_ssh_helper.agent import resource, s3_keys
+    from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
+
+    environ = os.environ
+    region = resource.region(environ, resource.identify(environ, resource.base_dir(environ)))
+    uri = _decoded(token, "s3://BUCKET/KEY")
+    return s3_keys.KeyStore(uri, region, ContainerCredentials(environ).get(), environ, time.time()).fetch()
 
 
 def _configure() -> None:

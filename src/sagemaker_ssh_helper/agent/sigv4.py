@@ -85,7 +85,7 @@ def string_to_sign(scope: Scope, method: str, url: str, headers: Mapping[str, st
         [
             method,
             # Encoded once for the wire and once more here: every service but S3 wants it so.
-            quote(parts.path or "/", safe="/~"),
+            parts.path or "/" if scope.service == "s3" else quote(parts.path or "/", safe="/~"),
             "&".join(f"{name}={value}" for name, value in query),
             *(f"{name}:{value}" for name, value in canonical_headers),
             "",

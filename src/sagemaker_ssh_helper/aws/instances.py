@@ -11,13 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sagemaker_ssh_helper.aws import resources
+from sagemaker_ssh_helper.aws import logs, resources
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.resources import Resource
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     DuplicateNode,
+    NetworkIsolated,
     NotInstrumented,
+    RegistrationFailed,
+    RegistrationLimit,
+    RegistrationThrottled,
+    RoleNotTrusted,
     SSHHelperError,
     TargetEnded,
     TargetNotFound,
@@ -88,8 +93,8 @@ def resolve(client: Client, target: Target) -> Instance:
     The one live container that ``target`` names: one call when it is there.
 
     Its tags are not read, unless the name of the instance does not say what it is (an older helper's).
-    Raises TargetNotFound, TargetEnded, NotInstrumented, TargetOffline, DuplicateNode, each saying which it
-    is and what to do; AwsError.
+    Raises TargetNotFound, TargetEnded, NotInstrumented, NetworkIsolated, RegistrationFailed, TargetOffline,
+    DuplicateNode, each saying which it is and what to do; AwsError.
     """
     if target.instance_id is not None:
         found = list(_described(client, [{"Key": "InstanceIds", "Values": [target.instance_id]}]))
@@ -273,6 +278,12 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
             f"no container of {name} is registered", evidence=_where(client), fix="See: sm-ssh list"
         )
     status = resource.secondary_status or resource.status
+    if resource.isolated:
+        raise NetworkIsolated(
+            f"{name} runs in network isolation: nothing in it can reach Systems Manager",
+            evidence=f"status {status}, EnableNetworkIsolation is true",
+            fix="Launch it without EnableNetworkIsolation",
+        )
     bare = kind is ResourceKind.INFERENCE and status == "InService" and not aliases(client, kind, name)
     if resource.instrumented is False or bare:
         raise NotInstrumented(
@@ -281,6 +292,9 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
             fix="Launch it with sagemaker_ssh_helper.launch.enable_ssh(request), or call "
             "the create(...) of its SSH…Wrapper before it is started",
         )
+    said = logs.helper_failure(client, kind, name, node)
+    if said:
+        raise _unregistered(name, node, said)
     raise TargetStarting(
         f"{name} is still starting: no container of it has registered yet",
         evidence=f"status {status}{_since(resource.created_at)}",
@@ -322,6 +336,34 @@ def _ended(resource: Resource) -> TargetEnded:
         f"{resource.name} has ended: {resource.status}{when}",
         evidence=resource.failure_reason[:300] or None,
         fix=f"Its containers are gone; its log is in {resource.kind.log_group}",
+    )
+
+
+def _unregistered(name: str, node: str, said: str) -> RegistrationFailed:
+    """What kept a container from registering, by the line that the helper in it wrote about that."""
+    evidence = f"its log says: {said}"
+    if "RegistrationLimitExceeded" in said:
+        return RegistrationLimit(
+            f"{node} of {name} is not registered: the account has all the managed instances it may have",
+            evidence=evidence,
+            fix="Deregister those of containers that are gone: sm-ssh deregister --dry-run",
+        )
+    if "throttl" in said.lower() or "rate exceeded" in said.lower():
+        return RegistrationThrottled(
+            f"{node} of {name} is not registered: AWS throttled it, and it gave up",
+            evidence=evidence,
+            fix="Go by another node, then: ssh " + node,
+        )
+    if "trust policy" in said.lower():
+        return RoleNotTrusted(
+            f"{node} of {name} is not registered: Systems Manager may not assume its role",
+            evidence=evidence,
+            fix="Let ssm.amazonaws.com assume that role: docs/how-to/prepare-an-account.md has the statement",
+        )
+    return RegistrationFailed(
+        f"{node} of {name} is not registered: the helper in it failed",
+        evidence=evidence,
+        fix="Mend that and launch it again",
     )
 
 

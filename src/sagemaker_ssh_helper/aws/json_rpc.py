@@ -24,9 +24,10 @@ from sagemaker_ssh_helper.errors import (
     CredentialsExpired,
     CredentialsInvalid,
     EndpointUnreachable,
+    InstanceNotValid,
+    NotConnected,
     ServiceError,
     SSHHelperError,
-    TargetOffline,
     Throttled,
 )
 
@@ -74,7 +75,6 @@ _INVALID = frozenset(
     ]
 )
 _DENIED = frozenset(["AccessDeniedException", "AccessDenied", "UnauthorizedOperation", "NotAuthorized"])
-_OFFLINE = frozenset(["TargetNotConnected", "InvalidInstanceId"])
 _REPEATABLE = ("Describe", "List", "Get", "Terminate", "Resume", "Generate")
 
 
@@ -124,8 +124,8 @@ class Client:
         """
         The answer of one operation, as AWS's JSON has it.
 
-        Raises AwsError of the matching kind, or TargetOffline when AWS says that an instance is not
-        connected.
+        Raises AwsError of the matching kind; NotConnected or InstanceNotValid when AWS says that an
+        instance is not connected.
         """
         service = SERVICES[service_name]
         headers = {
@@ -329,9 +329,15 @@ def error_of(session: Session, service_name: str, operation: str, code: str, mes
             "--setting-id /ssm/managed-instance/activation-tier --setting-value advanced "
             f"--region {session.region}",
         )
-    if code in _OFFLINE:
-        return TargetOffline(
-            "the instance is registered but its agent is not connected",
+    if code == "TargetNotConnected":
+        return NotConnected(
+            "AWS grants no session: the instance is registered, but its agent is not connected",
+            evidence=said,
+            fix="The container may have ended or lost its network: sm-ssh list",
+        )
+    if code == "InvalidInstanceId":
+        return InstanceNotValid(
+            f"Systems Manager takes no {operation} for the instance: its agent does not answer",
             evidence=said,
             fix="The container may have ended or lost its network: sm-ssh list",
         )

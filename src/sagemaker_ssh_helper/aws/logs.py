@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.errors import ServiceError
-from sagemaker_ssh_helper.names import ResourceKind
+from sagemaker_ssh_helper.errors import AwsError, ServiceError
+from sagemaker_ssh_helper.names import Line, ResourceKind
 
 _SETTLE = 15.0
 """Seconds back that every look goes again: events become visible late, and not in order."""
@@ -71,6 +71,19 @@ def events(
         token = answer.get("nextToken")
         if not token:
             return
+
+
+def helper_failure(client: Client, kind: ResourceKind, name: str, node: str) -> str:
+    """
+    Why the helper in a container gave up, by the line it wrote; empty when there is none, or it may not be
+    read. One call.
+    """
+    try:
+        for event in events(client, kind, name, node=node, pattern=f'"{Line.NO_SSH.strip()}"'):
+            return " ".join(event.message.partition(Line.NO_SSH)[2].split())[:500]
+    except AwsError:
+        pass
+    return ""
 
 
 def follow(

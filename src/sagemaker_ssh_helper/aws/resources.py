@@ -133,6 +133,8 @@ class Resource:
     instance_type: str = ""
     stops_at: float | None = None
     """When SageMaker stops it, if it has started and has a longest run time."""
+    isolated: bool = False
+    """Whether its containers have no network: not even AWS's services."""
     transitions: tuple[tuple[str, float], ...] = ()
     """The secondary statuses so far, and when each began."""
 
@@ -190,6 +192,7 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
         if kind in (ResourceKind.TRAINING, ResourceKind.PROCESSING, ResourceKind.TRANSFORM)
         else None,
         instance_type=str(shape.get("InstanceType", "")),
+        isolated=bool({**answer, **(answer.get("NetworkConfig") or {})}.get("EnableNetworkIsolation")),
         stops_at=_stops_at(answer),
         transitions=tuple(
             (str(entry.get("Status", "")), float(entry["StartTime"]))

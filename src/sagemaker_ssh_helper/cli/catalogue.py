@@ -43,7 +43,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "network, proxy, region, `AWS_CA_BUNDLE`",
     ),
     "throttled": (
-        'AWS still says "rate exceeded" after five tries',
+        'AWS still says `ThrottlingException`, "Rate exceeded", after five tries',
         "wait a minute",
     ),
     "target-not-found": (
@@ -54,6 +54,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "the name means several resources",
         "name one",
     ),
+    "wrong-region": (
+        "it is not in this region, but in another that your environment or a profile names; the "
+        "line says in which",
+        "`--region`",
+    ),
     "target-ended": (
         "the resource has ended; with its status and reason",
         "its log tells the rest",
@@ -61,6 +66,29 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "not-instrumented": (
         "the job runs, but was not launched with ssh",
         "launch it with `enable_ssh` or a wrapper",
+    ),
+    "network-isolated": (
+        "the job was launched with `EnableNetworkIsolation`: nothing in it can reach Systems Manager",
+        "launch it without",
+    ),
+    "registration-limit": (
+        'the container was refused with `RegistrationLimitExceeded`: "Registration limit of 20000'
+        ' reached for SSM On-prem managed instances."; the line quotes its log',
+        "`sm-ssh deregister`",
+    ),
+    "registration-throttled": (
+        "the container's `CreateActivation` was answered with `ThrottlingException`, \"Rate "
+        'exceeded", until it gave up; the line quotes its log',
+        "go by a node that is registered, and from there to the others",
+    ),
+    "role-not-trusted": (
+        '"Nonexistent role or missing ssm service principal in trust policy": Systems Manager may'
+        " not assume the role of the managed instance",
+        "let `ssm.amazonaws.com` assume it: [prepare an account](../how-to/prepare-an-account.md)",
+    ),
+    "registration-failed": (
+        "the helper in the container failed otherwise; the line quotes its log",
+        "mend what it says, and launch it again",
     ),
     "target-starting": (
         "it runs, and no container of it has registered yet",
@@ -70,14 +98,23 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "its agent does not answer; with the time of the last ping",
         "try again in a minute, or see its log",
     ),
+    "target-not-connected": (
+        'AWS grants no session, with `TargetNotConnected`: "mi-… is not connected."',
+        "try again in a minute; the container may have ended, or lost its network",
+    ),
+    "instance-not-valid": (
+        'AWS takes no command, with `InvalidInstanceId`: "Instances [[mi-…]] not in a valid state'
+        ' for account …"',
+        "the same",
+    ),
     "duplicate-node": (
         "two live instances claim to be the same node; both are named",
         "find out which is not yours",
     ),
     "host-not-trusted": (
         "nothing vouches for the container's host key, or its launch id is another",
-        "[how trust works](../adr/0007-trust.md); `--trust-first-use` if you know it is yours and "
-        "nothing speaks against it",
+        "[how trust works](../adr/0007-trust.md); `--trust-first-use` if you know it is yours and"
+        " nothing speaks against it",
     ),
     "host-key-changed": (
         "the tag `SSHHostKey` is not what was pinned for this instance",
@@ -92,15 +129,28 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "launch it from this machine, or with a newer helper",
     ),
     "advanced-tier-off": (
-        "the account's advanced-instances tier is off in this region",
+        "the account's advanced-instances tier is off in this region: `BadRequest`, \"Enable "
+        'advanced-instances tier to use Session Manager with your on-premises instances"',
         "an administrator runs the command in the line",
     ),
     "wait-timeout": (
         "something did not happen in the time given",
         "",
     ),
+    "ssh-missing": (
+        "ssh, sftp or ssh-keygen is not on PATH",
+        "install OpenSSH's client",
+    ),
+    "config-broken": (
+        "the markers of our block in `~/.ssh/config` are not one beginning and one end",
+        "take them out by hand, then `sm-ssh config-ssh`",
+    ),
+    "port-busy": (
+        "another program listens on that port of this machine",
+        "the line names a way to another one",
+    ),
     "local-setup": (
-        "ssh or ssh-keygen is missing, a file cannot be written, the ssh block is broken",
+        "something else on this machine: a file that cannot be read or written, a program that is missing",
         "the line says what",
     ),
     "launch-refused": (

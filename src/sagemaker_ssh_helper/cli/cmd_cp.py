@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sagemaker_ssh_helper.cli.parser import add_aws_options, add_road_options
-from sagemaker_ssh_helper.errors import LocalSetup, UsageError
+from sagemaker_ssh_helper.errors import SshMissing, UsageError
 
 
 def add_parser(subparsers: Any) -> None:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         lines = [_line("get", _remote(source.path), destination.path, args) for source in sources]
     sftp = shutil.which("sftp")
     if sftp is None:
-        raise LocalSetup("sftp was not found", fix="Install OpenSSH's client, and see that sftp is on PATH")
+        raise SshMissing("sftp was not found", fix="Install OpenSSH's client, and see that sftp is on PATH")
     from sagemaker_ssh_helper.cli import road
     from sagemaker_ssh_helper.client import connect
 

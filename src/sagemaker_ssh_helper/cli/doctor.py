@@ -21,15 +21,13 @@ from sagemaker_ssh_helper.client.files import locked
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     AdvancedTierOff,
-    LocalSetup,
     SSHHelperError,
+    SshMissing,
     TargetNotFound,
 )
 from sagemaker_ssh_helper.names import Tag
 
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
-
-_PROBE = "x.training.sagemaker"
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class Examination:
     def _ssh(self) -> Result:
         program = connect.find_ssh()
         if shutil.which("ssh-keygen") is None:
-            raise LocalSetup("ssh-keygen was not found", fix="Install OpenSSH's client")
+            raise SshMissing("ssh-keygen was not found", fix="Install OpenSSH's client")
         done = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
         version = (done.stderr or done.stdout).split(",")[0].strip()
         return Result("ssh", OK, f"{version} at {program}")
@@ -121,18 +119,11 @@ class Examination:
                 "config", WARNING, f"{path} does not know the names of containers, so plain ssh does not",
                 "Run: sm-ssh config-ssh",
             )  # fmt: skip
-        done = subprocess.run(
-            [connect.find_ssh(), "-F", str(path), "-G", _PROBE], capture_output=True, text=True, check=False
-        )
-        settings = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
-        command = settings.get("proxycommand", "")
-        program = connect.program_words()
-        if done.returncode == 0 and " start-proxy " in command and program[0] in command:
+        why = ssh_config.why_not_in_effect(path, connect.program_words())
+        if not why:
             return Result("config", OK, f"the block in {path} is in effect")
-        if self._fix and done.returncode == 0:
+        if self._fix:
             return self._write_block()
-        said = done.stderr.strip().splitlines()
-        why = said[-1] if said else f"its ProxyCommand is {command or 'none'}"
         return Result(
             "config", WARNING, f"plain ssh does not use our block in {path} ({why})", "Run: sm-ssh config-ssh"
         )
@@ -143,6 +134,11 @@ class Examination:
             text = ssh_config.block_text(connect.program_words(), file.chosen, created=file.created_by_us)
             file.write(file.with_block(text))
         keys.ensure_key()
+        why = ssh_config.why_not_in_effect(file.path, connect.program_words())
+        if why:
+            return Result(
+                "config", WARNING, f"the block in {file.path} has no effect ({why})", f"Mend {file.path}"
+            )
         return Result("config", OK, f"wrote the block into {file.path}")
 
     def _open_session(self) -> Result:

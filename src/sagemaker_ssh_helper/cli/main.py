@@ -31,6 +31,7 @@ COMMANDS = {
     "logs": "show what a target's containers wrote",
     "continue": "let a job go on that waits for connections",
     "stop": "have SageMaker stop a job",
+    "ide": "open a container's folder in an editor",
     "doctor": "find what keeps a connection from being made",
     "config-ssh": "teach plain ssh the names of containers",
     "start-proxy": "carry ssh's bytes to a container (for ProxyCommand)",

@@ -33,6 +33,8 @@ class Road:
 
     named: Named
     settings: SshSettings
+    user: str
+    """The login name."""
 
     @property
     def host(self) -> str:
@@ -81,13 +83,14 @@ def prepare(named: Named, wishes: Wishes) -> Road:
     if wishes.via_plugin:
         proxy += ["--via", "plugin"]
     proxy += ["--instance-id", prepared.instance.id, named.host]
+    user = wishes.user or prepared.user
     settings = connect.ssh_settings(
         named.host,
-        user=wishes.user or prepared.user,
+        user=user,
         proxy=proxy,
         learn_host_key=prepared.pin.host_key is None,
     )
-    return Road(named, settings)
+    return Road(named, settings, user)
 
 
 def _prepared(named: Named, wishes: Wishes) -> connect.Prepared:

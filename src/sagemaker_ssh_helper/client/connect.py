@@ -27,11 +27,12 @@ from sagemaker_ssh_helper.errors import (
     HostNotTrusted,
     KeyNotDelivered,
     LocalSetup,
+    SshMissing,
     TargetNotFound,
     UsageError,
     WrongUser,
 )
-from sagemaker_ssh_helper.names import Command, InstanceId, ResourceKind, Tag
+from sagemaker_ssh_helper.names import Command, Env, InstanceId, ResourceKind, Tag
 from sagemaker_ssh_helper.targets import Target
 
 CONNECT_TIMEOUT = 120
@@ -145,14 +146,22 @@ def deliver_key(client: Client, pin: Pin, public_line: str) -> None:
     """
     Have the container admit a public key, by Run Command: two calls or more, a second or two.
 
-    The key travels as one base64 token in a fixed command. Raises KeyNotDelivered, AwsError, WaitTimeout.
+    The key travels as one base64 token in a fixed command; with SSH_AUTHORIZED_KEYS_PATH it goes there, and
+    the token says where. Raises KeyNotDelivered, AwsError, WaitTimeout; UsageError for a path that is none.
     """
-    token = base64.b64encode(public_line.encode()).decode()
+    text, command = public_line, Command.AUTHORIZE_KEY
+    place = os.environ.get(Env.AUTHORIZED_KEYS_PATH, "")
+    if place:
+        from sagemaker_ssh_helper.client import s3_delivery
+
+        text = s3_delivery.put_key(client.session, place, public_line)
+        command = Command.AUTHORIZE_KEY_FROM
+    token = base64.b64encode(text.encode()).decode()
     try:
         result = commands.run(
             client,
             pin.instance_id,
-            Command.AUTHORIZE_KEY.format(token=token),
+            command.format(token=token),
             comment="sm-ssh: authorize a key",
         )
     except AccessDenied as error:
@@ -286,10 +295,10 @@ def _option(words: Sequence[str], index: int) -> tuple[list[str], str | None]:
 
 
 def find_ssh() -> str:
-    """The path of ssh. Raises LocalSetup when there is none."""
+    """The path of ssh. Raises SshMissing when there is none."""
     program = shutil.which("ssh")
     if program is None:
-        raise LocalSetup("ssh was not found", fix="Install OpenSSH's client, and see that ssh is on PATH")
+        raise SshMissing("ssh was not found", fix="Install OpenSSH's client, and see that ssh is on PATH")
     return program
 
 
@@ -353,7 +362,7 @@ def ssh_command(
     """
     The argv that runs ssh to ``host``; the user's ``options`` stand between the two kinds of settings.
 
-    Raises LocalSetup when there is no ssh.
+    Raises SshMissing when there is no ssh.
     """
     argv = [find_ssh(), *with_o(settings.safe), *options, *with_o(settings.defaults)]
     # ssh joins the words of a command with spaces and the remote shell takes them apart again: a word that

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sagemaker_ssh_helper.client.files import config_dir, locked, private_dir, read_text, write_atomic
-from sagemaker_ssh_helper.errors import LocalSetup, UsageError
+from sagemaker_ssh_helper.errors import LocalSetup, SshMissing, UsageError
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 _KEYGEN_TIMEOUT = 30.0  # seconds; it takes milliseconds unless the machine has no randomness
@@ -28,8 +28,8 @@ def ensure_key() -> KeyPair:
     Our key pair; made by ssh-keygen (ed25519, no passphrase, 0600) when there is none.
 
     Safe to call from several processes at once. A private key whose permissions ssh would refuse is made
-    0600. Raises LocalSetup when ssh-keygen is missing or the key on disk is unusable; a key is never
-    overwritten.
+    0600. Raises SshMissing when there is no ssh-keygen, LocalSetup when the key on disk is unusable; a key is
+    never overwritten.
     """
     folder = private_dir(config_dir())
     path = folder / "key"
@@ -90,7 +90,7 @@ def _keygen(*arguments: str) -> str:
             check=True,
         )
     except FileNotFoundError as error:
-        raise LocalSetup(
+        raise SshMissing(
             "ssh-keygen was not found", fix="Install OpenSSH's client (it brings ssh and ssh-keygen)"
         ) from error
     except subprocess.TimeoutExpired as error:

@@ -13,7 +13,13 @@ from sagemaker_ssh_helper.aws import resources
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.resources import Resource
 from sagemaker_ssh_helper.aws.session import Session
-from sagemaker_ssh_helper.errors import AmbiguousTarget, AwsError, SSHHelperError, TargetNotFound
+from sagemaker_ssh_helper.errors import (
+    AmbiguousTarget,
+    AwsError,
+    SSHHelperError,
+    TargetNotFound,
+    WrongRegion,
+)
 from sagemaker_ssh_helper.names import ResourceKind
 from sagemaker_ssh_helper.targets import Target
 
@@ -28,7 +34,7 @@ def find(client: Client, name: str, node: str | None = None) -> Target:
 
     A call per kind, all at once. What is alive comes before what has ended; the whole name before a
     beginning, in the same letters before other ones. Raises AmbiguousTarget with the candidates,
-    TargetNotFound with similar names, AwsError.
+    TargetNotFound with similar names, WrongRegion with the regions that have it, AwsError.
     """
     alive = _of_all_kinds(lambda kind: list(resources.alive(client, kind)))
     found = _best(alive, name)
@@ -49,7 +55,7 @@ def find(client: Client, name: str, node: str | None = None) -> Target:
 
 def located(error: TargetNotFound, session: Session, target: Target) -> TargetNotFound:
     """
-    The same error, with the other configured regions that have a resource of this name.
+    The same error, or WrongRegion with the other configured regions that have a resource of this name.
 
     Regions that do not answer are left out: they are not what the user asked about.
     """
@@ -86,7 +92,7 @@ def _not_found(client: Client, name: str, known: Sequence[Resource]) -> TargetNo
 def _with_regions(error: TargetNotFound, regions: Sequence[str], typed: str) -> TargetNotFound:
     if not regions:
         return error
-    return TargetNotFound(
+    return WrongRegion(
         error.what,
         evidence=f"{error.evidence}; there is one in {', '.join(regions)}",
         fix=f"Try: sm-ssh connect --region {regions[0]} {typed}",

@@ -6,6 +6,7 @@ session, multiplexed or, with old agents, for one connection after another.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable, Coroutine
@@ -13,7 +14,13 @@ from typing import Any, cast
 
 from sagemaker_ssh_helper.channels import DataChannelRunner
 from sagemaker_ssh_helper.channels.multiplexer import Multiplexer
-from sagemaker_ssh_helper.errors import ProtocolError, SSHHelperError, UserError
+from sagemaker_ssh_helper.errors import (
+    LocalSetup,
+    PortBusy,
+    ProtocolError,
+    SSHHelperError,
+    UserError,
+)
 from sagemaker_ssh_helper.protocol.data_channel import Ready
 from sagemaker_ssh_helper.protocol.message import Flag
 from sagemaker_ssh_helper.protocol.smux import Mux
@@ -39,7 +46,11 @@ def is_asked(ready: Ready) -> bool:
 
 
 def listen(ready: Ready) -> socket.socket:
-    """Listen on the port that the session's document names, or on any free one. Raises UserError."""
+    """
+    Listen on the port that the session's document names, or on any free one.
+
+    Raises UserError, PortBusy, LocalSetup.
+    """
     properties = ready.properties or {}
     text = str(properties.get("localPortNumber") or "0")
     if properties.get("localConnectionType") == "unix":
@@ -49,7 +60,8 @@ def listen(ready: Ready) -> socket.socket:
     try:
         listener = socket.create_server((LOOPBACK, int(text)), backlog=_BACKLOG)
     except OSError as error:
-        raise UserError(
+        kind = PortBusy if error.errno == errno.EADDRINUSE else LocalSetup
+        raise kind(
             f"port {text} of this machine cannot be listened on",
             evidence=error.strerror or str(error),
             fix="Leave localPortNumber out to get a free one",

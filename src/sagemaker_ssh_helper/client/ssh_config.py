@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sagemaker_ssh_helper.client import known_hosts
-from sagemaker_ssh_helper.client.connect import CONNECT_TIMEOUT, default_user, proxy_command, quote_value
+from sagemaker_ssh_helper.client.connect import (
+    CONNECT_TIMEOUT,
+    default_user,
+    find_ssh,
+    proxy_command,
+    quote_value,
+)
 from sagemaker_ssh_helper.client.files import config_dir, private_dir, write_atomic
 from sagemaker_ssh_helper.client.trust import hosts_path
-from sagemaker_ssh_helper.errors import LocalSetup, UsageError
+from sagemaker_ssh_helper.errors import ConfigBroken, LocalSetup, UsageError
 from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
 
 BEGIN = "# >>> sm-ssh >>>"
@@ -112,6 +119,28 @@ def default_path() -> Path:
     return Path(os.path.expanduser("~")) / ".ssh" / "config"
 
 
+def why_not_in_effect(path: Path, program: Sequence[str]) -> str:
+    """
+    Why plain ssh, with this configuration, would not start ``program`` for a container; empty when it would.
+
+    Asks ssh itself. Raises SshMissing.
+    """
+    if not path.exists():
+        return f"there is no {path}"
+    done = subprocess.run(
+        [find_ssh(), "-F", str(path), "-G", f"x.{ResourceKind.TRAINING.domain}.{DOMAIN}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    settings = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+    command = settings.get("proxycommand", "")
+    if done.returncode == 0 and " start-proxy " in command and program[0] in command:
+        return ""
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else f"its ProxyCommand is {command or 'none'}"
+
+
 @dataclass(frozen=True)
 class ConfigFile:
     """
@@ -132,7 +161,8 @@ class ConfigFile:
         """
         The file at ``path``, through symbolic links.
 
-        Raises LocalSetup when it cannot be read, or when its markers are not one beginning and one end.
+        Raises LocalSetup when it cannot be read, ConfigBroken when its markers are not one beginning and one
+        end.
         """
         real = Path(os.path.realpath(path))
         try:
@@ -145,7 +175,7 @@ class ConfigFile:
 
     @classmethod
     def parse(cls, path: Path, content: bytes) -> ConfigFile:
-        """The parts of ``content``. Raises LocalSetup as ``read`` does."""
+        """The parts of ``content``. Raises ConfigBroken as ``read`` does."""
         begins, ends = [], []
         offset = 0
         for line in content.splitlines(keepends=True):
@@ -157,7 +187,7 @@ class ConfigFile:
         if not begins and not ends:
             return cls(path, b"", None, content)
         if len(begins) != 1 or len(ends) != 1 or ends[0] <= begins[0]:
-            raise LocalSetup(
+            raise ConfigBroken(
                 f"the sm-ssh block in {path} is broken",
                 evidence=f"{len(begins)} beginning and {len(ends)} end marker(s), or in the wrong order",
                 fix=f"Take out by hand what stands from {BEGIN!r} to {END!r}, then try again",

@@ -19,6 +19,7 @@ from moto.core.request import Request as MotoRequest
 from werkzeug.exceptions import HTTPException
 
 from sagemaker_ssh_helper.emulator.http import Body, Request, Response
+from sagemaker_ssh_helper.emulator.moto_logs import Logs
 from sagemaker_ssh_helper.emulator.moto_s3 import BODY_KEY, S3, StoredBytes
 from sagemaker_ssh_helper.emulator.service import ApiError, Caller
 from sagemaker_ssh_helper.emulator.wire import Family, write_error
@@ -186,6 +187,8 @@ class Moto:
         if service == "s3":
             bucket, _, key = path.lstrip("/").partition("/")
             return S3.key_dispatch if bucket and key else S3.bucket_dispatch
+        if service == "logs":
+            return Logs.dispatch
         if service not in self._handlers:
             from importlib import import_module
 

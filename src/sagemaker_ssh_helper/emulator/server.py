@@ -25,7 +25,7 @@ from sagemaker_ssh_helper.emulator.ssm import SsmService
 from sagemaker_ssh_helper.emulator.state_folder import StateFolder
 from sagemaker_ssh_helper.emulator.tls import make_certificates
 from sagemaker_ssh_helper.emulator.users import create_users
-from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.errors import LocalSetup, PortBusy
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class LocalCloud:
             tls: serve TLS there, with certificates of our own; plain HTTP then has a free port beside it.
             require_signed_client: refuse data channels that clients open without a signature.
 
-        Raises LocalSetup when the port is taken.
+        Raises PortBusy when the port is taken.
         """
         sockets = _bind(port)
         plain_sockets = sockets
@@ -198,7 +198,7 @@ def _port(sockets: list[socket.socket]) -> int:
 
 
 def _bind(port: int) -> list[socket.socket]:
-    """Sockets on the same port of 127.0.0.1 and, where there is one, of ::1. Raises LocalSetup."""
+    """Sockets on the same port of 127.0.0.1 and, where there is one, of ::1. Raises PortBusy, LocalSetup."""
     attempts = 1 if port else 20
     for attempt in range(attempts):
         first = _bound(socket.AF_INET, "127.0.0.1", port)
@@ -230,7 +230,7 @@ def _bound(family: socket.AddressFamily, address: str, port: int) -> socket.sock
     except OSError as error:
         one.close()
         if error.errno == errno.EADDRINUSE:
-            raise LocalSetup(
+            raise PortBusy(
                 f"port {port} of {address} is taken by another program",
                 fix=f"Choose another one: sm-ssh emulator start --port {port + 1}",
             ) from None
