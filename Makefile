@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 SDK2 := $(VENV)-sdk2
 FUZZ := $(VENV)-fuzz
 
-.PHONY: demo test test-all test-floors soak fuzz lint bench clean system
+.PHONY: demo test test-all test-floors soak matrix fuzz lint bench clean system
 
 # The virtual environment that users get: the package with its local cloud, nothing for developers.
 $(VENV)/.demo: pyproject.toml
@@ -56,6 +56,11 @@ test-all: test test-floors
 soak: system $(DEV)
 	$(PY) -m pytest -m soak -s
 
+# Containers of every kind, each with a real login: every Python x user x read-only x ssh server, in a Debian of
+# their own. As root on Linux; minutes.
+matrix: system $(DEV)
+	cd tests && PYTHONPATH=.:../src ../$(PY) -m matrix
+
 # Fuzzing guided by coverage: a million inputs for each parser, then the branches that they reach.
 # `make fuzz RUNS=10000 TARGETS="payload tags"` is shorter.
 RUNS ?= 1000000
@@ -77,4 +82,4 @@ bench:
 	@$(PY) -m bench $(if $(QUICK),--quick)
 
 clean:
-	rm -rf .venv* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv* .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis

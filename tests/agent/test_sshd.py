@@ -473,6 +473,19 @@ def test_a_missing_folder_of_sshd_is_made(state, monkeypatch, tmp_path):
     assert folder.is_dir()
 
 
+def test_a_folder_of_sshd_that_cannot_be_made_is_told(state, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "sshd"
+    fake = tmp_path / "sshd"
+    fake.write_text(f"#!/bin/sh\necho 'Missing privilege separation directory: {folder}' >&2; exit 255\n")
+    fake.chmod(0o700)
+    server = SshServer.prepare(state)
+    server._program = str(fake)
+
+    with pytest.raises(LocalSetup, match=f"cannot be made here .*RUN mkdir -p {folder}"):
+        server.start()
+
+
 def test_a_missing_user_of_sshd_is_told(state, monkeypatch):
     monkeypatch.setattr(SshServer, "_try_start", lambda self: "Privilege separation user sshd does not exist")
 

@@ -44,8 +44,12 @@ class AsyncsshServer(SshServer):
         return environment.python_command(state, _SERVER, [state.path, state.sshd_config])
 
     def _environment(self) -> Dict[str, str]:
-        kept = ("HOME", "LD_LIBRARY_PATH")
-        return {**sshd.clean_environment(), **{name: os.environ[name] for name in kept if name in os.environ}}
+        found = sshd.clean_environment()
+        if "LD_LIBRARY_PATH" in os.environ:
+            found["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+        # asyncssh does not start without one, and a uid without an account has none.
+        found["HOME"] = os.environ.get("HOME") or self._state.path
+        return found
 
     def _amend(self, complaint: str, *, port_is_fixed: bool) -> bool:
         return not port_is_fixed and "Cannot bind any address" in complaint

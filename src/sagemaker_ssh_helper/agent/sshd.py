@@ -83,13 +83,13 @@ class Account:
 
     @classmethod
     def unchecked(cls) -> "Account":
-        """The same for a server that needs no account: the uid for a name, and a shell that there is."""
+        """The same for a server that needs no account: `uidNUMBER` for a name, and a shell that there is."""
         uid = os.geteuid()
         try:
             entry = pwd.getpwuid(uid)
             name, shell = entry.pw_name, entry.pw_shell or "/bin/sh"
         except KeyError:
-            name, shell = str(uid), ""
+            name, shell = f"uid{uid}", ""
         if not _is_login_shell(shell):
             shell = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
         return cls(uid, name, shell)
@@ -341,7 +341,11 @@ class SshServer:
         return text or f"it ended with status {process.returncode} and said nothing"
 
     def _environment(self) -> Dict[str, str]:
-        return clean_environment()
+        """For the process that is started, which may be a Python program with libraries in an odd place."""
+        found = clean_environment()
+        if terminals.are_denied() and "LD_LIBRARY_PATH" in os.environ:
+            found["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+        return found
 
     def _command(self) -> List[str]:
         state = self._state
@@ -357,8 +361,12 @@ class SshServer:
         if missing:
             try:
                 os.makedirs(missing.group(1), mode=0o755, exist_ok=True)
-            except OSError:
-                return False
+            except OSError as error:
+                raise LocalSetup(
+                    f"sshd needs the folder {missing.group(1)}, which cannot be made here",
+                    evidence=error.strerror,
+                    fix=f"Make it in the image: RUN mkdir -p {missing.group(1)}",
+                ) from error
             return True
         user = _MISSING_USER.search(complaint)
         if user:

@@ -58,6 +58,8 @@ def main(arguments: List[str]) -> NoReturn:
             os._exit(1)
     if os.waitpid(child, 0)[1] == 0:
         _enter_view(group_file)
+    # It was for Python; the job's libraries may break sshd.
+    os.environ.pop("LD_LIBRARY_PATH", None)
     os.execv(program[0], program)
 
 

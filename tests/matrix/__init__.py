@@ -1,0 +1,1 @@
+"""Real starts in containers of every kind; see ``__main__``."""
