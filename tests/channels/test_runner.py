@@ -359,11 +359,9 @@ async def test_a_hint_that_the_network_is_back_ends_the_pause(relay: Relay) -> N
     async with party(Side.CLIENT, relay, delays=(hour, hour), open_timeout=2 * hour) as client:
         # The second attempt comes at once, the third would after an hour.
         client.failures += [EndpointUnreachable("dns")] * 2
-        await client.wait_for(lambda: not client.failures)
         while not client.links:
             client.runner.hurry()
             await asyncio.sleep(0)
-        client.runner.hurry()
 
     assert client.links == [(Link.UP, "")]
     assert client.resumed == [False] * 3
