@@ -26,7 +26,10 @@ NAME = "bert-fine-tune"
 def alice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
     """In a cloud of her own, where nothing else runs."""
     with LocalCloud(tmp_path_factory.mktemp("cloud")) as cloud:
-        yield Laptop(cloud.info, "alice", tmp_path_factory.mktemp("laptop"))
+        alice = Laptop(cloud.info, "alice", tmp_path_factory.mktemp("laptop"))
+        # Where no other installation of this machine is.
+        alice.env["PATH"] = "/usr/bin:/bin:/usr/sbin:/sbin"
+        yield alice
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,7 @@ def masked(laptop: Laptop, text: str) -> str:
         (r"\bone to port \d+\b", "one to port PORT"),
         (r"\b\d{12}\b", "ACCOUNT"),
         (r"sm-ssh: \d+\.\d+\.\d+\S*,", "sm-ssh: VERSION,"),
+        (r"version \d+\.\d+\.\d+\S*,", "version VERSION,"),
         (r"OpenSSH\S* at \S+", "OpenSSH at PATH"),
         (r"\b\d+\.\d+\.\d{3,}\.\d+\b", "AGENT"),
         (r"SHA256:\S+|\b[A-Za-z0-9_-]{16}(?= was admitted)", "FINGERPRINT"),
