@@ -76,23 +76,34 @@ class ServerFault(ServiceError):
     """AWS had trouble of its own (an answer of 500 and above), and still has after the retries."""
 
 
+PLACE_INTERVAL = 0.23
+"""Seconds between the places in a line: CreateActivation is allowed five times a second; some come late."""
+
+
 @dataclass(frozen=True)
 class Retry:
     """
     How often a call is tried, and the pauses between (seconds): a random part of a limit that doubles.
 
     ``throttled_delay`` is the first limit after AWS said that too many called; others then wait, too.
+    ``place`` is how long the first of those pauses is at least: this caller's place in a line whose other
+    members know theirs.
     """
 
     attempts: int = 4
     delay: float = 0.25
     throttled_delay: float = 1.0
     max_delay: float = 8.0
+    place: float = 0.0
 
     def pause(self, attempt: int, error: AwsError, part: float) -> float:
         """The pause after attempt ``attempt`` (from 0); ``part`` is random, 0 to 1."""
         first = self.throttled_delay if isinstance(error, Throttled) else self.delay
-        return min(self.max_delay, first * float(2**attempt)) * part
+        random_part = min(self.max_delay, first * float(2**attempt)) * part
+        if self.place and attempt == 0 and isinstance(error, Throttled):
+            # A line is kept only when nobody in it wanders far.
+            return self.place + random_part * PLACE_INTERVAL
+        return random_part
 
 
 @dataclass(frozen=True)
