@@ -463,12 +463,12 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
                 f"the model is already deployed to {model.endpoint_name}",
                 fix=f"Call {cls.__name__}.create(model) before model.deploy()",
             )
-        isolated = getattr(model, "enable_network_isolation", None)
-        if callable(isolated) and isolated() is True:
-            raise _isolated("the model")
         # A multi-model endpoint may be made around an ordinary model, whose containers then run.
         builder = hasattr(model, "env_vars")
         inner = model if builder else getattr(model, "model", None) or model
+        isolated = getattr(inner, "enable_network_isolation", None)
+        if callable(isolated) and isolated() is True:
+            raise _isolated("the model")
         if builder and getattr(model, "built_model", None) is not None:
             raise LaunchRefused(
                 "the model is already built, with its environment",

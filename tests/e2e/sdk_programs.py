@@ -17,13 +17,18 @@ PYTHON = {
 
 
 def command(version: int, laptop: Laptop, program: str, *arguments: str) -> "list[str]":
-    """The command line of a program in this folder; ``laptop`` becomes a machine that it can run on."""
+    """The command line of a program, here or at a path; ``laptop`` becomes a machine that it can run on."""
     # The SDK reports its use to an address of AWS, and waits for it, unless it is told not to.
     settings = laptop.home / "sagemaker.yaml"
-    settings.write_text("SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n")
+    bucket = f"sagemaker-{laptop.info['region']}-{laptop.info['account_id']}"
+    modules = {"TelemetryOptOut": True, "Session": {"DefaultS3Bucket": bucket}}
+    # JSON is YAML.
+    settings.write_text(
+        json.dumps({"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": modules}}})
+    )
     laptop.env["SAGEMAKER_USER_CONFIG_OVERRIDE"] = str(settings)
     laptop.env["SAGEMAKER_SUPPRESS_V2_WARNING"] = "1"
-    return [PYTHON[version], "-W", "ignore", str(Path(__file__).with_name(program)), *arguments]
+    return [PYTHON[version], "-W", "ignore", str(Path(__file__).parent / program), *arguments]
 
 
 def run(version: int, laptop: Laptop, program: str, *arguments: str) -> Any:

@@ -199,6 +199,15 @@ def test_values_drawn_stay_within_their_ranges() -> None:
     assert sum(float(each["x"]) < 0.1 for each in drawn) > 60
 
 
+def test_resources_may_be_given_in_either_form() -> None:
+    config = {"HyperParameterTuningJobConfig": {"Strategy": "Random"}}
+    choices = [{"InstanceType": "ml.a", "InstanceCount": 2, "VolumeSizeInGB": 3}, {"InstanceType": "ml.b"}]
+    for given in (choices[0], {"InstanceConfigs": choices, "AllocationStrategy": "Prioritized"}):
+        each = {"AlgorithmSpecification": {}, "HyperParameterTuningResourceConfig": given}
+        asked = tuning_record.Definition(config, each).request("job", {})
+        assert asked["ResourceConfig"] == choices[0]
+
+
 def test_long_names_leave_room_for_the_number() -> None:
     name = tuning_record.child_name("t" * 70, 12, "abcdef01")
     assert name == "t" * 50 + "-012-abcdef01"

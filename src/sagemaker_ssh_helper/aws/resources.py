@@ -187,9 +187,9 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
         ended_at=_time(answer.get(calls.ended_at)),
         instance_count=shape.get("InstanceCount"),
         arn=str(answer.get(calls.arn, "")),
-        # The container's variables of an endpoint stand in its model, those of a notebook nowhere.
+        # Those of an endpoint and of a transform job stand in their models, a notebook's nowhere.
         environment=(answer.get("Environment") or {})
-        if kind in (ResourceKind.TRAINING, ResourceKind.PROCESSING, ResourceKind.TRANSFORM)
+        if kind in (ResourceKind.TRAINING, ResourceKind.PROCESSING)
         else None,
         instance_type=str(shape.get("InstanceType", "")),
         isolated=bool({**answer, **(answer.get("NetworkConfig") or {})}.get("EnableNetworkIsolation")),

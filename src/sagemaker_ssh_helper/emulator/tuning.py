@@ -76,9 +76,6 @@ class TuningJobs:
     def _check(self, request: Mapping[str, Any], definitions: list[Definition]) -> None:
         if ("TrainingJobDefinition" in request) == bool(request.get("TrainingJobDefinitions")):
             raise invalid("Specify either TrainingJobDefinition or TrainingJobDefinitions, but not both.")
-        for each in [request.get("TrainingJobDefinition") or {}, *request.get("TrainingJobDefinitions", ())]:
-            if "HyperParameterTuningResourceConfig" in each:
-                raise unsupported("HyperParameterTuningResourceConfig")
         for definition in definitions:
             if definition.ranges.get("AutoParameters"):
                 raise unsupported("AutoParameters")

@@ -247,6 +247,7 @@ class Definition:
             "TrainingJobName": name,
             "AlgorithmSpecification": algorithm,
             "HyperParameters": hyperparameters,
+            **_resources(self._definition.get("HyperParameterTuningResourceConfig")),
             **{member: self._definition[member] for member in _CHILD_MEMBERS if member in self._definition},
             **({"Tags": self._tags} if self._tags else {}),
         }
@@ -309,6 +310,15 @@ def child_name(tuning_job: str, number: int, suffix: str) -> str:
     """The name of a tuning job's ``number``-th training job, counted from 1."""
     end = f"-{number:03d}-{suffix}"
     return tuning_job[: NAME_CHARACTERS - len(end)] + end
+
+
+def _resources(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The member ResourceConfig of a definition that has the other form; of several choices the first."""
+    if config is None:
+        return {}
+    chosen = {**config, **(config.get("InstanceConfigs") or [{}])[0]}
+    members = ("InstanceType", "InstanceCount", "VolumeSizeInGB", "VolumeKmsKeyId")
+    return {"ResourceConfig": {member: chosen[member] for member in members if member in chosen}}
 
 
 def _between(limits: Mapping[str, str], generator: random.Random) -> float:
