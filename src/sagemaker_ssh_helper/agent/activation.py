@@ -16,8 +16,8 @@ from sagemaker_ssh_helper.public_keys import PublicKey
 LIFETIME = 3600.0
 """Seconds until an activation that was not used ends. It is used within seconds, or never."""
 
-_ATTEMPTS = 16
-_MAX_DELAY = 32.0
+_ATTEMPTS = 8
+_THROTTLED_ATTEMPTS = 16
 
 _MAX_TAG_CHARS = 256
 _MAX_ROLE_CHARS = 64
@@ -92,7 +92,7 @@ def retry(resource: Resource) -> Retry:
 
     Some minutes in all. Nodes of one job do not disturb each other then; those of others are waited for.
     """
-    return Retry(_ATTEMPTS, max_delay=_MAX_DELAY, place=resource.rank * PLACE_INTERVAL)
+    return Retry(_ATTEMPTS, throttled_attempts=_THROTTLED_ATTEMPTS, place=resource.rank * PLACE_INTERVAL)
 
 
 def clean(value: str) -> str:
