@@ -353,6 +353,21 @@ async def test_an_error_of_the_grant_that_may_pass_is_tried_again(relay: Relay, 
 
 
 @in_loop
+async def test_a_hint_that_the_network_is_back_ends_the_pause(relay: Relay) -> None:
+    hour = 3600.0
+
+    async with party(Side.CLIENT, relay, delays=(hour, hour), open_timeout=2 * hour) as client:
+        # The second attempt comes at once, the third would after an hour.
+        client.failures += [EndpointUnreachable("dns")] * 2
+        while not client.links:
+            client.runner.hurry()
+            await asyncio.sleep(0)
+
+    assert client.links == [(Link.UP, "")]
+    assert client.resumed == [False] * 3
+
+
+@in_loop
 async def test_a_mistake_in_the_grant_comes_out_of_run(relay: Relay) -> None:
 
     async with party(Side.CLIENT, relay) as client:

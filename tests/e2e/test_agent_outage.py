@@ -33,6 +33,7 @@ def say(process: "subprocess.Popen[bytes]", word: str) -> None:
     "seconds",
     [
         4,
+        # By then the pauses of the control channel, which takes the result of a session, are long.
         pytest.param(870, marks=[pytest.mark.soak, pytest.mark.timeout(1200)]),
     ],
 )

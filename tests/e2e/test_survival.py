@@ -37,7 +37,8 @@ def alice(laptop: Callable[[str], Laptop]) -> Laptop:
 
 @pytest.fixture(scope="module")
 def job(alice: Laptop) -> Iterator[Job]:
-    with running(alice, StoppingCondition={"MaxRuntimeInSeconds": 3600}) as job:
+    # Longer than all that is done to it.
+    with running(alice, wait=7200, StoppingCondition={"MaxRuntimeInSeconds": 7200}) as job:
         alice.configure_ssh()
         yield job
 

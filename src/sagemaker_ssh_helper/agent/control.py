@@ -263,6 +263,9 @@ class Control:
 
     async def _grant_session(self, session_id: str) -> Grant:
         token = await self._call(self._api.create_data_channel, session_id)
+        if self._runner is not None:
+            # Sessions ask eagerly for a network that was away, since somebody waits.
+            self._runner.hurry()
         return _as_grant(token, self._api.data_channel_upgrade(session_id))
 
     async def _decrypt(self, key_id: str, cipher_text: bytes, context: Mapping[str, str]) -> bytes:

@@ -91,6 +91,7 @@ class Runner(Listener, Generic[MachineT]):
         self._protocol: Optional[WebSocketProtocol] = None
         self._ended: Optional[asyncio.Future[Optional[SSHHelperError]]] = None
         self._lost: Optional[asyncio.Future[str]] = None
+        self._pause: Optional[asyncio.Future[None]] = None
         self._close_asked = False
         self._timer: Optional[asyncio.TimerHandle] = None
         self._timer_at = 0.0
@@ -132,6 +133,11 @@ class Runner(Listener, Generic[MachineT]):
         finally:
             await self._shut()
         return ended.result()
+
+    def hurry(self) -> None:
+        """Make the next attempt now, if one is waited for: something else has just found the network."""
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
 
     def close(self) -> None:
         """End it from our side; ``run`` returns None soon."""
@@ -197,7 +203,9 @@ class Runner(Listener, Generic[MachineT]):
             delay = attempts.next_delay(loop.time())
             if attempts.verdict is not None:
                 raise attempts.verdict
-            await first_of(ended, timeout=delay)
+            self._pause = loop.create_future()
+            await first_of(ended, self._pause, timeout=delay)
+            self._pause = None
 
     async def _attempt(
         self, ended: "asyncio.Future[Optional[SSHHelperError]]", resume: bool
