@@ -4,6 +4,7 @@ The names, arguments and defaults that users write: a change here is a decision,
 
 import importlib
 import inspect
+import re
 from typing import Any, List
 
 import pytest
@@ -23,7 +24,8 @@ wrapper.SSHEnvironmentWrapper.is_job_in_progress(self)
 wrapper.SSHEnvironmentWrapper.print_ssh_info(self)
 wrapper.SSHEnvironmentWrapper.resource_name(self)
 wrapper.SSHEnvironmentWrapper.ssm_role_from_iam_arn(iam_arn)
-wrapper.SSHEstimatorWrapper.create(cls, estimator, connection_wait_time_seconds=600, ssh_instance_count=2, local_user_id=None, log_to_stdout=False, connection_wait_time=None)
+wrapper.SSHEstimatorWrapper.create(cls, estimator, connection_wait_time_seconds=600,
+    ssh_instance_count=2, local_user_id=None, log_to_stdout=False, connection_wait_time=None)
 wrapper.SSHEstimatorWrapper.resource_name(self)
 wrapper.SSHEstimatorWrapper.rule_job_summary(self)
 wrapper.SSHEstimatorWrapper.stop_training_job(self)
@@ -31,14 +33,16 @@ wrapper.SSHEstimatorWrapper.training_job_name(self)
 wrapper.SSHEstimatorWrapper.wait_training_job(self)
 wrapper.SSHEstimatorWrapper.wait_training_job_with_status(self)
 wrapper.SSHIDEWrapper.resource_name(self)
-wrapper.SSHModelWrapper.create(cls, model, connection_wait_time_seconds=600, ssh_instance_count=2, local_user_id=None, log_to_stdout=False, connection_wait_time=None)
+wrapper.SSHModelWrapper.create(cls, model, connection_wait_time_seconds=600, ssh_instance_count=2,
+    local_user_id=None, log_to_stdout=False, connection_wait_time=None)
 wrapper.SSHModelWrapper.endpoint_is_online(self)
 wrapper.SSHModelWrapper.endpoint_name(self)
 wrapper.SSHModelWrapper.resource_name(self)
 wrapper.SSHModelWrapper.wait_for_endpoint(self)
 wrapper.SSHNotebookInstanceWrapper.resource_name(self)
 wrapper.SSHProcessorWrapper.augmented_input(self)
-wrapper.SSHProcessorWrapper.create(cls, processor, connection_wait_time_seconds=600, ssh_instance_count=2, local_user_id=None, log_to_stdout=False, connection_wait_time=None)
+wrapper.SSHProcessorWrapper.create(cls, processor, connection_wait_time_seconds=600,
+    ssh_instance_count=2, local_user_id=None, log_to_stdout=False, connection_wait_time=None)
 wrapper.SSHProcessorWrapper.processing_job_name(self)
 wrapper.SSHProcessorWrapper.resource_name(self)
 wrapper.SSHProcessorWrapper.wait_processing_job(self)
@@ -46,7 +50,8 @@ wrapper.SSHTransformerWrapper.create(cls, transformer, ssh_model_wrapper)
 wrapper.SSHTransformerWrapper.resource_name(self)
 wrapper.SSHTransformerWrapper.transform_job_name(self)
 wrapper.SSHTransformerWrapper.wait_transform_job(self)
-manager.SSMManager.__init__(self, region_name=None, sleep_between_retries_in_seconds=10, redo_attempts=5, clock_timestamp_override=None, *, session=None)
+manager.SSMManager.__init__(self, region_name=None, sleep_between_retries_in_seconds=10,
+    redo_attempts=5, clock_timestamp_override=None, *, session=None)
 manager.SSMManager.get_endpoint_instance_ids(self, endpoint_name, timeout_in_sec=0)
 manager.SSMManager.get_notebook_instance_ids(self, instance_name, timeout_in_sec=0)
 manager.SSMManager.get_processing_instance_ids(self, processing_job_name, timeout_in_sec=0)
@@ -55,9 +60,12 @@ manager.SSMManager.get_transformer_instance_ids(self, transform_job_name, timeou
 manager.SSMManager.list_all_instances_and_fetch_tags(self)
 manager.SSMManager.list_expired_ssh_instances(self, expiration_days=0)
 launch.enable_for_session(session=None, **options)
-launch.enable_ssh(request, session=None, *, connection_wait_time_seconds=600, connection_wait_time=None, ssh_instance_count=2, local_user_id=None, log_to_stdout=False)
+launch.enable_ssh(request, session=None, *, connection_wait_time_seconds=600,
+    connection_wait_time=None, ssh_instance_count=2, local_user_id=None, log_to_stdout=False)
 setup_and_start_ssh()
 """
+
+ENTRIES = re.sub(r"\n +", " ", SURFACE).strip().splitlines()
 
 WHOLE = ["wrapper"]
 """Modules of which everything public is listed."""
@@ -78,7 +86,7 @@ def found(module_name: str, path: List[str]) -> Any:
     return vars(holder)[path[-1]]
 
 
-@pytest.mark.parametrize("line", SURFACE.strip().splitlines())
+@pytest.mark.parametrize("line", ENTRIES)
 def test_what_is_public_keeps_its_signature(line: str) -> None:
     name, parenthesis, arguments = line.partition("(")
     parts = name.split(".")
@@ -90,7 +98,7 @@ def test_what_is_public_keeps_its_signature(line: str) -> None:
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_nothing_public_is_missing_in_the_list(name: str) -> None:
-    listed = {line.partition("(")[0] for line in SURFACE.strip().splitlines()}
+    listed = {line.partition("(")[0] for line in ENTRIES}
     module = importlib.import_module(f"sagemaker_ssh_helper.{name}")
     classes = [
         each
