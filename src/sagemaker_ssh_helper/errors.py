@@ -228,7 +228,7 @@ class WrongRegion(TargetNotFound):
 
 
 class NodeNotFound(TargetNotFound, IndexError):
-    pass
+    id = "node-not-found"
 
 
 class AmbiguousTarget(UserError, ValueError):
