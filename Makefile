@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 SDK2 := $(VENV)-sdk2
 FUZZ := $(VENV)-fuzz
 
-.PHONY: demo test test-all test-floors soak matrix fuzz lint bench clean system
+.PHONY: demo test test-all test-floors soak matrix fuzz lint bench clean system system-for-tests
 
 # The virtual environment that users get: the package with its local cloud, nothing for developers.
 $(VENV)/.demo: pyproject.toml
@@ -22,6 +22,10 @@ $(DEV): $(VENV)/.demo
 
 system:
 	scripts/setup-system
+
+# The same, and what only tests need.
+system-for-tests:
+	scripts/setup-system for-tests
 
 # The SageMaker Python SDK 2 is large, and shares no environment with version 3.
 $(SDK2)/.ready: pyproject.toml
@@ -43,7 +47,7 @@ demo: system $(VENV)/.demo
 	$(VENV)/bin/sm-ssh demo
 endif
 
-test: system $(DEV) $(SDK2)/.ready
+test: system-for-tests $(DEV) $(SDK2)/.ready
 	SDK2_PYTHON=$(SDK2)/bin/python $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 # What takes longer, too: every estimator and both versions of the SageMaker SDK (5 GB), on the oldest and the
@@ -68,7 +72,7 @@ fuzz: $(FUZZ)/.ready
 	PYTHONPATH=tests WORKERS=$(WORKERS) $(FUZZ)/bin/python -m fuzz --runs $(RUNS) $(TARGETS)
 
 # The container side on the oldest Python it promises, and the user's side on its own.
-test-floors: system
+test-floors: system-for-tests
 	scripts/test-floor 3.8 'container'
 	scripts/test-floor 3.10 'not sdk and not container and not soak'
 

@@ -42,6 +42,7 @@ def measure(effort: Effort, parts: "List[str] | tuple[str, ...]" = PARTS) -> Dic
     with tempfile.TemporaryDirectory(prefix="sm-ssh-bench-") as folder:
         if "start-up" in parts:
             figures.update(start_up.start_ups(Path(folder), effort))
+            figures.update(start_up.looks(Path(folder), effort))
         if set(parts) - {"tls"}:
             with LocalCloud(Path(folder, "cloud")) as cloud:
                 alice = Laptop(cloud.info, "alice", Path(folder))

@@ -1,13 +1,15 @@
 """How long things take to begin: commands, an import, a container, a login; and what an install adds."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
+from aws_stub import aws_stub
 from bench.site import ROOT, Effort, Site, tell, timing
 from e2e.laptop import Laptop, launch, until
 from local_cloud import LocalCloud
@@ -74,6 +76,73 @@ def start_ups(folder: Path, effort: Effort) -> Dict[str, float]:
     figures["install_mb"] = tell("install_mb", (size_bytes(empty) - before) / 1e6)
     figures["cli_version_s"] = tell("cli_version_s", figures["cli_version_s"])
     return figures
+
+
+def looks(folder: Path, effort: Effort) -> Dict[str, float]:
+    """The Tab key, and a list of two hundred running jobs, when every call to AWS takes 50 ms."""
+    home = folder / "home"
+    home.mkdir()
+    with aws_stub() as stub:
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        env = {**kept, **stub.environment(HOME=str(home))}
+        stub.answers.update(_two_hundred_jobs())
+        sm_ssh = [sys.executable, "-m", "sagemaker_ssh_helper"]
+
+        def run(*words: str) -> "subprocess.CompletedProcess[bytes]":
+            return subprocess.run([*sm_ssh, *words], env=env, check=True, capture_output=True, timeout=60)
+
+        run("completion", "--refresh")
+        assert run("completion", "--candidates", "connect", "job-1").stdout
+        completion = timing(effort.runs, lambda: run("completion", "--candidates", "connect", "job-1"))
+        stub.delay = CALL_DELAY
+        listing = timing(effort.runs, lambda: run("list"))
+        stub.asked.clear()
+        assert len(run("list").stdout.splitlines()) == 200
+        return {
+            "completion_s": tell("completion_s", completion),
+            "list_200_s": tell("list_200_s", listing),
+            "list_200_calls": tell("list_200_calls", len(stub.asked)),
+        }
+
+
+def _two_hundred_jobs() -> Dict[str, Any]:
+    """The answers of AWS for an account where so many training jobs run, each with a container."""
+    names = [f"job-{number}" for number in range(200)]
+    jobs = [
+        {"TrainingJobName": name, "TrainingJobStatus": "InProgress", "CreationTime": 1.7e9} for name in names
+    ]
+    entries = {
+        name: {
+            "InstanceId": f"mi-{number:017x}",
+            "PingStatus": "Online",
+            "Name": f"algo-1.{name}.training.sagemaker",
+            "LastPingDateTime": 1.7e9,
+            "RegistrationDate": 1.7e9,
+            "AgentVersion": "3.3.4515.0",
+        }
+        for number, name in enumerate(names)
+    }
+
+    def page(parameters: Dict[str, Any], key: str, items: List[Dict[str, Any]], most: int) -> Dict[str, Any]:
+        start = int(parameters.get("NextToken", 0))
+        more = {"NextToken": str(start + most)} if start + most < len(items) else {}
+        return {key: items[start : start + most], **more}
+
+    def described(parameters: Dict[str, Any]) -> Dict[str, Any]:
+        wanted = parameters["Filters"][0]["Values"]
+        found = [entries[name] for name in wanted if name in entries]
+        return page(parameters, "InstanceInformationList", found, 50)
+
+    return {
+        "ListTrainingJobs": lambda parameters: page(parameters, "TrainingJobSummaries", jobs, 100),
+        "ListProcessingJobs": {"ProcessingJobSummaries": []},
+        "ListTransformJobs": {"TransformJobSummaries": []},
+        "ListEndpoints": {"Endpoints": []},
+        "ListNotebookInstances": {"NotebookInstances": []},
+        "ListApps": {"Apps": []},
+        "ListSpaces": {"Spaces": []},
+        "DescribeInstanceInformation": described,
+    }
 
 
 def bootstrap(alice: Laptop, effort: Effort) -> Dict[str, float]:

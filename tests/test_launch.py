@@ -174,11 +174,16 @@ def test_clients_that_the_session_has_made_already_are_included(
 
 
 def test_the_options_given_last_hold(cloud: LocalCloud, session: boto3.Session) -> None:
-    client = session.client("sagemaker")
+    earlier = session.client("sagemaker")
     for seconds in (1, 2):
         enable_for_session(session, connection_wait_time_seconds=seconds)
-    for made, name in ((client, "twice-earlier"), (session.client("sagemaker"), "twice-later")):
-        assert created(made, cloud, name)["SSH_WAIT_TIME_SECONDS"] == "2"
+    for client, name in ((earlier, "twice-earlier"), (session.client("sagemaker"), "twice-later")):
+        assert created(client, cloud, name)["SSH_WAIT_TIME_SECONDS"] == "2"
+        client.create_model(
+            ModelName=name, ExecutionRoleArn=cloud.info["role_arn"], PrimaryContainer={"Image": "own"}
+        )
+        model = client.describe_model(ModelName=name)
+        assert model["PrimaryContainer"]["Environment"]["SSH_WAIT_TIME_SECONDS"] == "2"
 
 
 def test_a_request_with_ssh_stays_as_it_is(cloud: LocalCloud, session: boto3.Session) -> None:

@@ -133,9 +133,18 @@ def _check_room(name: str, present: int, allowed: int, what: str) -> None:
         )
 
 
+def _check_known(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        # A step of a pipeline may leave it open.
+        raise LaunchRefused(
+            f"where {name} has its code is not known before the pipeline runs, and the library goes with it",
+            fix="Give the step its code as files or an S3 address, or create the pipeline without ssh",
+        )
+
+
 def _beside_code(uris: Mapping[str, Optional[str]]) -> Optional[str]:
     """The folder in S3 that the job's code lies in, from its inputs by name."""
-    found = next((uri for name in _CODE if (uri := uris.get(name))), None)
+    found = next((uri for name in _CODE if isinstance(uri := uris.get(name), str)), None)
     return found.rstrip("/").rpartition("/")[0] if found else None
 
 
@@ -143,6 +152,7 @@ def _upload_starter(session: Any, name: str, folder: str) -> str:
     """Put the starter below ``folder``, for job ``name``; the prefix that holds it alone."""
     from botocore.exceptions import ClientError
 
+    _check_known(name, folder)
     url = urlsplit(folder)
     prefix = f"{url.path.strip('/')}/ssh/{name}".lstrip("/")
     try:
@@ -160,7 +170,9 @@ def _with_archive(session: Any, name: str, holder: Mapping[str, Any], member: st
     hyperparameters = holder.get(member) or {}
     if _SUBMIT_DIRECTORY not in hyperparameters or _PROGRAM not in hyperparameters:
         return dict(holder)
+    _check_known(name, hyperparameters[_PROGRAM])
     program, program_is_json = _plain(hyperparameters[_PROGRAM])
+    _check_known(name, hyperparameters[_SUBMIT_DIRECTORY])
     location, location_is_json = _plain(hyperparameters[_SUBMIT_DIRECTORY])
     if program == archive.LAUNCHER:
         return dict(holder)

@@ -59,9 +59,16 @@ class RequestKind:
 
     def roles(self, request: Mapping[str, Any]) -> Sequence[str]:
         """The roles that the request gives to its containers."""
-        found = [str(request.get(self.role) or "")]
+        found = [request.get(self.role) or ""]
         if self.holders and not found[0]:
-            found = [str(holder.get(self.role) or "") for holder in self._definitions(request)]
+            found = [holder.get(self.role) or "" for holder in self._definitions(request)]
+        for role in found:
+            if not isinstance(role, str):
+                # A step of a pipeline may leave it open.
+                raise LaunchRefused(
+                    f"{self.role} of a {self.label} is not known before the pipeline runs",
+                    fix="Give the step its role as an ARN, or create the pipeline without ssh",
+                )
         return found
 
     def isolated(self, request: Mapping[str, Any]) -> bool:
@@ -261,6 +268,26 @@ def enable_ssh(
             "create_hyper_parameter_tuning_job or create_model",
         )
     name = request[kind.name]
+    enabled, ssh = _enable(
+        kind,
+        name,
+        request,
+        boto3_session(session),
+        connection_wait_time_seconds=connection_wait_time_seconds,
+        connection_wait_time=connection_wait_time,
+        ssh_instance_count=ssh_instance_count,
+        local_user_id=local_user_id,
+        log_to_stdout=log_to_stdout,
+    )
+    if kind.kind is not None:
+        ssh.remember(kind.kind, name)
+    return enabled
+
+
+def _enable(
+    kind: RequestKind, name: str, request: Mapping[str, Any], session: Any, **options: Any
+) -> Tuple[Dict[str, Any], SshLaunch]:
+    """The request of ``name`` with ssh, and the launch it was given. Raises LaunchRefused."""
     if kind.isolated(request):
         raise LaunchRefused(
             f"{name} runs in network isolation, where nothing in it can reach Systems Manager",
@@ -269,31 +296,19 @@ def enable_ssh(
     role = kind.roles(request)[0] if kind.roles(request) else ""
     if not role:
         raise LaunchRefused(f"{name} has no role", fix=f"Give the request {_article(kind.role)}")
-    session = boto3_session(session)
-    ssh = SshLaunch.prepare(
-        session,
-        role,
-        connection_wait_time_seconds=connection_wait_time_seconds,
-        connection_wait_time=connection_wait_time,
-        ssh_instance_count=ssh_instance_count,
-        local_user_id=local_user_id,
-        log_to_stdout=log_to_stdout,
-    )
+    ssh = SshLaunch.prepare(session, role, **options)
     variables = ssh.environment()
     enabled = kind.with_environment(request, lambda own: add_variables(name, own, variables, kind))
 
     from sagemaker_ssh_helper import delivery
 
-    enabled = delivery.with_library(session, name, enabled)
-    if kind.kind is not None:
-        ssh.remember(kind.kind, name)
-    return enabled
+    return delivery.with_library(session, name, enabled), ssh
 
 
 def enable_for_session(session: Optional[Any] = None, **options: Any) -> None:
     """
-    Add ssh to all that is created through ``session`` from now on: training, processing and tuning jobs, and
-    models with the endpoints and transform jobs that run them.
+    Add ssh to all that is created through ``session`` from now on: training, processing and tuning jobs,
+    models with the endpoints and transform jobs that run them, and the steps of pipelines.
 
     For tools that build the request themselves: the SageMaker SDK in both versions, and whatever else calls
     SageMaker through a boto3 session. The clients that the session has made already are included. A request
@@ -313,6 +328,21 @@ def enable_for_session(session: Optional[Any] = None, **options: Any) -> None:
     if client is None:
         session = boto3_session(session, default=True)
 
+    def enable_step(kind: RequestKind, name: str, request: Mapping[str, Any]) -> Dict[str, Any]:
+        if any(Env.START_SSH in environment for environment in kind.environments(request)):
+            return dict(request)
+        return _enable(kind, name, request, session if client is None else _session_of(client), **options)[0]
+
+    def pipeline_hook(params: Mapping[str, Any], **_: Any) -> Optional[Dict[str, Any]]:
+        from sagemaker_ssh_helper import pipeline_steps
+
+        if "PipelineDefinition" not in params:
+            return None
+        definition = pipeline_steps.with_ssh(
+            params["PipelineName"], params["PipelineDefinition"], enable_step
+        )
+        return {**params, "PipelineDefinition": definition}
+
     def hook(params: Mapping[str, Any], model: Any, **_: Any) -> Optional[Dict[str, Any]]:
         kind = next(kind for kind in REQUESTS if kind.operation == model.name)
         if any(Env.START_SSH in environment for environment in kind.environments(params)):
@@ -321,7 +351,9 @@ def enable_for_session(session: Optional[Any] = None, **options: Any) -> None:
 
     emitters = _emitters(session) if client is None else [client.meta.events]
     for kind in REQUESTS:
-        _register(emitters, kind, hook, _HOOK)
+        _register(emitters, kind.operation, hook, _HOOK)
+    for operation in ("CreatePipeline", "UpdatePipeline"):
+        _register(emitters, operation, pipeline_hook, _HOOK)
 
 
 def bring_library(session: Any, ssh: SshLaunch) -> None:
@@ -340,7 +372,7 @@ def bring_library(session: Any, ssh: SshLaunch) -> None:
 
     emitters = _emitters(session)
     for kind in (TRAINING_REQUEST, TUNING_REQUEST):
-        _register(emitters, kind, hook, f"{_HOOK}-{ssh.launch_id}")
+        _register(emitters, kind.operation, hook, f"{_HOOK}-{ssh.launch_id}")
 
 
 def _emitters(session: Any) -> List[Any]:
@@ -349,10 +381,12 @@ def _emitters(session: Any) -> List[Any]:
     return [session.events, *(made.meta.events for made in _sagemaker_clients() if _keys_of(made) is keys)]
 
 
-def _register(emitters: Sequence[Any], kind: RequestKind, hook: Callable[..., Any], unique_id: str) -> None:
-    event = f"provide-client-params.sagemaker.{kind.operation}"
+def _register(emitters: Sequence[Any], operation: str, hook: Callable[..., Any], name: str) -> None:
+    """Set ``hook`` on an operation in place of an earlier one of that name."""
+    event = f"provide-client-params.sagemaker.{operation}"
+    # botocore keeps the first handler of an id, for whatever event it came.
+    unique_id = f"{name}-{operation}"
     for events in emitters:
-        # botocore keeps the first handler of an id, and ours should be the last.
         events.unregister(event, unique_id=unique_id)
         events.register(event, hook, unique_id=unique_id)
 

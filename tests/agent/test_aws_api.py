@@ -334,6 +334,16 @@ def test_pauses_are_random_parts_of_a_limit_with_a_cap() -> None:
     assert retry.pause(20, Throttled("x"), 1.0) == 8.0
 
 
+def test_the_first_pause_after_throttling_is_the_callers_place_in_the_line() -> None:
+    line = [Retry(place=place) for place in (0.23, 0.46)]
+
+    assert [retry.pause(0, Throttled("x"), 0.0) for retry in line] == [0.23, 0.46]
+    assert [retry.pause(0, Throttled("x"), 1.0) for retry in line] == pytest.approx([0.46, 0.69])
+    # A second time the line is in disorder; other troubles know no line.
+    assert line[1].pause(1, Throttled("x"), 0.5) == 1.0
+    assert line[1].pause(0, AwsError("x"), 0.5) == 0.125
+
+
 def test_wrong_clock_is_corrected_by_the_service(caplog: pytest.LogCaptureFixture) -> None:
     late = Reply(400, {"__type": "InvalidSignatureException"}, {"Date": formatdate(NOW + 1200, usegmt=True)})
     with ScriptedServer(late, Reply(200, {})) as server:

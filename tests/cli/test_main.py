@@ -373,5 +373,5 @@ def test_a_name_that_is_none_reaches_nobody(sm_ssh: Run, stub: AwsStub, home: Pa
 def test_connect_without_ssh_is_a_problem_of_this_machine(sm_ssh: Run, stub: AwsStub, tmp_path: Path) -> None:
     done = sm_ssh("connect", "job.training.sagemaker", env={"PATH": str(tmp_path)})
     assert done.returncode == 9
-    assert b"error[local-setup]: ssh was not found" in done.stderr
+    assert b"error[ssh-missing]: ssh was not found" in done.stderr
     assert stub.asked == []

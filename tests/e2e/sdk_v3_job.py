@@ -26,9 +26,10 @@ TRAIN = """
 import argparse, os
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int)
-arguments = parser.parse_args()
+arguments, _ = parser.parse_known_args()
 files = os.listdir(os.environ["SM_CHANNEL_TRAINING"])
 print("training for", arguments.epochs, "epochs with", files, flush=True)
+print("accuracy=0.5", flush=True)
 """
 
 
@@ -213,6 +214,25 @@ def isolated_trainer(user: User) -> Any:
     return [refusal(SSHEstimatorWrapper.create, trainer), refusal(user.train, trainer)]
 
 
+def tuning_job(user: User) -> Any:
+    from sagemaker.core.parameter import IntegerParameter
+    from sagemaker.train.tuner import HyperparameterTuner
+
+    trainer = user.trainer(user.session())
+    SSHEstimatorWrapper.create(trainer)
+    data = user.session().upload_data(user.write("data.csv", "1,2,3"), key_prefix=f"tuning-{user.name}")
+    tuner = HyperparameterTuner(
+        trainer,
+        objective_metric_name="accuracy",
+        hyperparameter_ranges={"width": IntegerParameter(1, 9)},
+        metric_definitions=[{"Name": "accuracy", "Regex": "accuracy=([0-9.]+)"}],
+        max_jobs=1,
+        base_tuning_job_name="tuning",
+    )
+    tuner.tune({"training": data}, wait=False)
+    return tuner.latest_tuning_job.hyper_parameter_tuning_job_name
+
+
 SCENARIOS = {
     scenario.__name__: scenario
     for scenario in (
@@ -222,6 +242,7 @@ SCENARIOS = {
         framework_processor,
         wrapped_trainer,
         isolated_trainer,
+        tuning_job,
         endpoint,
         transform_job,
     )

@@ -9,7 +9,7 @@ from typing import Callable, Iterator
 
 import pytest
 
-from bench import memory, streams
+from bench import memory, start_up, streams
 from bench.site import Effort, Site
 from e2e.laptop import Laptop, running
 from local_cloud import LocalCloud
@@ -47,6 +47,14 @@ def test_speeds_and_their_price_have_their_documented_names(site: Site) -> None:
 def test_sessions_come_and_go(site: Site) -> None:
     memory.come_and_go(site, 3)
     assert not site.cloud.client("ssm", user="admin").describe_sessions(State="Active")["Sessions"]
+
+
+def test_looks_have_their_documented_names(tmp_path: Path) -> None:
+    figures = start_up.looks(tmp_path, TINY)
+    assert set(figures) == {"completion_s", "list_200_s", "list_200_calls"}
+    assert set(figures) <= DOCUMENTED
+    # A count, not a time.
+    assert figures["list_200_calls"] <= 12
 
 
 @pytest.mark.soak

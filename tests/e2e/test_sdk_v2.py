@@ -1,6 +1,7 @@
 """The real SageMaker Python SDK 2, which needs an environment of its own: see the Makefile."""
 
 import json
+import secrets
 import subprocess
 from pathlib import Path
 from typing import Callable
@@ -52,3 +53,34 @@ def test_an_estimator_of_the_sdk_is_reached_by_ssh(laptop: Callable[[str], Lapto
             if stream is not None:
                 stream.close()
         process.wait()
+
+
+# The SDK and boto3 look every half a minute, or less often.
+@pytest.mark.timeout(400)
+@pytest.mark.matrix
+@pytest.mark.parametrize("framework", ["pytorch", "sklearn", "tensorflow", "huggingface", "mxnet"])
+def test_every_estimator_is_reached_by_ssh_and_shows_its_log(
+    laptop: Callable[[str], Laptop], tmp_path: Path, framework: str
+) -> None:
+    alice = laptop("alice")
+    job = Job(alice, f"{framework}-{secrets.token_hex(4)}")
+    command = sdk_programs.command(
+        2, alice, "sdk_v2_estimators.py", framework, job.name, alice.info["role_arn"], str(tmp_path)
+    )
+    with (tmp_path / "output").open("w+b") as output:
+        process = alice.popen(*command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            until(lambda: process.poll() is not None or job.instances(), "the program to start the job", 90)
+            assert process.poll() is None, (tmp_path / "output").read_text()
+            job.wait_online()
+            done = alice.ssh(job.host, "printenv TRAINING_JOB_NAME && sm-wait stop")
+            assert done.stdout.decode().splitlines()[0] == job.name, done.stderr.decode()
+            assert process.wait(timeout=240) == 0, (tmp_path / "output").read_text()
+        finally:
+            process.kill()
+            process.wait()
+    said = (tmp_path / "output").read_text()
+    # The SDK colours what it streams, and prefixes lines by their node.
+    assert "training for 3 epochs in /opt/ml/model" in said
+    assert "Training - Training image download completed. Training in progress." in said
+    assert said.splitlines()[-1] == "status Completed"

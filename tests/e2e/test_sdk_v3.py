@@ -61,6 +61,25 @@ def test_a_wrapped_trainer_is_reached_by_ssh(laptop: Callable[[str], Laptop], tm
     check_training(Job(alice, told["name"]))
 
 
+def test_a_child_of_a_tuner_is_reached_by_ssh(laptop: Callable[[str], Laptop], tmp_path: Path) -> None:
+    alice = laptop("alice")
+    named = {"HyperParameterTuningJobName": launch(alice, tmp_path, "tuning_job")}
+    sagemaker = alice.client("sagemaker")
+
+    def children() -> Any:
+        answer = sagemaker.list_training_jobs_for_hyper_parameter_tuning_job(**named)
+        return answer["TrainingJobSummaries"]
+
+    (child,) = until(children, "the tuning job to start a training job")
+    check_training(Job(alice, child["TrainingJobName"]))
+
+    def status() -> str:
+        return str(sagemaker.describe_hyper_parameter_tuning_job(**named)["HyperParameterTuningJobStatus"])
+
+    until(lambda: status() != "InProgress", "the tuning job to end", 60)
+    assert status() == "Completed"
+
+
 def test_a_trainer_in_network_isolation_is_refused(laptop: Callable[[str], Laptop], tmp_path: Path) -> None:
     alice = laptop("alice")
     by_wrapper, by_session = launch(alice, tmp_path, "isolated_trainer")

@@ -6,8 +6,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
+from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.via import is_plugin
+
+if TYPE_CHECKING:
+    from sagemaker_ssh_helper.cli.road import Road
 
 _HELP = """\
 usage: sm-ssh connect [options of ssh] [USER@]HOST [options of ssh] [--] [COMMAND...]
@@ -25,6 +30,9 @@ It needs no configuration: nothing of ~/.ssh is read that could weaken the check
   --trust-first-use   accept a container whose host key nothing vouches for, and remember that key
   --fresh             read the container's tags again, even if they were read in the last minutes
   --no-wait           do not wait for a container that is still starting
+  --no-default-forwards
+                      forward no ports unless asked to; without it, and without a COMMAND, the container's ssh
+                      server is a port here (11022 for a training job), and port 12345 there is 12345 here
   --via plugin        let AWS's session-manager-plugin carry the session; the default is --via direct
 """
 
@@ -35,10 +43,11 @@ _OWN = {
     "--fresh": False,
     "--no-wait": False,
     "--via": True,
-    # Of the helper before this one, which forwarded ports unless told not to.
-    "--ssh-only": False,
     "--no-default-forwards": False,
+    # The same, as the helper before this one had it.
+    "--ssh-only": False,
 }
+_SILENT = {"--no-default-forwards", "--ssh-only"}
 
 
 def run_words(words: list[str]) -> int:
@@ -62,10 +71,36 @@ def run_words(words: list[str]) -> int:
     connect.find_ssh()
     found = named.find(asked.host, asked.own.get("--profile"), asked.own.get("--region"))
     road = prepare(found, wishes)
-    argv = connect.ssh_command(found.host, road.settings, options=asked.options, command=asked.command)
+    options = list(asked.options)
+    if not asked.command and not _SILENT & asked.own.keys():
+        options += _default_forwards(road)
+    argv = connect.ssh_command(found.host, road.settings, options=options, command=asked.command)
     sys.stdout.flush()
     if sys.platform == "win32":
         import subprocess
 
         return subprocess.call(argv)
     os.execv(argv[0], argv)
+
+
+def _default_forwards(road: Road) -> list[str]:
+    """Options of ssh for the ports that a login has brought along since the helper before this one."""
+    from sagemaker_ssh_helper.cli.local_ports import DEBUGGER_PORT, LOOPBACK, defaults, with_free_ports
+    from sagemaker_ssh_helper.client import keys, older_settings
+    from sagemaker_ssh_helper.names import ResourceKind
+
+    options = []
+    brought = with_free_ports(LOOPBACK, defaults(road.kind, road.ssh_port))
+    for forward in brought:
+        options += ["-L", f"{LOOPBACK}:{forward.near}:{forward.host}:{forward.far}"]
+    if brought:
+        say(
+            f"{LOOPBACK}:{brought[0].near} is the ssh server of {road.host}; --no-default-forwards leaves "
+            "such ports out"
+        )
+        options += ["-R", f"{LOOPBACK}:{DEBUGGER_PORT}:localhost:{DEBUGGER_PORT}"]
+    license_server = older_settings.load().get(older_settings.LICENSE_SERVER)
+    if license_server and road.kind is ResourceKind.STUDIO:
+        options += ["-R", f"localhost:443:{license_server}:443"]
+    older_settings.link_key(road.host, keys.ensure_key().path)
+    return options

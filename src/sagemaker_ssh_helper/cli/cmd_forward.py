@@ -7,18 +7,15 @@ from __future__ import annotations
 import argparse
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from sagemaker_ssh_helper.cli.local_ports import LOOPBACK, Forward, with_free_ports
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options, add_road_options
 from sagemaker_ssh_helper.errors import UsageError
-
-LOOPBACK = "127.0.0.1"
 
 _SPEC = re.compile(
     r"(?:(?P<near>\d*):)?(?:(?P<host>[A-Za-z][\w.-]*|[\d.]+\.\d+):)?(?P<far>\d+)(?:-(?P<last>\d+))?"
@@ -53,15 +50,6 @@ def add_parser(subparsers: Any) -> None:
     add_aws_options(parser)
 
 
-@dataclass(frozen=True)
-class Forward:
-    """A port that listens, and where its connections go. ``near`` is 0 for any free port."""
-
-    near: int
-    host: str
-    far: int
-
-
 def parse(text: str) -> list[Forward]:
     """What one PORT argument asks for. Raises UsageError."""
     forwards = []
@@ -94,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
     connect.find_ssh()
     ready = road.prepare(*road.asked(args.target, args))
-    forwards = _with_free_ports(args.bind, forwards)
+    forwards = with_free_ports(args.bind, forwards)
     options = ["-N", "-T", "-o", "ExitOnForwardFailure=yes", "-o", "ControlPath=none"]
     # Tells, on ssh's own standard output, that all ports listen.
     options += ["-o", "PermitLocalCommand=yes", "-o", f"LocalCommand=echo {_READY.decode()}"]
@@ -141,45 +129,6 @@ def _show(
 
 def _place(node: str, host: str) -> str:
     return node if host == "localhost" else host
-
-
-def _with_free_ports(address: str, forwards: Sequence[Forward]) -> list[Forward]:
-    """The same with ports that nothing listens on now. Raises UsageError for an address that is not ours."""
-    chosen: list[Forward] = []
-    taken: set[int] = set()
-    for forward in forwards:
-        near = forward.near
-        while near in taken or not (free := _free(address, near)):
-            near = near + 1 if 0 < near < 65535 else 0
-        if forward.near not in (0, free):
-            say(f"local port {forward.near} is taken; using {free}")
-        taken.add(free)
-        chosen.append(Forward(free, forward.host, forward.far))
-    return chosen
-
-
-def _free(address: str, port: int) -> int:
-    """The port, or for 0 a free one; 0 when it is taken."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-            probe.listen(1)
-            return int(probe.getsockname()[1])
-        except PermissionError as error:
-            raise UsageError(
-                f"port {port} may not be opened here", evidence=str(error), fix="Use one above 1023"
-            ) from error
-        except OSError as error:
-            if port == 0 or isinstance(error, socket.gaierror):
-                raise UsageError(f"{address!r} is no address of this machine", evidence=str(error)) from error
-            import errno
-
-            if error.errno == errno.EADDRINUSE:
-                return 0
-            raise UsageError(f"{address!r} is no address of this machine", evidence=str(error)) from error
 
 
 def _bracketed(address: str) -> str:

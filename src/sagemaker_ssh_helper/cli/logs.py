@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
+import tempfile
 import time
 import traceback
 from pathlib import Path
 
 from sagemaker_ssh_helper.client.files import private_dir, state_dir
+
+OLDER_NAME = "sm-ssh-debug.log"
 
 _KEPT = 50
 
@@ -20,11 +24,15 @@ _KEPT = 50
 def start(command: str) -> Path:
     """Log everything of ours to a new file from now on; its path. Raises LocalSetup, OSError."""
     path = _new_path(command)
-    handler = logging.StreamHandler(os.fdopen(_open(path), "w", encoding="utf-8"))
-    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d %(name)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("sagemaker_ssh_helper")
     logger.setLevel(logging.DEBUG)
-    logger.addHandler(handler)
+    for descriptor in (_open(path), _open_older()):
+        if descriptor is not None:
+            handler = logging.StreamHandler(os.fdopen(descriptor, "w", encoding="utf-8"))
+            handler.setFormatter(
+                logging.Formatter("%(asctime)s.%(msecs)03d %(name)s %(message)s", "%H:%M:%S")
+            )
+            logger.addHandler(handler)
     return path
 
 
@@ -41,6 +49,26 @@ def _new_path(what: str) -> Path:
     for old in sorted(folder.glob("*.log"))[: -_KEPT + 1]:
         old.unlink(missing_ok=True)
     return folder / f"{time.strftime('%Y-%m-%dT%H%M%S')}-{os.getpid()}-{what}.log"
+
+
+def _open_older() -> int | None:
+    """
+    The log where the helper before this one had it, in the system's temporary folder; None when that name is
+    taken by somebody else, who could read it.
+    """
+    if os.name != "posix":
+        return None
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(os.path.join(tempfile.gettempdir(), OLDER_NAME), flags, 0o600)
+    except OSError:
+        return None
+    found = os.fstat(descriptor)
+    if found.st_uid != os.getuid() or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(descriptor)
+        return None
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def _open(path: Path) -> int:

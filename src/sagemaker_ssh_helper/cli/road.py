@@ -13,6 +13,7 @@ from sagemaker_ssh_helper.cli.via import is_plugin
 from sagemaker_ssh_helper.client import connect
 from sagemaker_ssh_helper.client.connect import SshSettings
 from sagemaker_ssh_helper.errors import TargetStarting
+from sagemaker_ssh_helper.names import ResourceKind
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Road:
     settings: SshSettings
     user: str
     """The login name."""
+    kind: ResourceKind | None
+    ssh_port: int
+    """Where the ssh server of the container listens, there."""
 
     @property
     def host(self) -> str:
@@ -90,7 +94,7 @@ def prepare(named: Named, wishes: Wishes) -> Road:
         proxy=proxy,
         learn_host_key=prepared.pin.host_key is None,
     )
-    return Road(named, settings, user)
+    return Road(named, settings, user, prepared.instance.kind or named.target.kind, prepared.pin.port)
 
 
 def _prepared(named: Named, wishes: Wishes) -> connect.Prepared:
