@@ -25,8 +25,9 @@ Everything that can go wrong, as one tree.
         ├── UsageError             (also ValueError)
         ├── TargetNotFound         (also ValueError)
         │   └── WrongRegion            another region that you use has it
+        │   └── NodeNotFound         it has fewer nodes (also IndexError)
         ├── AmbiguousTarget        (also ValueError)
-        ├── TargetEnded
+        ├── TargetEnded            (also ValueError)
         ├── NotInstrumented
         ├── NetworkIsolated
         ├── RegistrationFailed     the container could not make itself known to Systems Manager
@@ -226,12 +227,16 @@ class WrongRegion(TargetNotFound):
     id = "wrong-region"
 
 
+class NodeNotFound(TargetNotFound, IndexError):
+    id = "node-not-found"
+
+
 class AmbiguousTarget(UserError, ValueError):
     id = "ambiguous-target"
     exit_code = 2
 
 
-class TargetEnded(UserError):
+class TargetEnded(UserError, ValueError):
     id = "target-ended"
     exit_code = 7
 

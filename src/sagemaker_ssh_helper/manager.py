@@ -5,7 +5,7 @@ SSMManager: the managed instances behind SageMaker resources, under the name scr
 import re
 import time
 from datetime import timedelta
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from sagemaker_ssh_helper.aws import instances
 from sagemaker_ssh_helper.aws.json_rpc import Client
@@ -88,18 +88,25 @@ class SSMManager:
         return self.get_instance_ids_of(ResourceKind.NOTEBOOK, instance_name, timeout_in_sec=timeout_in_sec)
 
     def get_instance_ids_of(
-        self, kind: ResourceKind, name: str, *, timeout_in_sec: int = 0, count: int = 1
+        self,
+        kind: ResourceKind,
+        name: str,
+        *,
+        timeout_in_sec: int = 0,
+        count: int = 1,
+        over: Callable[[], bool] = lambda: False,
     ) -> List[str]:
         """
         The live instances of one resource, by the number in ``algo-N``.
 
-        Waits for ``count`` of them, at most ``timeout_in_sec`` seconds, and returns those there are.
+        Waits for ``count`` of them, at most ``timeout_in_sec`` seconds and until ``over``, which is asked
+        after each look, says that no more will come; returns those there are.
         """
         deadline = time.monotonic() + timeout_in_sec
         while True:
             found = self._live_instances_of(kind, name)
             left = deadline - time.monotonic()
-            if len(found) >= count or left <= 0:
+            if len(found) >= count or left <= 0 or over():
                 return found
             time.sleep(min(self.sleep_between_retries_in_seconds, left))
 

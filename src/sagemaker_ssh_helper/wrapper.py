@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Type, TypeVar
 
-from sagemaker_ssh_helper.errors import LaunchRefused, TargetNotFound
+from sagemaker_ssh_helper.errors import LaunchRefused, NodeNotFound, TargetNotFound
 from sagemaker_ssh_helper.launch import (
     MODEL_REQUEST,
     PROCESSING_REQUEST,
@@ -86,7 +86,7 @@ class SSHEnvironmentWrapper(abc.ABC):
                 f"{arn} is in {parts[3]}, and the session in {session.region_name}",
                 fix=f"Give a session of its region: boto3.Session(region_name={parts[3]!r})",
             )
-        return wrapper.attach(parts[5].partition("/")[2], session)
+        return wrapper.attach(parts[5].rpartition("/")[2], session)
 
     @classmethod
     def attach_to_resource(cls, resource: str, sagemaker_session: Any = None) -> SSHEnvironmentWrapper:
@@ -151,17 +151,39 @@ class SSHEnvironmentWrapper(abc.ABC):
         The managed instances of the nodes that were launched with ssh, ``algo-1`` first.
 
         Waits up to ``timeout_in_sec`` seconds for all of them, and returns those that came. ``retry`` is the
-        older name of the same limit, in steps of 10 seconds. Raises TargetNotFound before the launch.
+        older name of the same limit, in steps of 10 seconds. Raises TargetNotFound before the launch,
+        TargetEnded at once when no container of it runs any more.
         """
         if retry is not None:
             timeout_in_sec = retry * 10
-        return self._manager().get_instance_ids_of(
-            self.kind, self._registered_name(), timeout_in_sec=timeout_in_sec, count=self._expected_nodes()
+        found = self._manager().get_instance_ids_of(
+            self.kind,
+            self._registered_name(),
+            timeout_in_sec=timeout_in_sec,
+            count=self._expected_nodes(),
+            over=lambda: not self.is_job_in_progress(),
         )
+        if not found:
+            described = self._describe()
+            if described.ended:
+                from sagemaker_ssh_helper.aws import instances
+
+                raise instances.ended(described)
+        return found
 
     def get_instance_id(self, retry: Optional[int] = None, timeout_in_sec: int = 900, index: int = 0) -> str:
-        """The managed instance of one node, by its rank counted from 0; otherwise as get_instance_ids."""
-        return self.get_instance_ids(retry=retry, timeout_in_sec=timeout_in_sec)[index]
+        """
+        The managed instance of one node, by its rank counted from 0; otherwise as get_instance_ids.
+
+        Raises NodeNotFound, an IndexError, when there are not as many.
+        """
+        found = self.get_instance_ids(retry=retry, timeout_in_sec=timeout_in_sec)
+        if index >= len(found):
+            raise NodeNotFound(
+                f"{self.resource_name()} has {len(found)} reachable nodes, and none with the index {index}",
+                fix=f"See what is there: sm-ssh list {self.fqdn()}",
+            )
+        return found[index]
 
     def fqdn(self) -> str:
         """The host name for ssh: ``NAME.TYPE.sagemaker``."""
@@ -571,7 +593,34 @@ class SSHTransformerWrapper(SSHEnvironmentWrapper):
         self._wait("transform_job_completed_or_stopped", "TransformJobName")
 
 
-_WRAPPERS = (SSHEstimatorWrapper, SSHProcessorWrapper, SSHModelWrapper, SSHTransformerWrapper)
+class SSHNotebookInstanceWrapper(SSHEnvironmentWrapper):
+    """ssh into a notebook instance. Make one by :meth:`attach` with its name."""
+
+    kind = ResourceKind.NOTEBOOK
+    _console_page = "notebook-instances"
+
+    def resource_name(self) -> str:
+        return str(self._wrapped.name)
+
+
+class SSHIDEWrapper(SSHEnvironmentWrapper):
+    """ssh into an app of SageMaker Studio. Make one by :meth:`attach` with the app's name."""
+
+    kind = ResourceKind.STUDIO
+    _console_page = "studio"
+
+    def resource_name(self) -> str:
+        return str(self._wrapped.name)
+
+
+_WRAPPERS = (
+    SSHEstimatorWrapper,
+    SSHProcessorWrapper,
+    SSHModelWrapper,
+    SSHTransformerWrapper,
+    SSHNotebookInstanceWrapper,
+    SSHIDEWrapper,
+)
 
 
 class _Attached:
@@ -593,7 +642,12 @@ def _described(session: Any, kind: ResourceKind, name: str) -> Resource:
     from sagemaker_ssh_helper.aws.json_rpc import Client
     from sagemaker_ssh_helper.aws.session import Session
 
-    found = resources.describe(Client(Session.from_boto3(session)), kind, name)
+    client = Client(Session.from_boto3(session))
+    if kind is ResourceKind.STUDIO:
+        # An app is described by four names, and listed by its own.
+        found = next((each for each in resources.alive(client, kind) if each.name == name), None)
+    else:
+        found = resources.describe(client, kind, name)
     if found is None:
         raise TargetNotFound(
             f"there is no {kind.label} {name!r} in {session.region_name}",

@@ -3,6 +3,7 @@
 import base64
 from email.utils import formatdate
 from typing import Any, Dict, List
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -334,6 +335,16 @@ def test_pauses_are_random_parts_of_a_limit_with_a_cap() -> None:
     assert retry.pause(20, Throttled("x"), 1.0) == 8.0
 
 
+def test_the_first_pause_after_throttling_is_the_callers_place_in_the_line() -> None:
+    line = [Retry(place=place) for place in (0.23, 0.46)]
+
+    assert [retry.pause(0, Throttled("x"), 0.0) for retry in line] == [0.23, 0.46]
+    assert [retry.pause(0, Throttled("x"), 1.0) for retry in line] == pytest.approx([0.46, 0.69])
+    # A second time the line is in disorder; other troubles know no line.
+    assert line[1].pause(1, Throttled("x"), 0.5) == 1.0
+    assert line[1].pause(0, AwsError("x"), 0.5) == 0.125
+
+
 def test_wrong_clock_is_corrected_by_the_service(caplog: pytest.LogCaptureFixture) -> None:
     late = Reply(400, {"__type": "InvalidSignatureException"}, {"Date": formatdate(NOW + 1200, usegmt=True)})
     with ScriptedServer(late, Reply(200, {})) as server:
@@ -398,6 +409,15 @@ def test_answers_that_are_no_object_are_refused_without_quoting_them(body: bytes
 )
 def test_endpoint_follows_the_environment(environ: Dict[str, str], url: str) -> None:
     assert endpoint_url("ssm", "eu-west-1", environ) == url
+
+
+def test_only_endpoints_of_the_region_are_contacted() -> None:
+    found = AwsApi("eu-west-1", environ={})
+    urls = (found.ssm_url, found.gateway_url, found.kms_url, found._sts_url)
+
+    # As docs/reference/agent.md lists them; S3's are in test_s3_keys.
+    hosts = [urlsplit(url).netloc for url in urls]
+    assert hosts == [f"{name}.eu-west-1.amazonaws.com" for name in ("ssm", "ssmmessages", "kms", "sts")]
 
 
 def test_endpoint_follows_the_partition() -> None:

@@ -42,6 +42,8 @@ mkdir -p "$root/opt/python" "$root/opt/src" "$root/opt/packages" "$root/run/sshd
 for name in $REMOVED; do rm -rf "$root$name"; done
 sed -i "/^[^:]*:[^:]*:\(1000\|4321\):/d" "$root/etc/passwd"
 if [ "$UID_WANTED" = 1000 ]; then echo 'sagemaker-user:x:1000:1000::/none:/bin/sh' >> "$root/etc/passwd"; fi
+# As container runtimes write it.
+echo '127.0.0.1 localhost' > "$root/etc/hosts"
 mount --bind "$PYTHON" "$root/opt/python"
 mount --bind "$PACKAGE" "$root/opt/src"
 if [ -n "$PACKAGES" ]; then mount --bind "$PACKAGES" "$root/opt/packages"; fi

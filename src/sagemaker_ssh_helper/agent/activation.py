@@ -7,7 +7,7 @@ Standard library only; Python 3.8.
 from typing import Dict, Mapping, Optional, Sequence
 
 from sagemaker_ssh_helper import __version__
-from sagemaker_ssh_helper.agent.aws_api import Identity
+from sagemaker_ssh_helper.agent.aws_api import PLACE_INTERVAL, Identity, Retry
 from sagemaker_ssh_helper.agent.resource import Resource
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import Env, Tag
@@ -15,6 +15,9 @@ from sagemaker_ssh_helper.public_keys import PublicKey
 
 LIFETIME = 3600.0
 """Seconds until an activation that was not used ends. It is used within seconds, or never."""
+
+_ATTEMPTS = 8
+_THROTTLED_ATTEMPTS = 16
 
 _MAX_TAG_CHARS = 256
 _MAX_ROLE_CHARS = 64
@@ -81,6 +84,15 @@ def tags(
         Tag.VERSION: __version__,
     }
     return {key: clean(value) for key, value in values.items() if value}
+
+
+def retry(resource: Resource) -> Retry:
+    """
+    How CreateActivation is tried: at once, and when too many call, in the line of the job's nodes.
+
+    Some minutes in all. Nodes of one job do not disturb each other then; those of others are waited for.
+    """
+    return Retry(_ATTEMPTS, throttled_attempts=_THROTTLED_ATTEMPTS, place=resource.rank * PLACE_INTERVAL)
 
 
 def clean(value: str) -> str:

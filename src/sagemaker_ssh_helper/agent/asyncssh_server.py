@@ -199,6 +199,9 @@ class _Login:
             "SSH_CLIENT": f"{peer[0]} {peer[1]} {here[1]}",
             "SSH_CONNECTION": f"{peer[0]} {peer[1]} {here[0]} {here[1]}",
         }
+        if "LD_LIBRARY_PATH" in os.environ:
+            # For the Python that begins the login; what follows has the job's own.
+            session["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         agent = process.channel.get_agent_path()
         if agent:
             session["SSH_AUTH_SOCK"] = agent

@@ -44,6 +44,7 @@ _REGISTRATION_TIMEOUT = 60.0
 _GATEWAY_TIMEOUT = 15.0
 _CALL_TIMEOUT = 20.0
 _IDENTITY_TIMEOUT = 5.0
+_MAX_THROTTLED_DELAY = 32.0
 # AWS refuses a signature whose time is 5 minutes off; a correction below this is no help.
 _MIN_SKEW = 30.0
 
@@ -76,23 +77,44 @@ class ServerFault(ServiceError):
     """AWS had trouble of its own (an answer of 500 and above), and still has after the retries."""
 
 
+PLACE_INTERVAL = 0.23
+"""Seconds between the places in a line: CreateActivation is allowed five times a second; some come late."""
+
+
 @dataclass(frozen=True)
 class Retry:
     """
     How often a call is tried, and the pauses between (seconds): a random part of a limit that doubles.
 
     ``throttled_delay`` is the first limit after AWS said that too many called; others then wait, too.
+    ``place`` is how long the first of those pauses is at least: this caller's place in a line whose other
+    members know theirs.
     """
 
     attempts: int = 4
     delay: float = 0.25
     throttled_delay: float = 1.0
     max_delay: float = 8.0
+    throttled_attempts: int = 0
+    """When AWS says that too many called; 0: as often as otherwise. The pauses may then grow, too."""
+    place: float = 0.0
+
+    def is_enough(self, attempts: int, error: AwsError) -> bool:
+        """Whether that many attempts are all that are made, when this is what the last one gave."""
+        longest = self.throttled_attempts if isinstance(error, Throttled) else 0
+        return attempts >= max(longest, self.attempts)
 
     def pause(self, attempt: int, error: AwsError, part: float) -> float:
         """The pause after attempt ``attempt`` (from 0); ``part`` is random, 0 to 1."""
         first = self.throttled_delay if isinstance(error, Throttled) else self.delay
-        return min(self.max_delay, first * float(2**attempt)) * part
+        limit = self.max_delay
+        if self.throttled_attempts and isinstance(error, Throttled):
+            limit = _MAX_THROTTLED_DELAY
+        random_part = min(limit, first * float(2**attempt)) * part
+        if self.place and attempt == 0 and isinstance(error, Throttled):
+            # A line is kept only when nobody in it wanders far.
+            return self.place + random_part * PLACE_INTERVAL
+        return random_part
 
 
 @dataclass(frozen=True)
@@ -475,7 +497,7 @@ class AwsApi:
                     raise
                 error = unreachable
             attempt += 1
-            if attempt >= retry.attempts:
+            if retry.is_enough(attempt, error):
                 raise error
             pause = retry.pause(attempt - 1, error, self._chance())
             _logger.info("! %s again in %.2f s: %s", operation, pause, error)

@@ -40,7 +40,6 @@ _RSA = "sagemaker_ssh_helper.agent.rsa"
 # Without its role the activation cannot be made; without its user id one tag is missing.
 _ROLE_TIMEOUT = 5.0
 _USER_ID_TIMEOUT = 0.5
-_CREATE_ATTEMPTS = 8
 
 _logger = logging.getLogger(__name__)
 
@@ -182,7 +181,7 @@ def _activate(
     """Get an activation that tells how to reach the sshd that is being started."""
     # Imported here: it takes as long as other processes need for sshd and the keys.
     from sagemaker_ssh_helper.agent import activation
-    from sagemaker_ssh_helper.agent.aws_api import AwsApi, Retry
+    from sagemaker_ssh_helper.agent.aws_api import AwsApi
     from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
     from sagemaker_ssh_helper.agent.transport import Transport
 
@@ -223,7 +222,7 @@ def _activate(
     )
     try:
         made = api.create_activation(
-            role, name, labels, lifetime=activation.LIFETIME, retry=Retry(_CREATE_ATTEMPTS)
+            role, name, labels, lifetime=activation.LIFETIME, retry=activation.retry(here)
         )
     except SSHHelperError as error:
         raise _explained(error, role) from error

@@ -257,7 +257,7 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
         # AWS describes a name in any letter case; tags are compared letter by letter.
         return resolve(client, dataclasses.replace(target, name=resource.name))
     if resource is not None and resource.ended:
-        raise _ended(resource)
+        raise ended(resource)
     if others:
         count = resource.instance_count if resource is not None else None
         if count is not None and _rank(node) > count:
@@ -330,7 +330,8 @@ def _by_other_case(client: Client, target: Target) -> Instance:
     )
 
 
-def _ended(resource: Resource) -> TargetEnded:
+def ended(resource: Resource) -> TargetEnded:
+    """What to raise for a resource whose containers are gone."""
     when = f" at {_clock(resource.ended_at)}" if resource.ended_at else ""
     return TargetEnded(
         f"{resource.name} has ended: {resource.status}{when}",

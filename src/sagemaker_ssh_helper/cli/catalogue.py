@@ -46,6 +46,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         'AWS still says `ThrottlingException`, "Rate exceeded", after five tries',
         "wait a minute",
     ),
+    "node-not-found": (
+        "the resource has fewer nodes that can be reached",
+        "ask for one that there is",
+    ),
     "target-not-found": (
         "there is no such resource; the line shows names like it",
         "spell it as shown, or `sm-ssh list`",

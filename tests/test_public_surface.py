@@ -1,0 +1,115 @@
+"""
+The names, arguments and defaults that users write: a change here is a decision, and breaks their programs.
+"""
+
+import importlib
+import inspect
+import re
+from typing import Any, List
+
+import pytest
+
+SURFACE = """
+wrapper.SSHEnvironmentWrapper.__init__(self, wrapped, ssh=None)
+wrapper.SSHEnvironmentWrapper.attach(cls, resource_name, sagemaker_session=None)
+wrapper.SSHEnvironmentWrapper.attach_arn(cls, arn, sagemaker_session=None)
+wrapper.SSHEnvironmentWrapper.attach_to_resource(cls, resource, sagemaker_session=None)
+wrapper.SSHEnvironmentWrapper.dependency_dir(cls)
+wrapper.SSHEnvironmentWrapper.fqdn(self)
+wrapper.SSHEnvironmentWrapper.get_cloudwatch_url(self)
+wrapper.SSHEnvironmentWrapper.get_instance_id(self, retry=None, timeout_in_sec=900, index=0)
+wrapper.SSHEnvironmentWrapper.get_instance_ids(self, retry=None, timeout_in_sec=900)
+wrapper.SSHEnvironmentWrapper.get_metadata_url(self)
+wrapper.SSHEnvironmentWrapper.is_job_in_progress(self)
+wrapper.SSHEnvironmentWrapper.print_ssh_info(self)
+wrapper.SSHEnvironmentWrapper.resource_name(self)
+wrapper.SSHEnvironmentWrapper.ssm_role_from_iam_arn(iam_arn)
+wrapper.SSHEstimatorWrapper.create(cls, estimator, connection_wait_time_seconds=600,
+    ssh_instance_count=2, local_user_id=None, log_to_stdout=False, connection_wait_time=None)
+wrapper.SSHEstimatorWrapper.resource_name(self)
+wrapper.SSHEstimatorWrapper.rule_job_summary(self)
+wrapper.SSHEstimatorWrapper.stop_training_job(self)
+wrapper.SSHEstimatorWrapper.training_job_name(self)
+wrapper.SSHEstimatorWrapper.wait_training_job(self)
+wrapper.SSHEstimatorWrapper.wait_training_job_with_status(self)
+wrapper.SSHIDEWrapper.resource_name(self)
+wrapper.SSHModelWrapper.create(cls, model, connection_wait_time_seconds=600, ssh_instance_count=2,
+    local_user_id=None, log_to_stdout=False, connection_wait_time=None)
+wrapper.SSHModelWrapper.endpoint_is_online(self)
+wrapper.SSHModelWrapper.endpoint_name(self)
+wrapper.SSHModelWrapper.resource_name(self)
+wrapper.SSHModelWrapper.wait_for_endpoint(self)
+wrapper.SSHNotebookInstanceWrapper.resource_name(self)
+wrapper.SSHProcessorWrapper.augmented_input(self)
+wrapper.SSHProcessorWrapper.create(cls, processor, connection_wait_time_seconds=600,
+    ssh_instance_count=2, local_user_id=None, log_to_stdout=False, connection_wait_time=None)
+wrapper.SSHProcessorWrapper.processing_job_name(self)
+wrapper.SSHProcessorWrapper.resource_name(self)
+wrapper.SSHProcessorWrapper.wait_processing_job(self)
+wrapper.SSHTransformerWrapper.create(cls, transformer, ssh_model_wrapper)
+wrapper.SSHTransformerWrapper.resource_name(self)
+wrapper.SSHTransformerWrapper.transform_job_name(self)
+wrapper.SSHTransformerWrapper.wait_transform_job(self)
+manager.SSMManager.__init__(self, region_name=None, sleep_between_retries_in_seconds=10,
+    redo_attempts=5, clock_timestamp_override=None, *, session=None)
+manager.SSMManager.get_endpoint_instance_ids(self, endpoint_name, timeout_in_sec=0)
+manager.SSMManager.get_notebook_instance_ids(self, instance_name, timeout_in_sec=0)
+manager.SSMManager.get_processing_instance_ids(self, processing_job_name, timeout_in_sec=0)
+manager.SSMManager.get_training_instance_ids(self, training_job_name, timeout_in_sec=0)
+manager.SSMManager.get_transformer_instance_ids(self, transform_job_name, timeout_in_sec=0)
+manager.SSMManager.list_all_instances_and_fetch_tags(self)
+manager.SSMManager.list_expired_ssh_instances(self, expiration_days=0)
+launch.enable_for_session(session=None, **options)
+launch.enable_ssh(request, session=None, *, connection_wait_time_seconds=600,
+    connection_wait_time=None, ssh_instance_count=2, local_user_id=None, log_to_stdout=False)
+setup_and_start_ssh()
+"""
+
+ENTRIES = re.sub(r"\n +", " ", SURFACE).strip().splitlines()
+
+WHOLE = ["wrapper"]
+"""Modules of which everything public is listed."""
+
+
+def signature_of(thing: Any) -> str:
+    """As a definition reads, without annotations."""
+    signature = inspect.signature(getattr(thing, "__func__", thing))
+    parameters = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+def found(module_name: str, path: List[str]) -> Any:
+    """What a path names; a class method as it is written, with its ``cls``."""
+    holder: Any = importlib.import_module(module_name)
+    for name in path[:-1]:
+        holder = getattr(holder, name)
+    return vars(holder)[path[-1]]
+
+
+@pytest.mark.parametrize("line", ENTRIES)
+def test_what_is_public_keeps_its_signature(line: str) -> None:
+    name, parenthesis, arguments = line.partition("(")
+    parts = name.split(".")
+    module = "sagemaker_ssh_helper"
+    if len(parts) > 1:
+        module = f"{module}.{parts.pop(0)}"
+    assert signature_of(found(module, parts)) == parenthesis + arguments
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_nothing_public_is_missing_in_the_list(name: str) -> None:
+    listed = {line.partition("(")[0] for line in ENTRIES}
+    module = importlib.import_module(f"sagemaker_ssh_helper.{name}")
+    classes = [
+        each
+        for each in vars(module).values()
+        if inspect.isclass(each) and each.__module__ == module.__name__ and not each.__name__.startswith("_")
+    ]
+    methods = {
+        f"{name}.{each.__name__}.{method}"
+        for each in classes
+        for method, value in vars(each).items()
+        if inspect.isfunction(getattr(value, "__func__", value)) and not method.startswith("_")
+    }
+    assert methods
+    assert methods <= listed
