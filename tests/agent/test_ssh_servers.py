@@ -46,7 +46,7 @@ def no_openssh(monkeypatch):
     monkeypatch.setattr(packages, "_MANAGERS", {})
 
 
-@pytest.mark.parametrize("wanted", ["", "auto", "OpenSSH", "something"])
+@pytest.mark.parametrize("wanted", ["", "auto", "installed", "OpenSSH", "something"])
 def test_the_images_openssh_comes_first(start, wanted):
     assert banner(start(wanted)).startswith(b"SSH-2.0-OpenSSH")
 
@@ -122,6 +122,18 @@ def test_root_installs_openssh_when_there_is_nothing_else(start, monkeypatch, tm
     assert calls.read_text() == "add --no-cache openssh-server openssh-keygen openssh-sftp-server\n"
 
 
+@pytest.mark.parametrize("wanted", ["installed", "openssh"])
+def test_nothing_is_installed_when_that_is_not_wanted(start, monkeypatch, wanted):
+    installs = []
+    monkeypatch.setattr(sshd, "find_program", lambda name: None)
+    monkeypatch.setattr(asyncssh_server, "find", lambda state: None)
+    monkeypatch.setattr(packages, "install_openssh", lambda *words, **options: installs.append(words))
+
+    with pytest.raises(LocalSetup, match="there is no OpenSSH server in this image"):
+        start(wanted)
+    assert installs == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="others are not asked to install")
 def test_an_installation_has_an_end(start, monkeypatch, tmp_path):
     manager = tmp_path / "apk"
@@ -139,6 +151,7 @@ def test_an_installation_has_an_end(start, monkeypatch, tmp_path):
 def test_asyncssh_is_found_where_the_job_finds_it(state, tmp_path, monkeypatch):
     folder = tmp_path / "packages"
     (folder / "asyncssh").mkdir(parents=True)
+    (folder / "asyncssh" / "__init__.py").touch()
     state.write(state.environment, b"PYTHONPATH=/none:" + os.fsencode(folder) + b"\0")
     monkeypatch.setattr(asyncssh_server.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(asyncssh_server.site, "getusersitepackages", lambda: "/none")

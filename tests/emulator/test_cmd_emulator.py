@@ -190,7 +190,7 @@ def test_a_taken_port_is_one_clear_error(emulator: Callable[..., Any], family: s
 
     assert (done.returncode, done.stdout) == (9, "")
     assert done.stderr == (
-        f"sm-ssh: error[local-setup]: port {port} of {address} is taken by another program. "
+        f"sm-ssh: error[port-busy]: port {port} of {address} is taken by another program. "
         f"Choose another one: sm-ssh emulator start --port {port + 1}\n"
     )
 

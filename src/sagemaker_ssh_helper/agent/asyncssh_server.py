@@ -40,7 +40,9 @@ def find(state: StateDir) -> Optional[str]:
 
     The job's own way of finding packages counts: its PYTHONPATH, and packages installed by a user.
     """
-    if importlib.util.find_spec(_PACKAGE) is not None:
+    found = importlib.util.find_spec(_PACKAGE)
+    # A folder of that name that holds no package has no origin.
+    if found is not None and found.origin is not None:
         return ""
     folders = [site.getusersitepackages()]
     try:
@@ -49,7 +51,9 @@ def find(state: StateDir) -> Optional[str]:
     except OSError:
         # There is no environment yet.
         pass
-    return next((path for path in folders if os.path.isdir(os.path.join(path, _PACKAGE))), None)
+    return next(
+        (path for path in folders if os.path.isfile(os.path.join(path, _PACKAGE, "__init__.py"))), None
+    )
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -1,7 +1,8 @@
 """
 Which program is the node's ssh server: the image's OpenSSH, else asyncssh, else an OpenSSH installed now.
 
-``SSH_SSHD`` chooses one of them: ``openssh``, ``asyncssh``; ``auto`` or nothing takes the first that works.
+``SSH_SSHD`` chooses: ``openssh`` or ``asyncssh`` is that one and no other; ``installed`` takes the first that is
+here and works; ``auto`` or nothing may install one, too.
 
 Standard library only; Python 3.8.
 """
@@ -15,6 +16,9 @@ from sagemaker_ssh_helper.agent.sshd import Account, SshServer
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import Env
+
+_AUTO = "auto"
+_INSTALLED = "installed"
 
 _SERVER = "sagemaker_ssh_helper.agent.asyncssh_server"
 
@@ -62,13 +66,13 @@ def start(state: StateDir, environ: Mapping[str, str]) -> SshServer:
     """
     The running server. Raises LocalSetup when none works: with what the first one needs.
 
-    An image without OpenSSH gets it from its package manager when this is root, nothing else is there, and
-    no server was asked for by name.
+    An image without OpenSSH gets it from its package manager when this is root and nothing else is there.
     """
-    wanted = environ.get(Env.SSHD, "").strip().lower()
-    if wanted not in ("", "auto", *_SERVERS):
-        _logger.warning("! %s is %r: not one of auto, %s", Env.SSHD, wanted, ", ".join(_SERVERS))
-        wanted = ""
+    wanted = environ.get(Env.SSHD, "").strip().lower() or _AUTO
+    if wanted not in (_AUTO, _INSTALLED, *_SERVERS):
+        known = ", ".join((_AUTO, _INSTALLED, *_SERVERS))
+        _logger.warning("! %s is %r: not one of %s", Env.SSHD, wanted, known)
+        wanted = _AUTO
     kinds = [wanted] if wanted in _SERVERS else list(_SERVERS)
     problems: List[LocalSetup] = []
     for kind in kinds:
@@ -77,7 +81,7 @@ def start(state: StateDir, environ: Mapping[str, str]) -> SshServer:
         except LocalSetup as problem:
             _logger.info("! no ssh server by %s: %s", kind, problem)
             problems.append(problem)
-    if len(kinds) > 1 and os.geteuid() == 0 and not sshd.find_program("sshd"):
+    if wanted == _AUTO and os.geteuid() == 0 and not sshd.find_program("sshd"):
         try:
             packages.install_openssh(packages.missing(), timeout=packages.START_TIMEOUT, say=_logger.warning)
             return _start(SshServer.KIND, state)

@@ -116,6 +116,8 @@ class Node:
             "HOME": str(self.home),
             "TMPDIR": str(self.temporary),
             Env.STATE_DIR: str(self.state),
+            # A node shares this machine's system: nothing is installed there for it.
+            Env.SSHD: "installed",
             # What SageMaker's own images set: lines reach the log as they are printed.
             "PYTHONUNBUFFERED": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
