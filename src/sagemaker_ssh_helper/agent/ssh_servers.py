@@ -1,8 +1,8 @@
 """
 Which program is the node's ssh server: the image's OpenSSH, else asyncssh, else an OpenSSH installed now.
 
-``SSH_SSHD`` chooses: ``openssh`` or ``asyncssh`` is that one and no other; ``installed`` takes the first that is
-here and works; ``auto`` or nothing may install one, too.
+``SSH_SSHD`` chooses: ``openssh`` or ``asyncssh`` is that one and no other; ``installed`` takes the first that
+is here and works; ``auto`` or nothing may install one, too.
 
 Standard library only; Python 3.8.
 """
