@@ -69,6 +69,8 @@ def of_logs(operation: str, params: Mapping[str, Any], place: Place, caller: Cal
     """What a call of CloudWatch Logs needs."""
     prefix = f"arn:aws:logs:{place.region}:{place.account_id}:log-group:"
     group = params.get("logGroupName") or params.get("logGroupIdentifier")
+    if names := params.get("logGroupNames"):
+        return [Permission(f"logs:{operation}", f"{prefix}{name}:log-stream:") for name in names]
     if not group:
         return [Permission(f"logs:{operation}", f"{prefix}:log-stream:")]
     name = group.split(":log-group:")[-1].removesuffix(":*")

@@ -1,11 +1,15 @@
 """
-What of CloudWatch Logs is ours: FilterLogEvents by the beginning of a stream's name, which moto leaves out.
+What of CloudWatch Logs is ours, because moto leaves it out: FilterLogEvents by the beginning of a stream's
+name, and the filters of Insights queries.
 """
 
 import json
 from typing import Any
 
+from moto.core.exceptions import JsonRESTError
 from moto.logs.responses import LogsResponse
+
+from sagemaker_ssh_helper.emulator import insights
 
 
 class Logs(LogsResponse):
@@ -33,3 +37,31 @@ class Logs(LogsResponse):
                 self._get_param("interleaved", False),
             )
         return json.dumps({"events": events, "nextToken": token, "searchedLogStreams": searched})
+
+    def start_query(self) -> str:
+        text = self._get_param("queryString")
+        try:
+            query = insights.Query.parse(text)
+        except insights.MalformedQuery as error:
+            raise JsonRESTError("MalformedQueryException", str(error)) from error
+        names = self._get_param("logGroupNames") or [self._get_param("logGroupName")]
+        first, last = self._get_int_param("startTime"), self._get_int_param("endTime")
+        # moto would stumble over what it does not know, so it gets a query of its own.
+        query_id = self.logs_backend.start_query(names, first, last, "fields @message")
+        record = self.logs_backend.queries[query_id]
+        record.query = text
+        record.results = query.run(
+            {
+                "@ptr": event.event_id,
+                "@timestamp": event.timestamp,
+                "@ingestionTime": event.ingestion_time,
+                "@message": event.message,
+                "@logStream": stream.log_stream_name,
+                "@log": f"{self.current_account}:{name}",
+            }
+            for name in names
+            for stream in self.logs_backend.groups[name].streams.values()
+            for event in stream.events
+            if first * 1000 <= event.timestamp <= last * 1000
+        )
+        return json.dumps({"queryId": query_id})

@@ -80,10 +80,20 @@ def user_policy(account_id: str) -> Document:
         {
             "Sid": "ReadLogs",
             "Effect": "Allow",
-            "Action": ["logs:DescribeLogStreams", "logs:FilterLogEvents", "logs:GetLogEvents"],
+            "Action": [
+                "logs:DescribeLogStreams",
+                "logs:FilterLogEvents",
+                "logs:GetLogEvents",
+                "logs:StartQuery",
+            ],
             "Resource": "arn:aws:logs:*:*:log-group:/aws/sagemaker/*",
         },
-        {"Sid": "FindLogs", "Effect": "Allow", "Action": "logs:DescribeLogGroups", "Resource": "*"},
+        {
+            "Sid": "FindLogs",
+            "Effect": "Allow",
+            "Action": ["logs:DescribeLogGroups", "logs:GetQueryResults"],
+            "Resource": "*",
+        },
         {
             "Sid": "FindContainers",
             "Effect": "Allow",
