@@ -1,6 +1,7 @@
 """The doctor names what is wrong: one fault at a time, on a machine and in an account that work."""
 
 import json
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
 
 import pytest
@@ -14,7 +15,10 @@ def alice(laptop: Callable[[str], Laptop], e2e_cloud: LocalCloud) -> Iterator[La
     """Alice, who may also ask what she may do."""
     policy = {"Effect": "Allow", "Action": "iam:SimulatePrincipalPolicy", "Resource": "*"}
     with user_policy(e2e_cloud, "ask", policy):
-        yield laptop("alice")
+        alice = laptop("alice")
+        # Where no other installation of this machine is.
+        alice.env["PATH"] = "/usr/bin:/bin:/usr/sbin:/sbin"
+        yield alice
 
 
 class user_policy:
@@ -56,7 +60,7 @@ def test_what_works_is_all_right_and_nothing_is_changed(alice: Laptop, job: Job)
     status, checks = examined(alice, job.host)
     assert status == 0
     assert list(checks) == [
-        "ssh", "config", "region", "credentials", "permissions", "tier",
+        "ssh", "install", "config", "region", "credentials", "permissions", "tier",
         "target", "owner", "trust", "key", "session",
     ]  # fmt: skip
     assert {name for name, check in checks.items() if check["status"] != "ok"} == {"config"}, checks
@@ -118,6 +122,15 @@ def test_wrong_credentials_end_what_needs_them(alice: Laptop, job: Job) -> None:
     assert status == 4
     assert checks["credentials"]["error"] == "credentials-invalid"
     assert {checks[name]["status"] for name in ("permissions", "tier", "target", "session")} == {"skipped"}
+
+
+def test_another_installation_is_named(alice: Laptop, tmp_path: Path) -> None:
+    other = tmp_path / "sm-ssh"
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    checks = examined(alice, env={"PATH": f"{tmp_path}:{alice.env['PATH']}"})[1]
+    assert checks["install"]["status"] == "warning"
+    assert str(other) in checks["install"]["text"]
 
 
 def test_no_region_is_named(alice: Laptop) -> None:

@@ -4,6 +4,7 @@ The checks of ``sm-ssh doctor``, in the order in which a connection needs what t
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.aws import instances, permissions, sessions
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Caller, Client
@@ -67,6 +69,7 @@ class Examination:
         """Each check as it is done. One that needs a check that failed is skipped."""
         checks: list[tuple[str, Callable[[], Result], Callable[[], Any]]] = [
             ("ssh", self._ssh, lambda: True),
+            ("install", self._install, lambda: True),
             ("config", self._config, lambda: True),
             ("region", self._open_session, lambda: True),
             ("credentials", self._credentials, lambda: self._client),
@@ -108,6 +111,19 @@ class Examination:
         done = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
         version = (done.stderr or done.stdout).split(",")[0].strip()
         return Result("ssh", OK, f"{version} at {program}")
+
+    def _install(self) -> Result:
+        """Another installation on PATH is what a terminal runs, or what an older script finds."""
+        ours = os.path.realpath(connect.program_words()[0])
+        folders = dict.fromkeys(os.environ.get("PATH", "").split(os.pathsep))
+        programs = [found for folder in folders if folder and (found := shutil.which("sm-ssh", path=folder))]
+        others = [program for program in programs if os.path.realpath(program) != ours]
+        if not others:
+            return Result("install", OK, f"version {__version__}, the only one on PATH")
+        return Result(
+            "install", WARNING, f"this is {ours}; there is also {', '.join(others)}",
+            "Uninstall what is not wanted: pip uninstall sagemaker-ssh-helper, in its environment",
+        )  # fmt: skip
 
     def _config(self) -> Result:
         path = ssh_config.default_path()
