@@ -4,11 +4,15 @@ Users' programs that need a SageMaker SDK, each in an environment that has it: s
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from e2e.laptop import Laptop
+
+TIMEOUT = 240
+"""Seconds, far above what a program takes: to import an SDK alone takes ten on a busy machine."""
 
 PYTHON = {
     version: os.path.abspath(os.environ.get(f"SDK{version}_PYTHON", sys.executable)) for version in (2, 3)
@@ -33,6 +37,14 @@ def command(version: int, laptop: Laptop, program: str, *arguments: str) -> "lis
 
 def run(version: int, laptop: Laptop, program: str, *arguments: str) -> Any:
     """What the program's last line says, as JSON; it must end well."""
-    done = laptop.run(*command(version, laptop, program, *arguments))
+    done = subprocess.run(
+        command(version, laptop, program, *arguments),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=laptop.env,
+        cwd=laptop.home,
+        timeout=TIMEOUT,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout.decode().splitlines()[-1])

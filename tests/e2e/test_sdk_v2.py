@@ -11,7 +11,7 @@ import pytest
 from e2e import sdk_programs
 from e2e.laptop import Job, Laptop, until
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(sdk_programs.TIMEOUT)]
 
 
 def test_an_estimator_of_the_sdk_is_reached_by_ssh(laptop: Callable[[str], Laptop], tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_an_estimator_of_the_sdk_is_reached_by_ssh(laptop: Callable[[str], Lapto
 
 
 # The SDK and boto3 look every half a minute, or less often.
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 @pytest.mark.matrix
 @pytest.mark.parametrize("framework", ["pytorch", "sklearn", "tensorflow", "huggingface", "mxnet"])
 def test_every_estimator_is_reached_by_ssh_and_shows_its_log(
@@ -70,7 +70,7 @@ def test_every_estimator_is_reached_by_ssh_and_shows_its_log(
     with (tmp_path / "output").open("w+b") as output:
         process = alice.popen(*command, stdout=output, stderr=subprocess.STDOUT)
         try:
-            until(lambda: process.poll() is not None or job.instances(), "the program to start the job", 90)
+            until(lambda: process.poll() is not None or job.instances(), "the program to start the job", 240)
             assert process.poll() is None, (tmp_path / "output").read_text()
             job.wait_online()
             done = alice.ssh(job.host, "printenv TRAINING_JOB_NAME && sm-wait stop")

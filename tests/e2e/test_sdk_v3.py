@@ -9,7 +9,7 @@ import pytest
 from e2e import sdk_programs
 from e2e.laptop import Job, Laptop, until
 
-pytestmark = [pytest.mark.sdk, pytest.mark.matrix]
+pytestmark = [pytest.mark.sdk, pytest.mark.matrix, pytest.mark.timeout(sdk_programs.TIMEOUT + 160)]
 
 
 def launch(alice: Laptop, folder: Path, scenario: str) -> Any:
