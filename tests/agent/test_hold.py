@@ -103,6 +103,8 @@ def test_ssh_is_set_up_for_a_command_that_failed_before_it_did_so(state, monkeyp
         monkeypatch.delenv(name, raising=False)
     assert ended(sm_hold("--for", "0", "--", "/bin/false"))[0] == 1
     assert state.read_status() is not None
+    # When its process is gone, so that it writes nothing after the test.
+    state.lock("agent", wait=True).release()
 
 
 def test_a_folder_that_cannot_be_used_changes_no_exit_status(tmp_path, state, monkeypatch):

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import List, Optional, Sequence, Tuple
 
-from sagemaker_ssh_helper import setup_and_start_ssh
 from sagemaker_ssh_helper.agent import waiting
+from sagemaker_ssh_helper.agent.bootstrap import setup_and_start_ssh
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 from sagemaker_ssh_helper.names import Env
