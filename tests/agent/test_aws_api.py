@@ -3,6 +3,7 @@
 import base64
 from email.utils import formatdate
 from typing import Any, Dict, List
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -408,6 +409,15 @@ def test_answers_that_are_no_object_are_refused_without_quoting_them(body: bytes
 )
 def test_endpoint_follows_the_environment(environ: Dict[str, str], url: str) -> None:
     assert endpoint_url("ssm", "eu-west-1", environ) == url
+
+
+def test_only_endpoints_of_the_region_are_contacted() -> None:
+    found = AwsApi("eu-west-1", environ={})
+    urls = (found.ssm_url, found.gateway_url, found.kms_url, found._sts_url)
+
+    # As docs/reference/agent.md lists them; S3's are in test_s3_keys.
+    hosts = [urlsplit(url).netloc for url in urls]
+    assert hosts == [f"{name}.eu-west-1.amazonaws.com" for name in ("ssm", "ssmmessages", "kms", "sts")]
 
 
 def test_endpoint_follows_the_partition() -> None:

@@ -122,6 +122,25 @@ def test_an_image_with_openssh_is_left_as_it_is(capsys):
     assert f"ssh-keygen:  {sshd.find_program('ssh-keygen')}\n" in out
 
 
+def test_the_folder_that_sshd_needs_is_made_in_the_image(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "run" / "sshd"
+    fake = tmp_path / "sshd"
+    fake.write_text(
+        f'#!/bin/sh\n[ -f "$5" ] && [ -d {folder} ] && exit\n'
+        f'echo "Missing privilege separation directory: {folder}" >&2\n'
+    )
+    fake.chmod(0o700)
+    found = sshd.find_program
+    monkeypatch.setattr(sshd, "find_program", lambda name: str(fake) if name == "sshd" else found(name))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main(["configure"]) == 0
+    assert not folder.exists()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert main(["configure"]) == 0
+
+    assert folder.is_dir()
+
+
 @pytest.fixture
 def bare_image(monkeypatch, tmp_path):
     """No OpenSSH until the package manager that is called with the returned function ran."""

@@ -5,10 +5,11 @@ import inspect
 import json
 import logging
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, List, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 import coverage
 
@@ -34,10 +35,11 @@ def measure(targets: Sequence[Target], corpora: Dict[str, List[bytes]]) -> List[
     """Run every input once more, and say for each covered parser which branches that took."""
     observer = coverage.Coverage(branch=True, data_file=None, config_file=False)
     with observer.collect():
-        logging.disable(logging.CRITICAL)
-        for target in targets:
-            for data in corpora[target.name]:
-                target.run(data)
+        for logged in (False, True):
+            with _logging(logged):
+                for target in targets:
+                    for data in corpora[target.name]:
+                        target.run(data)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         observer.json_report(outfile=str(report), ignore_errors=True)
@@ -45,6 +47,22 @@ def measure(targets: Sequence[Target], corpora: Dict[str, List[bytes]]) -> List[
     taken = {Path(name).resolve(): found for name, found in files.items()}
     parts = {_name(part): part for target in targets for part in target.covers}
     return [_reached(taken, name, part) for name, part in sorted(parts.items())]
+
+
+@contextmanager
+def _logging(logged: bool) -> Iterator[None]:
+    """Everything is logged, to nowhere, or nothing: what is told of a message is a part of reading it."""
+    ours = logging.getLogger("sagemaker_ssh_helper")
+    before, propagate, handler = ours.level, ours.propagate, logging.NullHandler()
+    ours.setLevel(logging.DEBUG if logged else logging.CRITICAL + 1)
+    ours.propagate = False
+    ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.propagate = propagate
+        ours.setLevel(before)
 
 
 def _name(part: Any) -> str:

@@ -2,20 +2,45 @@
 
 import base64
 import json
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, List, Sequence, Tuple
 
 from protocol import vectors
+from protocol.aead import ToyAead
 from sagemaker_ssh_helper.protocol import websocket
-from sagemaker_ssh_helper.protocol.message import AgentMessage, MessageType, PayloadType
+from sagemaker_ssh_helper.protocol.encryption import (
+    CHALLENGE_BYTES,
+    CONTEXT_CHALLENGE_BYTES,
+    DataKey,
+    SessionCipher,
+)
+from sagemaker_ssh_helper.protocol.message import (
+    AgentMessage,
+    MessageType,
+    PayloadType,
+    format_message_id,
+    new_message_id,
+)
 from sagemaker_ssh_helper.protocol.payloads import (
+    AgentSessionState,
+    AgentTaskAcknowledge,
     CreateChannelOutput,
+    EncryptionChallenge,
     HandshakeComplete,
     HandshakeRequest,
     HandshakeResponse,
+    KmsResult,
     ProcessedAction,
 )
 
 Seeds = Callable[[], List[bytes]]
+
+OURS = {"v": 1, "max": 65536}
+"""The marker by which two of our ends know each other."""
+
+DATA_KEY = DataKey(bytes(range(64)), b"encrypted data key")
+
+ANY_ID = format_message_id(new_message_id(bytes(16)))
+"""Of every message, when all random numbers are 0."""
 
 # More than one of each shape teaches nothing.
 _OF_EACH = 2
@@ -177,9 +202,9 @@ def data_channels(types: Sequence[str]) -> Seeds:
     """Whole sessions, as the targets read them."""
 
     def seeds() -> List[bytes]:
-        request = HandshakeRequest("3.3.1", "Port", {"portNumber": "22"}, sm_ssh={"v": 1, "max": 65536})
+        request = HandshakeRequest("3.3.1", "Port", {"portNumber": "22"}, sm_ssh=OURS)
         foreign = HandshakeRequest("3.3.1", "Port", {"portNumber": "22"})
-        response = HandshakeResponse("1.2", (ProcessedAction("SessionType"),), sm_ssh={"v": 1, "max": 65536})
+        response = HandshakeResponse("1.2", (ProcessedAction("SessionType"),), sm_ssh=OURS)
         complete = _stream(PayloadType.HANDSHAKE_COMPLETE, HandshakeComplete(1, "hello").serialize())
         begun = [
             _stream(PayloadType.HANDSHAKE_REQUEST, request.serialize()) + complete,
@@ -187,12 +212,13 @@ def data_channels(types: Sequence[str]) -> Seeds:
             _stream(PayloadType.HANDSHAKE_RESPONSE, response.serialize()),
             _stream(PayloadType.OUTPUT, b"first"),
         ]
+        begun += [begun[3] + one for one in begun[:3]]
         closed = bytes([5, types.index(MessageType.CHANNEL_CLOSED)]) + _block(
             b'{"MessageType":"channel_closed","Output":"bye","CreatedDate":"now"}'
         )
         others = [bytes([5, number]) + _block(b"{}") for number in range(len(types))]
         rest = [
-            _stream(1, b"data") + bytes([3, 9, 1]) + _block(b"ahead") + bytes([7, 200, 0, 6, 2, 13, 40]),
+            _stream(1, b"data") + bytes([3, 9, 1]) + _block(b"ahead") + bytes([7, 1, 200, 6, 0, 2, 13, 40]),
             bytes([11])
             + _stream(1, b"held")
             + bytes([12])
@@ -203,7 +229,11 @@ def data_channels(types: Sequence[str]) -> Seeds:
             closed,
             bytes([17, 255]),
             b"".join(others),
-            bytes([7, 255, 255, 7, 255, 255, 15, 15, 6, 3, 15, 15, 14, 14]),
+            bytes([7, 11, 0, 7, 11, 0, 15, 15, 6, 0, 3, 15, 15, 14, 14]),
+            # Held, and let go in parts.
+            bytes([11]) + _stream(1, bytes(900)) * 3 + bytes([12, 15, 13, 1, 15, 13, 1, 15]),
+            bytes([5, types.index(MessageType.AGENT_SESSION_STATE)])
+            + _block(AgentSessionState(AgentSessionState.TERMINATING, "a-session").serialize()),
             _stream(13, bytes(40)) + bytes([0]) + _block(b"no message"),
         ]
         recorded = b"".join(
@@ -211,10 +241,75 @@ def data_channels(types: Sequence[str]) -> Seeds:
             for found in _messages()
             if found.message_type == MessageType.OUTPUT_STREAM_DATA
         )
+        # Of the payload size: taken, not taken, and lost with the connection.
+        probes = [
+            bytes([7, 0, 1, 17, 254, 7, 4, 0, 6, number % 2, number, 7, 4, 0, 14, 14]) for number in range(8)
+        ]
+        probes.append(bytes([17, 254, 7, 4, 0, 14, 14, 15, 15]))
+        rest += probes
         found = [bytes([flags]) + one + other for flags in (0, 3, 24) for one in begun for other in rest]
-        return [*found, b"\x10" + recorded[:_LONGEST], b"\x11" + rest[0]]
+        encrypted = [
+            bytes([flags]) + one + other
+            for flags in (0, 16, 48)
+            for one in _keyed()
+            for other in (*rest[:3], *probes)
+        ]
+        return [*found, *encrypted, b"\x10" + recorded[:_LONGEST], b"\x11" + rest[0]]
 
     return seeds
+
+
+def _keyed() -> List[bytes]:
+    """Encrypted sessions, good and bad. After each wish for a key a byte gives or refuses it."""
+    agent, client = (
+        SessionCipher(DATA_KEY.plain, is_agent=end, aead=ToyAead, random_bytes=bytes) for end in (True, False)
+    )
+    key_id, challenge = "a key", base64.b64encode(bytes(CONTEXT_CHALLENGE_BYTES)).decode()
+    kinds: List[Tuple[str, Tuple[str, ...]]] = [("Port", ()), ("Something_New", ()), ("Port", ("Other",))]
+    requests = [
+        _stream(
+            PayloadType.HANDSHAKE_REQUEST,
+            HandshakeRequest("3.3.1", kind, None, key_id, text, OURS, others).serialize(),
+        )
+        for kind, others in kinds
+        for text in (None, challenge)
+    ]
+    proof = EncryptionChallenge(agent.seal(b"prove it")).serialize()
+    complete = agent.encrypt(PayloadType.HANDSHAKE_COMPLETE, HandshakeComplete(1, "hello").serialize())
+    ready = _stream(PayloadType.ENC_CHALLENGE_REQUEST, proof) + _stream(
+        PayloadType.HANDSHAKE_COMPLETE, complete
+    )
+    said = _stream(PayloadType.OUTPUT, agent.encrypt(PayloadType.OUTPUT, b"data"))
+    found = [request + given for request in requests for given in (b"\5" + ready + said, b"\4" + ready)]
+    found.append(
+        requests[0] + b"\1" + ready + _stream(PayloadType.OUTPUT, b"not encrypted at all, but long enough")
+    )
+    found.append(requests[0][:-1] + b"\1" + ready)
+    for acknowledged in (None, True, False):
+        result = KmsResult(DATA_KEY.cipher_text, acknowledged).to_json()
+        response = HandshakeResponse(
+            "1.2",
+            (ProcessedAction("SessionType"), ProcessedAction("KMSEncryption", result=result)),
+            sm_ssh=OURS,
+        )
+        answered = _stream(PayloadType.HANDSHAKE_RESPONSE, response.serialize())
+        for answer in (bytes(CHALLENGE_BYTES), b"wrong"):
+            proven = EncryptionChallenge(client.seal(answer)).serialize()
+            typed = client.encrypt(PayloadType.OUTPUT, b"typed")
+            found.append(
+                answered
+                + b"\1"
+                + _stream(PayloadType.ENC_CHALLENGE_RESPONSE, proven)
+                + _stream(1, typed)
+                + _stream(1, b"bad")
+            )
+        found.append(answered + b"\0")
+    # A proof that was never asked for.
+    plain = HandshakeRequest("3.3.1", "Port", {"portNumber": "22"}).serialize()
+    return [
+        *found,
+        _stream(PayloadType.HANDSHAKE_REQUEST, plain) + _stream(PayloadType.ENC_CHALLENGE_REQUEST, proof),
+    ]
 
 
 def control_channels(types: Sequence[str]) -> Seeds:
@@ -225,6 +320,8 @@ def control_channels(types: Sequence[str]) -> Seeds:
             for message in _messages()
             if message.message_type in types
         ]
+        taken = AgentTaskAcknowledge(ANY_ID).serialize()
+        found.append(bytes([5, 1, types.index(MessageType.AGENT_TASK_ACKNOWLEDGE)]) + _block(taken))
         return [*found, bytes([5, 4, 1, 6, 4, 3, 7, 5]) + b"".join(found[:3])]
 
     return seeds

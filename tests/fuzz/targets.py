@@ -21,8 +21,12 @@ from sagemaker_ssh_helper.errors import ConnectionFailed, MalformedMessage, SSHH
 from sagemaker_ssh_helper.names import Tag
 from sagemaker_ssh_helper.protocol import control_channel, data_channel, go_json, message, payloads, websocket
 from sagemaker_ssh_helper.protocol.data_channel import DataChannel, DataKeyNeeded, Side, State
-from sagemaker_ssh_helper.protocol.encryption import DataKey
-from sagemaker_ssh_helper.protocol.message import AgentMessage, MessageType, serialize_message
+from sagemaker_ssh_helper.protocol.message import (
+    AgentMessage,
+    MessageType,
+    serialize_message,
+)
+from sagemaker_ssh_helper.protocol.payload_size import PROBE_AFTER_BYTES
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,6 @@ def payload(data: bytes) -> None:
             _told(error)
 
 
-_KEY = DataKey(bytes(range(64)), b"encrypted data key")
 _TYPES = sorted(value for name, value in vars(MessageType).items() if name[0] != "_")
 _KINDS = (*sorted(data_channel.KINDS), "Something_New")
 
@@ -220,7 +223,8 @@ def _data_channel(side: Side) -> Callable[[bytes], None]:
         while reader.more and steps < MAX_STEPS:
             steps += 1
             connected, now = _step(channel, reader, connected, now)
-            channel.messages_to_send(now, 1 << 16)
+            channel.messages_to_send(now if flags & 32 else None)
+            assert channel.writable == (channel.send_capacity_bytes > 0)
             deadline = channel.next_deadline()
             assert deadline is None or deadline >= 0.0
             if channel.state is State.CLOSED:
@@ -248,7 +252,8 @@ def _data_channel(side: Side) -> Callable[[bytes], None]:
             kind = _TYPES[reader.number() % len(_TYPES)]
             events = channel.receive_text(serialize_message(kind, reader.block(), 0, 3, 0, bytes(16), 1), now)
         elif what == 6:
-            body = payloads.Acknowledge(channel._outgoing, "an id", reader.number()).serialize()
+            message_id = ("another id", seeds.ANY_ID)[reader.number() & 1]
+            body = payloads.Acknowledge(channel._outgoing, message_id, reader.number()).serialize()
             events = channel.receive_message(
                 serialize_message(MessageType.ACKNOWLEDGE, body, 0, 3, 0, bytes(16), 1), now
             )
@@ -280,15 +285,24 @@ def _data_channel(side: Side) -> Callable[[bytes], None]:
                 events = channel.handle_timer(now)
         elif what == 16:
             channel.text_to_send()
-        elif reader.number() == 255:
-            channel.close(now)
+        elif what == 17:
+            number = reader.number()
+            if number == 255:
+                channel.close(now)
+            elif number == 254:
+                # As if so much had been sent already.
+                channel._payload_size.next_probe(PROBE_AFTER_BYTES)
         for event in events:
             str(event)
             if isinstance(event, DataKeyNeeded):
-                if reader.number() & 1:
-                    channel.provide_data_key(_KEY, ToyAead, now)
-                else:
+                # The second comes too late.
+                number = reader.number()
+                if number & 1:
+                    channel.provide_data_key(seeds.DATA_KEY, ToyAead, now)
+                if number & 2 or not number & 1:
                     channel.refuse_data_key(UsageError("no key"), now)
+                if number & 4:
+                    channel.provide_data_key(seeds.DATA_KEY, ToyAead, now)
         return connected, now
 
     return run

@@ -98,6 +98,7 @@ def _configure() -> None:
     missing = packages.missing()
     if missing:
         packages.install_openssh(missing, say=lambda text: sys.stderr.write(f"sm-setup-ssh: {text}\n"))
+    sshd.make_folder()
     sys.stdout.write(f"sshd:        {sshd.find_program('sshd')}\n")
     sys.stdout.write(f"ssh-keygen:  {sshd.find_program('ssh-keygen')}\n")
     sys.stdout.write(f"sftp-server: {sshd.find_sftp_server() or 'none: sftp and plain scp will not work'}\n")

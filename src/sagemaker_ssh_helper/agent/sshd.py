@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Dict, List, Optional
@@ -113,6 +114,30 @@ def clean_environment() -> Dict[str, str]:
     """For the system's programs: without the job's libraries, which may hold an OpenSSL that breaks them."""
     kept = {name: os.environ[name] for name in ("LANG", "TZ", "TMPDIR") if name in os.environ}
     return {"PATH": os.pathsep.join(_PROGRAM_FOLDERS), **kept}
+
+
+def make_folder() -> None:
+    """
+    Make the folder that sshd separates its privileges in, where the image has none; as root, else nothing.
+
+    A package's service would make it at its start, which never comes in a container. When a node starts, the
+    root file system may be read-only.
+    """
+    program, key_maker = find_program("sshd"), find_program("ssh-keygen")
+    if not program or not key_maker or os.geteuid() != 0:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        key = os.path.join(folder, "key")
+        for words in (
+            [key_maker, "-q", "-t", "ed25519", "-N", "", "-f", key],
+            [program, "-t", "-f", os.devnull, "-h", key],
+        ):
+            said = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_START_TIMEOUT
+            ).stderr
+    missing = _MISSING_FOLDER.search(said.decode("utf-8", "replace"))
+    if missing:
+        os.makedirs(missing.group(1), mode=0o755, exist_ok=True)
 
 
 def read_authorized(state: StateDir) -> List[PublicKey]:
