@@ -24,8 +24,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Protocol
 
 from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
+from sagemaker_ssh_helper.names import Env
 
 _COPY_BYTES = 5_000_000
+# OpenSSH at both ends is what the demo shows.
+_ENVIRONMENT = {Env.SSHD: "openssh"}
 
 # How long each step may take, in seconds; all are far above what a slow machine needs.
 _CLOUD_TIMEOUT = 30
@@ -362,6 +365,7 @@ def _launch_by_boto3(job: Job, session: Any, role_arn: str, folder: Path) -> str
             for channel, location in _upload_inputs(job, session, bucket).items()
         ],
         "OutputDataConfig": {"S3OutputPath": f"s3://{bucket}/demo/output"},
+        "Environment": dict(_ENVIRONMENT),
         "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
         "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
     }
@@ -398,6 +402,7 @@ def _launch_by_sdk_v2(job: Job, session: Any, role_arn: str, folder: Path) -> st
         source_dir=str(source),
         dependencies=[SSHEstimatorWrapper.dependency_dir()],
         hyperparameters=dict(job.hyperparameters),
+        environment=dict(_ENVIRONMENT),
         output_path=f"s3://{bucket}/demo/output",
         base_job_name="demo",
         sagemaker_session=Session(boto_session=session, default_bucket=bucket),
