@@ -337,7 +337,7 @@ def test_command_that_is_not_there_is_told(service: FakeService, agent: AgentThr
 def test_slow_reader_gets_all_of_a_big_output_and_the_agent_holds_little(
     service: FakeService, agent: AgentThread, document: Dict[str, Any]
 ) -> None:
-    size = 12 << 20
+    size = 18 << 20
     code = f"import sys; [sys.stdout.write('x' * 1023 + chr(10)) for _ in range({size >> 10})]"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
     client = service.offer_session(document=document, parameters={"command": command})
@@ -351,8 +351,8 @@ def test_slow_reader_gets_all_of_a_big_output_and_the_agent_holds_little(
     client.release()
     result = service.result(client)
 
-    # One window.
-    assert sent_while_held < 9 << 20
+    # One window, and another one at most for a peer whose acknowledges may all be lost.
+    assert sent_while_held < 17 << 20
     assert result.final_status == "Success"
     assert client.by_type[PayloadType.OUTPUT].replace(b"\r", b"") == (b"x" * 1023 + b"\n") * (size >> 10)
 

@@ -87,7 +87,7 @@ def websocket_frames(masked: bool) -> Seeds:
             (0x88, b"\x03\xe8\xff"), (0x88, b"\x03\xed"), (0x83, b""), (0xC2, b""), (0x09, b""), (0x00, b""),
         ):  # fmt: skip
             frame = bytes([first, bit | len(payload)]) + mask + payload
-            found.append(b"\1" + frame)
+            found += [b"\1" + frame, b"\3" + frame]
             found.append(b"\xff" + bytes([0x02, bit | 4]) + mask + b"frag" + frame)
         found.append(b"\2" + bytes([0x82, bit | 126, 0, 5]) + mask)
         found.append(b"\2" + bytes([0x82, bit | 127]) + b"\xff" * 8 + mask)
@@ -139,6 +139,7 @@ def _deep(depth: int) -> bytes:
 
 
 _JSON = [
+    b'{"cols":-1,"rows":1}',
     b"{}", b"[]", b"", b"null", b"\xff", b'{"a":1e999}', b'{"a":NaN}', b'{"a":' + b"9" * 5000 + b"}",
     b'{"a":"\\ud800"}', b'{"A":null,"a":true}', _deep(5), _deep(300), _deep(3000),
 ]  # fmt: skip
@@ -167,7 +168,19 @@ def payloads(parsers: Sequence[Any]) -> Seeds:
         bodies += [
             json.dumps({"jobId": "j", "topic": "t", "content": one}).encode() for one in (long, "{}", 7)
         ]
-        bodies += [json.dumps({"jobId": "j", "content": json.dumps({"x": "y" * 3000})}).encode()]
+        unshortened = {"runtimeStatus": {"p": {"standardOutput": "y" * 999}}, "x": "y" * 3000}
+        bodies += [json.dumps({"jobId": "j", "content": json.dumps(unshortened)}).encode()]
+        actions = [
+            {
+                "ActionType": "SessionType",
+                "ActionParameters": {"SessionType": "Port", "Properties": {"a": [1]}},
+            },
+            {"ActionType": "KMSEncryption", "ActionParameters": {"KMSKeyId": "k"}},
+        ]
+        bodies += [
+            json.dumps({"AgentVersion": "3", "RequestedClientActions": actions, "SmSsh": {}}).encode(),
+            b'{"ClientVersion":"1","ProcessedClientActions":[],"Errors":["no"],"SmSsh":{}}',
+        ]
         found = [bytes([number]) + body for number in (253, 254, 255) for body in bodies]
         for number, parser in enumerate(parsers):
             found += [bytes([number]) + body for body in [*_understood(parser, bodies), *_JSON]]
@@ -356,9 +369,17 @@ def command_documents() -> List[bytes]:
         "parameters": parameters,
         "runtimeConfig": {"aws:runShellScript": {"properties": [inputs]}},
     }
+    (step,) = main["mainSteps"]
+    others = [
+        {**main, "schemaVersion": "2.0"},
+        {**main, "mainSteps": [step, step]},
+        {**main, "mainSteps": [{**step, "inputs": ["x"]}]},
+        {**main, "mainSteps": [{**step, "precondition": {"StringEquals": ["Linux", 7]}}]},
+        {**main, "mainSteps": [{**step, "precondition": {"StringEquals": ["platformType", "Windows"]}}]},
+    ]
     made = [
         {"DocumentContent": document, "Parameters": values}
-        for document in (main, old)
+        for document in (main, old, *others)
         for values in ({"a": ["xx"], "b": ["1", "2"]}, {"a": "y", "b": "1"}, {"b": [[["{{ssm:p}}"]]]})
     ]
     deep = json.dumps(main).replace('"echo {{ a }}"', "[" * 450 + "]" * 450)
@@ -375,16 +396,22 @@ def session_documents() -> List[bytes]:
     found = _documents(MessageType.INTERACTIVE_SHELL)
     commands = {"commands": "echo 'a b' {{ a }}", "separateOutputStream": True, "stdOutSeparatorPrefix": "o:"}
     for session_type in ("Port", "Standard_Stream", "InteractiveCommands", "NonInteractiveCommands"):
-        for inputs in (
-            {"runAsEnabled": True, "runAsDefaultUser": "me"},
-            {"kmsKeyId": "k", "shellProfile": {"linux": "x"}},
+        for inputs, properties in (
+            ({"runAsEnabled": True, "runAsDefaultUser": "me"}, {"portNumber": "{{ a }}", "linux": commands}),
+            (
+                {"kmsKeyId": "k", "shellProfile": {"linux": "x"}},
+                {"portNumber": 22, "host": None, "linux": commands},
+            ),
+            ({"kmsKeyId": ["k"]}, {"portNumber": ["{{ a }}"], "linux": {"commands": "'"}}),
+            ({"s3BucketName": "b"}, {}),
+            ({"kmsKeyId": 7}, ["x"]),
         ):
             document = {
                 "schemaVersion": "1.0",
                 "sessionType": session_type,
                 "inputs": inputs,
                 "parameters": {"a": {"type": "String", "default": "1"}},
-                "properties": {"portNumber": "{{ a }}", "linux": commands},
+                "properties": properties,
             }
             content = {
                 "DocumentContent": document,
@@ -444,8 +471,8 @@ def api_answers() -> List[bytes]:
     ]
     codes = [
         "ThrottlingException", "ExpiredTokenException", "AccessDeniedException", "TargetNotConnected",
-        "InvalidSignatureException", "UnrecognizedClientException", "RequestTimeTooSkewed",
-        "ValidationException", "Signature expired", "x#y:z",
+        "InvalidInstanceId", "InvalidSignatureException", "UnrecognizedClientException",
+        "RequestTimeTooSkewed", "ValidationException", "Signature expired", "x#y:z",
     ]  # fmt: skip
     bodies += [
         json.dumps({"__type": "ns#" + code, "message": "advanced-instances tier " + code}).encode()
@@ -493,4 +520,5 @@ def tags() -> List[bytes]:
         (b"\xc2\xb2", b"a b", b"short"),
         (b"9" * 5000, b"-oProxyCommand=x", b""),
     ]
-    return [b"".join(map(_block, (one, *rest))) for one in keys for rest in others]
+    found = [b"".join(map(_block, (one, *rest))) for one in keys for rest in others]
+    return [*found, b""]

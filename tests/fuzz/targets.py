@@ -7,7 +7,7 @@ be serialized and parsed again, and memory bounded by a constant.
 """
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from fuzz import seeds
 from protocol.aead import ToyAead
@@ -83,8 +83,10 @@ def _told(error: Exception, *, statuses: Tuple[int, ...] = (), secret: bytes = b
 MAX_MESSAGE_BYTES = 512
 
 
-def _events_of(role: websocket.Role, pieces: List[bytes]) -> Tuple[List[Any], str, bytes]:
+def _events_of(role: websocket.Role, pieces: List[bytes], closing: bool) -> Tuple[List[Any], str, bytes]:
     socket = websocket.WebSocket(role, max_message_bytes=MAX_MESSAGE_BYTES, random_bytes=bytes)
+    if closing:
+        socket.send_close(1000, "")
     events: List[Any] = []
     fault = ""
     for piece in pieces:
@@ -108,9 +110,14 @@ def _websocket(role: websocket.Role) -> Callable[[bytes], None]:
         # A hundred pieces at most: more of them only cost time.
         size = max(1, data[0] if data else 1, len(data) // 100)
         pieces = [data[at : at + size] for at in range(1, len(data), size)]
-        cut = _events_of(role, pieces)
-        whole = _events_of(role, [data[1:]])
+        closing = size % 4 == 3
+        cut = _events_of(role, pieces, closing)
+        whole = _events_of(role, [data[1:]], closing)
         assert cut == whole, "the result depends on how the bytes are cut"
+        if role is websocket.Role.SERVER:
+            key = data[:4].ljust(4, b"k")
+            for text in (data, data * (websocket._STRIDED_BYTES // len(data) + 1) if data else b""):
+                assert websocket.mask(websocket.mask(text, key), key) == text
 
     return run
 
@@ -522,7 +529,10 @@ def tags(data: bytes) -> None:
     """The tags of a node, which whoever can tag it writes: its host key, its port, its user, its keys."""
     reader = Reader(data)
     names = (Tag.HOST_KEY, Tag.PORT, Tag.USER, Tag.KEYS)
-    found: Mapping[str, str] = {name: reader.block().decode("utf-8", "replace") for name in names}
+    found: Dict[str, str] = {}
+    for name in names:
+        if reader.more:
+            found[name] = reader.block().decode("utf-8", "replace")
     instance = instances.Instance(instances.InstanceId("mi-1"), "Online")
     try:
         key = trust._host_key(instance, found)
@@ -535,7 +545,7 @@ def tags(data: bytes) -> None:
     assert user is None or (set(user[:-1]) <= _NAME and user[0] != "-"), "that goes into ssh"
     trust._keys(found)
     try:
-        parsed = public_keys.PublicKey.parse(found[Tag.HOST_KEY])
+        parsed = public_keys.PublicKey.parse(found.get(Tag.HOST_KEY, ""))
     except UsageError:
         return
     assert public_keys.PublicKey.parse(parsed.line) == parsed

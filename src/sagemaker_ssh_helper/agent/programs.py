@@ -114,8 +114,6 @@ def read_program(shell: InteractiveShell) -> Program:
         split = tuple(shlex.split(commands))
     except ValueError as error:
         raise DocumentRefused(f"the session's command cannot be split into words: {error}") from error
-    if not split:
-        raise DocumentRefused(f"the session document has no commands for {_PLATFORM}")
     return Program(
         session_type,
         split,
