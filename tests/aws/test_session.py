@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from pathlib import Path
 
 import botocore.session
@@ -91,6 +93,36 @@ def test_a_warning_about_two_regions_names_both(monkeypatch: pytest.MonkeyPatch)
 
     assert "AWS_REGION=eu-west-1" in line
     assert "AWS_DEFAULT_REGION=us-east-1" in line
+
+
+def test_the_region_of_the_machine_is_the_last_resort_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Metadata(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            text = b"eu-north-1b" if self.path.endswith("/placement/availability-zone/") else b"a token"
+            self.wfile.write(text)
+
+        do_GET = do_PUT = answer
+
+        def log_message(self, *args: object) -> None:
+            """Keep quiet."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+        endpoint = f"http://127.0.0.1:{server.server_port}/"
+        set_environment(monkeypatch, **KEYS, AWS_EC2_METADATA_SERVICE_ENDPOINT=endpoint)
+        try:
+            session = Session.open()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (session.region, session.region_origin) == ("eu-north-1", "instance metadata")
+    (line,) = session.warnings
+    assert "eu-north-1" in line
+    assert "--region" in line
 
 
 def test_without_a_region_anywhere_the_error_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_every_command_has_help(sm_ssh: Run, command: str) -> None:
         (["-x"], 'error[usage]: no command "-x". See: sm-ssh --help'),
         (["a\nb"], 'error[usage]: no command "a b". See: sm-ssh --help'),
         (["--region"], "error[usage]: option --region needs a value"),
-        (["list", "--nope"], "error[usage]: unrecognized arguments: --nope. See: sm-ssh --help"),
+        (["list", "--nope"], "error[usage]: unrecognized arguments: --nope. See: sm-ssh list --help"),
         (
             ["connect"],
             "error[usage]: no target is named. Name one: sm-ssh connect NAME.training.sagemaker",
@@ -209,6 +209,30 @@ def test_a_standard_descriptor_that_is_closed_is_no_error(
     assert done.returncode == 0, done.stderr.decode()
     assert b"error" not in done.stderr
     assert b"region eu-west-1" not in done.stdout
+
+
+def test_a_locale_that_lacks_a_character_gets_another_one(sm_ssh: Run) -> None:
+    plain = {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = sm_ssh("explain", env=plain)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b'"mi-... is not connected."' in done.stdout
+    assert b"or mi-...; see what is there" in sm_ssh("connect", "job.training", env=plain).stderr
+
+
+def test_a_log_that_cannot_be_written_is_no_error(
+    environment: dict[str, str], stub: AwsStub, home: Path
+) -> None:
+    stub.answers.update(ListTrainingJobs=JOBS, DescribeInstanceInformation=NODES)
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *SM_SSH, "list", "training"],
+        env={**environment, "SM_SSH_DEBUG": "true"},
+        cwd=home,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 3
+    assert len(done.stderr.splitlines()) == 2, done.stderr.decode()
 
 
 def test_two_regions_that_differ_are_a_warning(sm_ssh: Run, stub: AwsStub) -> None:

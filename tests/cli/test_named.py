@@ -83,6 +83,14 @@ def test_a_bare_name_needs_no_command(sm_ssh: Run, account: AwsStub) -> None:
     assert f"bert-2026: {HOST}" in done.stderr.decode()
 
 
+@pytest.mark.parametrize("typed", ["bert", "algo-1.bert", "BERT-2026-11-01", HOST])
+def test_one_resource_is_listed_by_any_name(sm_ssh: Run, account: AwsStub, typed: str) -> None:
+    done = sm_ssh("list", typed)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.split()[0] == b"ssh:NotFound"
+    assert done.stdout.split()[-1] == HOST.encode()
+
+
 def test_the_region_of_an_arn_is_called(sm_ssh: Run, account: AwsStub) -> None:
     sm_ssh("connect", "arn:aws:sagemaker:eu-north-1:123456789012:training-job/bert-2026-11-01")
     assert all("/eu-north-1/" in asked.headers["Authorization"] for asked in account.asked)

@@ -118,6 +118,8 @@ class Session:
             if found is None and configured:
                 found = configured
                 origin = f"profile {profile_name or 'default'}"
+            elif found is None:
+                found, origin, warnings = _region_of_metadata(botocore_session)
         if not found:
             raise RegionMissing(
                 "no AWS region is set",
@@ -301,6 +303,17 @@ def _region_of_environment(environ: Mapping[str, str]) -> tuple[str | None, str,
     if first:
         return first, "AWS_REGION", ()
     return second or None, "AWS_DEFAULT_REGION", ()
+
+
+def _region_of_metadata(botocore_session: Any) -> tuple[str | None, str, tuple[str, ...]]:
+    """The region of the machine, where it is one of AWS's; a second or two where it is none."""
+    from botocore.utils import IMDSRegionProvider
+
+    region = IMDSRegionProvider(botocore_session).provide()
+    if not region:
+        return None, "", ()
+    line = f"region {region} is that of this machine (instance metadata); another one: --region, AWS_REGION"
+    return str(region), "instance metadata", (line,)
 
 
 def _keys_of_environment(environ: Mapping[str, str]) -> Credentials | None:

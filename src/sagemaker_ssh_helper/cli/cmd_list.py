@@ -17,7 +17,7 @@ from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
 from sagemaker_ssh_helper.errors import AccessDenied, UsageError
 from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
-from sagemaker_ssh_helper.targets import Target
+from sagemaker_ssh_helper.targets import Target, split_bare
 
 if TYPE_CHECKING:
     from sagemaker_ssh_helper.aws.inventory import Row
@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
         nargs="?",
         default=DOMAIN,
         metavar="NAME|TYPE",
-        help="my-job.training.sagemaker for one resource, training.sagemaker for one type; all if left out",
+        help="my-job for one resource, training.sagemaker for one type; all if left out",
     )
     parser.add_argument("--all", action="store_true", help="also instances whose resource has ended")
     parser.add_argument("--mine", action="store_true", help="only what was launched by you (tag SSHOwner)")
@@ -57,12 +57,15 @@ def run(args: argparse.Namespace) -> int:
     from sagemaker_ssh_helper.aws.json_rpc import Client
     from sagemaker_ssh_helper.aws.session import Session
 
-    kinds, name = _asked(args.name)
+    bare = _bare(args.name)
+    kinds, name = ([], "") if bare else _asked(args.name)
     session = Session.open(args.profile, args.region)
     for line in session.warnings:
         say(line)
     say(f"{__version__}, region {session.region} (from {session.region_origin})")
     client = Client(session)
+    if bare:
+        kinds, name = _named(client, bare)
     owner = None
     if args.mine:
         owner = client.caller_id()
@@ -112,6 +115,21 @@ def _print(args: argparse.Namespace, region: str, rows: list[Row], *, first: boo
         if not rows:
             say("nothing runs here that could be reached; see also --all and --region")
     sys.stdout.flush()
+
+
+def _bare(text: str) -> str:
+    """The name, or its beginning, where neither a type nor a whole name was given; else empty."""
+    found = split_bare(text)
+    types = (DOMAIN, *(kind.domain for kind in ResourceKind))
+    return "" if found is None or text.lower() in types else found[1]
+
+
+def _named(client: Client, name: str) -> tuple[list[ResourceKind], str]:
+    from sagemaker_ssh_helper.client import naming
+
+    target = naming.find(client, name)
+    assert target.kind is not None, "what was found by its name has a kind"
+    return [target.kind], target.name
 
 
 def _asked(text: str) -> tuple[list[ResourceKind], str]:

@@ -26,6 +26,8 @@ def start(command: str) -> Path:
     path = _new_path(command)
     logger = logging.getLogger("sagemaker_ssh_helper")
     logger.setLevel(logging.DEBUG)
+    # A log that cannot be written, on a full disk, is no reason to complain at each line.
+    logging.raiseExceptions = False
     for descriptor in (_open(path), _open_older()):
         if descriptor is not None:
             handler = logging.StreamHandler(os.fdopen(descriptor, "w", encoding="utf-8"))

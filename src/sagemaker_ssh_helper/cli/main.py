@@ -8,6 +8,8 @@ boto3. A command's module has ``run_words(words) -> int`` when it reads its own 
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -59,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         command, words = _dispatch(words)
         if sys.stdout is None and command != "start-proxy":
             sys.stdout = os.fdopen(1, "w", closefd=False)
+        _let_every_character_be_written()
         status = _run(command, words)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -97,6 +100,20 @@ def _open_closed_descriptors() -> None:
         os.set_inheritable(descriptor, True)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _let_every_character_be_written() -> None:
+    """In a locale whose encoding lacks some of them, those are shown as others, and end nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            codecs.register_error("sm-ssh", _plainer)
+            stream.reconfigure(errors="sm-ssh")
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError), "streams that are written are encoded"
+    lacking = error.object[error.start : error.end]
+    return "".join("..." if character == "…" else "?" for character in lacking), error.end
 
 
 def say(line: str) -> None:
@@ -165,8 +182,10 @@ def _run(command: str, words: list[str]) -> int:
     from sagemaker_ssh_helper.cli.parser import Parser
 
     parser = Parser(prog="sm-ssh", allow_abbrev=False)
-    module.add_parser(parser.add_subparsers(required=True))
-    return int(module.run(parser.parse_args([command, *words])))
+    subparsers = parser.add_subparsers(required=True)
+    module.add_parser(subparsers)
+    # Straight to the command's own parser, so that a complaint names its help.
+    return int(module.run(subparsers.choices[command].parse_args(words)))
 
 
 def _load(command: str) -> ModuleType:
