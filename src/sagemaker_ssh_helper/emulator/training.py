@@ -10,16 +10,26 @@ from typing import Any
 
 from sagemaker_ssh_helper.emulator import instance_groups, training_toolkit
 from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
+from sagemaker_ssh_helper.emulator.job_host import JobHost
 from sagemaker_ssh_helper.emulator.job_operations import JobOperations, check_no_nul, check_s3_uri
 from sagemaker_ssh_helper.emulator.job_record import utc_now
 from sagemaker_ssh_helper.emulator.jobs import JobSetup
 from sagemaker_ssh_helper.emulator.node import BASE
-from sagemaker_ssh_helper.emulator.resource_table import boolean, check_tags, invalid, unsupported
+from sagemaker_ssh_helper.emulator.resource_table import (
+    ResourceTable,
+    boolean,
+    check_tags,
+    invalid,
+    unsupported,
+)
+from sagemaker_ssh_helper.emulator.service import Cloud
 from sagemaker_ssh_helper.emulator.training_record import TrainingRecord
 from sagemaker_ssh_helper.emulator.training_setup import TrainingSetup
 from sagemaker_ssh_helper.names import ResourceKind
 
 HYPERPARAMETER_CHARACTERS = 2500
+
+RULE_STATUSES = ("InProgress", "NoIssuesFound", "IssuesFound", "Error", "Stopping", "Stopped")
 
 
 class TrainingJobs(JobOperations[TrainingRecord]):
@@ -27,6 +37,10 @@ class TrainingJobs(JobOperations[TrainingRecord]):
 
     kind = ResourceKind.TRAINING
     word = "Training"
+
+    def __init__(self, cloud: Cloud, table: ResourceTable, host: JobHost) -> None:
+        super().__init__(cloud, table, host)
+        cloud.faults.register("rule-status", self._set_rule_status)
 
     def role(self, request: Mapping[str, Any]) -> str:
         return str(request["RoleArn"])
@@ -48,6 +62,16 @@ class TrainingJobs(JobOperations[TrainingRecord]):
 
     def summarize(self, record: TrainingRecord) -> dict[str, Any]:
         return record.summarize()
+
+    async def _set_rule_status(self, body: Mapping[str, Any]) -> None:
+        """Let a rule of the profiler or debugger have found something, or nothing."""
+        job, rule, status = (body.get(name) for name in ("training_job", "rule", "status"))
+        if status not in RULE_STATUSES:
+            raise invalid(f"A switch of kind rule-status needs a status: one of {', '.join(RULE_STATUSES)}.")
+        record = self._table.get(self._table.arn(self.kind.arn_type, str(job)))
+        if record is None or rule not in record.rules:
+            raise invalid(f"There is no training job {job} with a rule {rule}.")
+        record.rule_statuses[rule] = status
 
 
 def _check_request(request: Mapping[str, Any]) -> None:
