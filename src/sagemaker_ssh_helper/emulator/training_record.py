@@ -28,7 +28,6 @@ _REQUEST_MEMBERS = (
     "ProfilerRuleConfigurations",
     "Environment",
     "RetryStrategy",
-    "RemoteDebugConfig",
     "InfraCheckConfig",
 )
 """Members of CreateTrainingJob that DescribeTrainingJob gives back as they came."""
@@ -46,6 +45,12 @@ class TrainingRecord(JobRecord):
     """What an administrator made of rules of the profiler and debugger, by their names."""
     model_artifacts: str | None = None
     tuning_job_arn: str | None = None
+    remote_debug: bool | None = None
+    """Whether remote debugging is on; None when nobody ever said."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.remote_debug = self.request.get("RemoteDebugConfig", {}).get("EnableRemoteDebug")
 
     def describe(self, now: datetime) -> dict[str, Any]:
         """The answer of DescribeTrainingJob."""
@@ -83,6 +88,8 @@ class TrainingRecord(JobRecord):
         for kind in _RULE_KINDS:
             if rules := self.request.get(f"{kind}RuleConfigurations"):
                 shown[f"{kind}RuleEvaluationStatuses"] = [self._evaluation(rule) for rule in rules]
+        if self.remote_debug is not None:
+            shown["RemoteDebugConfig"] = {"EnableRemoteDebug": self.remote_debug}
         if self.tuning_job_arn is not None:
             shown["TuningJobArn"] = self.tuning_job_arn
         if self.model_artifacts is not None:
