@@ -62,6 +62,7 @@ class Document:
     """Documents of Systems Manager that we name in calls."""
 
     START_SSH_SESSION = "AWS-StartSSHSession"
+    START_PORT_FORWARDING = "AWS-StartPortForwardingSession"
     RUN_SHELL_SCRIPT = "AWS-RunShellScript"
 
 
@@ -130,6 +131,11 @@ class ResourceKind(enum.Enum):
             if kind.domain == domain:
                 return kind
         raise KeyError(domain)
+
+
+def training_target(job_name: str, node: str) -> str:
+    """Session Manager's target for a training job's container where remote debugging is on."""
+    return f"sagemaker-training-job:{job_name}_{node}"
 
 
 def node_name(rank: int) -> str:

@@ -28,7 +28,6 @@ _REQUEST_MEMBERS = (
     "ProfilerRuleConfigurations",
     "Environment",
     "RetryStrategy",
-    "RemoteDebugConfig",
     "InfraCheckConfig",
 )
 """Members of CreateTrainingJob that DescribeTrainingJob gives back as they came."""
@@ -42,6 +41,12 @@ class TrainingRecord(JobRecord):
 
     model_artifacts: str | None = None
     tuning_job_arn: str | None = None
+    remote_debug: bool | None = None
+    """Whether remote debugging is on; None when nobody ever said."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.remote_debug = self.request.get("RemoteDebugConfig", {}).get("EnableRemoteDebug")
 
     def describe(self, now: datetime) -> dict[str, Any]:
         """The answer of DescribeTrainingJob."""
@@ -76,6 +81,8 @@ class TrainingRecord(JobRecord):
             shown.update(TrainingStartTime=began_at, TrainingTimeInSeconds=seconds)
             if self.ended_at is not None:
                 shown.update(TrainingEndTime=self.ended_at, BillableTimeInSeconds=seconds)
+        if self.remote_debug is not None:
+            shown["RemoteDebugConfig"] = {"EnableRemoteDebug": self.remote_debug}
         if self.tuning_job_arn is not None:
             shown["TuningJobArn"] = self.tuning_job_arn
         if self.model_artifacts is not None:
