@@ -142,7 +142,9 @@ class SSMProxy:
         except ValueError as error:
             raise UsageError(f"{self.extra_args!r} are no options of ssh", evidence=str(error)) from error
         learn = prepared.pin.host_key is None
-        proxy = connect.proxy_words(host, prepared.instance.id, region=session.region, profile=None)
+        proxy = connect.proxy_words(
+            host, prepared.instance.id, region=session.region, profile=None, wait=False
+        )
         through = connect.ssh_settings(host, user=prepared.user, proxy=proxy, learn_host_key=learn)
         self._tunnel = _Tunnel(connect.ssh_command(host, through, options=options), session.environment())
         if not self._tunnel.listens():

@@ -8,7 +8,7 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.errors import AccessDenied, AwsError, ServiceError, WaitTimeout
@@ -142,6 +142,15 @@ def registered_in(
     values = [str(field.get("value", "")) for row in answer.get("results") or () for field in row]
     found = [match.group(1) for value in values for match in _INSTANCE_ID.finditer(value)]
     return [InstanceId(instance_id) for instance_id in dict.fromkeys(found)]
+
+
+def of_helper(client: Client, kind: ResourceKind, name: str, node: str) -> list[Event]:
+    """What the helper in a container wrote; nothing when it may not be read. One call."""
+    try:
+        found = list(events(client, kind, name, node=node, pattern=f'"{Line.OF_HELPER.strip()}"'))
+    except AwsError:
+        return []
+    return [replace(event, message=event.message.partition(Line.OF_HELPER)[2]) for event in found]
 
 
 def follow(

@@ -35,8 +35,8 @@ from sagemaker_ssh_helper.errors import (
 from sagemaker_ssh_helper.names import Command, Env, InstanceId, ResourceKind, Tag
 from sagemaker_ssh_helper.targets import Target
 
-CONNECT_TIMEOUT = 120
-"""Seconds that ssh waits for the server's first line: enough for the key to reach the container first."""
+CONNECT_TIMEOUT = 600
+"""Seconds that ssh waits for the server's first line: enough for a job to start first."""
 
 # The options of ssh that take a value, by the synopsis of ssh(1); every other letter is a switch.
 OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
@@ -383,6 +383,7 @@ def proxy_words(
     region: str,
     profile: str | None,
     trust_first_use: bool = False,
+    wait: bool = True,
     via_plugin: bool = False,
 ) -> list[str]:
     """How ssh starts the proxy to an instance that was made ready a moment ago, under the name ``host``."""
@@ -391,6 +392,8 @@ def proxy_words(
         words += ["--profile", profile]
     if trust_first_use:
         words.append("--trust-first-use")
+    if not wait:
+        words.append("--no-wait")
     if via_plugin:
         words += ["--via", "plugin"]
     return [*words, "--instance-id", instance_id, host]
