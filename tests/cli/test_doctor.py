@@ -52,4 +52,4 @@ def test_an_ssh_that_editors_do_not_find_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(doctor, "DESKTOP_PATH", (str(tmp_path / "none"),))
     result = next(Examination(None, None, None, fix=False).results())
     assert result.status == WARNING
-    assert f"{tmp_path / 'ssh'}, where an editor" in result.text
+    assert f"{tmp_path / 'ssh'}, where editors" in result.text

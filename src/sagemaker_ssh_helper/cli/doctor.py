@@ -117,9 +117,11 @@ class Examination:
         version = (done.stderr or done.stdout).split(",")[0].strip()
         if os.name == "posix" and shutil.which("ssh", path=os.pathsep.join(DESKTOP_PATH)) is None:
             return Result(
-                "ssh", WARNING, f"{version} at {program}, where an editor started from the desktop does not look",
+                "ssh",
+                WARNING,
+                f"{version} at {program}, where editors started from the desktop do not look",
                 "Start the editor from a terminal, or set the path of ssh in its settings",
-            )  # fmt: skip
+            )
         return Result("ssh", OK, f"{version} at {program}")
 
     def _install(self) -> Result:

@@ -51,34 +51,34 @@ def until_ready(
 
     Raises WaitTimeout, and at once what waiting cannot mend (TargetEnded, NotInstrumented, AccessDenied, …).
     """
-    started_at = time.time()
     show = _Show(target, clock=clock)
-    watch = Watch(client, target)
+    try:
+        return _until_ready(Watch(client, target), show, timeout, pause)
+    except BaseException:
+        show.clear()
+        raise
+
+
+def _until_ready(
+    watch: Watch, show: _Show, timeout: float | None, pause: Callable[[float], bool]
+) -> Progress | None:
+    started_at = time.time()
     while True:
-        try:
-            seen = watch.look()
-        except BaseException:
-            show.clear()
-            raise
+        seen = watch.look()
         show.update(seen, time.time())
         if seen.stage is Stage.READY:
             return seen
         waited = time.time() - started_at
         if timeout is not None and waited + INTERVAL > timeout:
-            show.clear()
             raise WaitTimeout(
-                f"{target.fqdn} was not ready in {timeout:.0f} s",
+                f"{watch.target.fqdn} was not ready in {timeout:.0f} s",
                 evidence=f"its status is {seen.status}" if seen.status else None,
-                fix=f"It goes on; wait again: sm-ssh wait {target.fqdn}",
+                fix=f"It goes on; wait again: sm-ssh wait {watch.target.fqdn}",
             )
-        try:
-            for _ in range(int(INTERVAL)):
-                if pause(1):
-                    return None
-                show.tick(time.time())
-        except KeyboardInterrupt:
-            show.clear()
-            raise
+        for _ in range(int(INTERVAL)):
+            if pause(1):
+                return None
+            show.tick(time.time())
 
 
 class _Show:
