@@ -67,9 +67,9 @@ def processes_of(text):
     return found
 
 
-def eventually(question):
+def eventually(question, timeout=TIMEOUT):
     """Ask until the answer is true, and return it."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + timeout
     while True:
         answer = question()
         if answer:

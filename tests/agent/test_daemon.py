@@ -75,6 +75,9 @@ class Daemon:
             return status is not None and status.state is state
 
         self.service.wait(reached, state.value)
+        if state is State.ONLINE:
+            # The service may notice it a moment later.
+            self.service.wait_online()
         return self
 
     def end(self, number: int = signal.SIGTERM) -> int:

@@ -15,8 +15,8 @@ import pytest
 
 from agent import official_stand_in
 from agent.fake_aws import ACTIVATION
-from agent.job_script import eventually, processes_of, status_of
-from sagemaker_ssh_helper.agent import official, packages
+from agent.job_script import TIMEOUT, eventually, processes_of, status_of
+from sagemaker_ssh_helper.agent import daemon, official, packages
 from sagemaker_ssh_helper.agent.state import State, StateDir
 from sagemaker_ssh_helper.errors import LocalSetup
 
@@ -330,9 +330,12 @@ def test_auto_installs_the_official_one_when_ours_stays_offline_and_never_runs_b
     reached(job, State.REGISTERED)
     aws.answers["CreateActivation"] = (200, {**ACTIVATION, "ActivationCode": "B" * 20})
     state = StateDir.open(job.state_path)
-    eventually(
-        lambda: (state.read_status().instance_id, state.read_status().state) == (INSTANCE, State.ONLINE)
-    )
+
+    def has_changed():
+        status = state.read_status()
+        return status.state is State.ONLINE and status.instance_id == INSTANCE
+
+    eventually(has_changed, daemon.WATCHDOG_TIMEOUT + TIMEOUT)
 
     operations = [name for name, _ in aws.calls]
     ends = operations.index("DeregisterManagedInstance")
