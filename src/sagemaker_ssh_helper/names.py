@@ -62,6 +62,7 @@ class Document:
     """Documents of Systems Manager that we name in calls."""
 
     START_SSH_SESSION = "AWS-StartSSHSession"
+    START_PORT_FORWARDING = "AWS-StartPortForwardingSession"
     RUN_SHELL_SCRIPT = "AWS-RunShellScript"
 
 
@@ -69,6 +70,8 @@ class Line:
     """Log lines that other programs search for."""
 
     REGISTERED = "Successfully registered the instance with AWS SSM using Managed instance-id: {instance_id}"
+    # Before each line that the helper in a container writes to the job's log.
+    OF_HELPER = "sagemaker-ssh-helper: "
     # Before the reason, in the job's log.
     NO_SSH = "no ssh in this container: "
 
@@ -128,6 +131,11 @@ class ResourceKind(enum.Enum):
             if kind.domain == domain:
                 return kind
         raise KeyError(domain)
+
+
+def training_target(job_name: str, node: str) -> str:
+    """Session Manager's target for a training job's container where remote debugging is on."""
+    return f"sagemaker-training-job:{job_name}_{node}"
 
 
 def node_name(rank: int) -> str:

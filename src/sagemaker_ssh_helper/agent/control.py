@@ -57,6 +57,7 @@ class Control:
         executor: for the calls, which block.
         transport: whose certificates the WebSockets share.
         chance: gives a random number, 0 to 1.
+        is_managed_instance: False for the agent of a native target, which has no heartbeats.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Control:
         executor: Executor,
         *,
         chance: Callable[[], float] = random.random,
+        is_managed_instance: bool = True,
     ) -> None:
+        self._is_managed_instance = is_managed_instance
         self._instance_id = instance_id
         self._state = state
         self._api = api
@@ -97,7 +100,9 @@ class Control:
             ssl_context=self._ssl_context,
             environ_path=config.environ_path,
             decrypt=self._decrypt,
+            changed=self._tell_sessions,
         )
+        self._tell_sessions(0)
         self.jobs = Jobs(
             instance_id,
             config.region,
@@ -116,8 +121,10 @@ class Control:
         """
         tasks: List[asyncio.Task[None]] = []
         try:
-            await self._first_heartbeat()
-            tasks = [asyncio.ensure_future(task) for task in (self._beat(), self._stay_connected())]
+            if self._is_managed_instance:
+                await self._first_heartbeat()
+                tasks.append(asyncio.ensure_future(self._beat()))
+            tasks.append(asyncio.ensure_future(self._stay_connected()))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -227,6 +234,12 @@ class Control:
         except OSError as error:
             # The disk is full: the node is online all the same.
             _logger.warning("! the state cannot be written: %s", error)
+
+    def _tell_sessions(self, count: int) -> None:
+        try:
+            self._state.write_sessions(count)
+        except OSError as error:
+            _logger.warning("! the number of sessions cannot be written: %s", error)
 
     # --- the service is told ---------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind, Tag
 from sagemaker_ssh_helper.targets import Target
 
 ONLINE = "Online"
+
+SETTLING = 300.0
+"""Seconds after its registration in which an instance may come and go before it can be relied on."""
 
 _PAGE = 50  # the most that DescribeInstanceInformation gives at once
 _FILTER_VALUES = 100  # the most values that one filter takes
@@ -82,6 +85,15 @@ class Instance:
         )
 
 
+@dataclass(frozen=True)
+class Absent:
+    """No live container answers for a target, and one may come."""
+
+    error: TargetOffline
+    """What to raise when nobody waits."""
+    resource: Resource | None = None
+
+
 def kind_of_arn(arn: str) -> ResourceKind | None:
     """The kind of the resource that an ARN names."""
     resource_type = arn.split(":", 5)[-1].split("/")[0]
@@ -93,20 +105,52 @@ def resolve(client: Client, target: Target) -> Instance:
     The one live container that ``target`` names: one call when it is there.
 
     Its tags are not read, unless the name of the instance does not say what it is (an older helper's).
+    Raises what ``find`` raises, and TargetOffline (``may_come``) or TargetStarting for what it finds absent.
+    """
+    found = find(client, target)
+    if isinstance(found, Absent):
+        raise found.error
+    return found
+
+
+def find(client: Client, target: Target) -> Instance | Absent:
+    """
+    The one live container that ``target`` names, or that it is absent and may come; one call if it is there.
+
     Raises TargetNotFound, TargetEnded, NotInstrumented, NetworkIsolated, RegistrationFailed, TargetOffline,
     DuplicateNode, each saying which it is and what to do; AwsError.
     """
     if target.instance_id is not None:
-        found = list(_described(client, [{"Key": "InstanceIds", "Values": [target.instance_id]}]))
-        if not found:
+        found = by_id(client, target.instance_id)
+        if found is None:
             raise TargetNotFound(
                 f"there is no managed instance {target.instance_id}",
                 evidence=_where(client),
                 fix="See: sm-ssh list",
             )
-        return _online(found[0])
+        if found.online:
+            return found
+        return _silent(f"{found.id} is registered but its agent does not answer", [found])
     assert target.kind is not None, "a target is an instance id or a kind and a name"
     candidates = _of_resource(client, target.kind, target.name)
+    return _live(target, candidates) or _absent(client, target, candidates)
+
+
+def live(client: Client, target: Target) -> Instance | None:
+    """The one live container that ``target`` names, if any: one call. Raises DuplicateNode, AwsError."""
+    if target.instance_id is not None:
+        found = by_id(client, target.instance_id)
+        return found if found is not None and found.online else None
+    assert target.kind is not None, "a target is an instance id or a kind and a name"
+    return _live(target, _of_resource(client, target.kind, target.name))
+
+
+def by_id(client: Client, instance_id: InstanceId) -> Instance | None:
+    """The managed instance of this id, live or not: one call. Raises AwsError."""
+    return next(_described(client, [{"Key": "InstanceIds", "Values": [instance_id]}]), None)
+
+
+def _live(target: Target, candidates: Sequence[Instance]) -> Instance | None:
     node = target.node_or_first
     # An older helper names no nodes: its instances stand for the first one.
     live = [instance for instance in candidates if instance.online and (instance.node or "algo-1") == node]
@@ -118,9 +162,7 @@ def resolve(client: Client, target: Target) -> Instance:
             fix="Look at both: aws ssm list-tags-for-resource --resource-type ManagedInstance --resource-id "
             + live[0].id,
         )
-    if live:
-        return live[0]
-    return _absent(client, target, candidates)
+    return live[0] if live else None
 
 
 def instances_of(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
@@ -216,6 +258,8 @@ def _described(client: Client, filters: list[dict[str, Any]]) -> Iterator[Instan
 def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
     names = [name, *aliases(client, kind, name)]
     found = list(_described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": names}]))
+    if not found and kind is ResourceKind.INFERENCE and len(names) == 1:
+        return _by_log(client, name)
     # The tag says the name; the instance's own name, or else its other tags, say the kind.
     known = [
         instance.with_tags(tags_of(client, instance.id))
@@ -231,14 +275,27 @@ def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance
     ]
 
 
-def _online(instance: Instance) -> Instance:
-    if not instance.online:
-        raise _offline(f"{instance.id} is registered but its agent does not answer", [instance])
-    return instance
+def _by_log(client: Client, endpoint_name: str) -> list[Instance]:
+    """
+    The containers of an endpoint that was launched by others: they told neither its name nor a launch id, but
+    their ids in its log.
+    """
+    try:
+        ids = logs.registered_in(client, endpoint_name)
+    except SSHHelperError:
+        # A second way, and not everybody has it: it may not hide what the first one told.
+        return []
+    if not ids:
+        return []
+    return [
+        dataclasses.replace(instance, kind=ResourceKind.INFERENCE, name=endpoint_name)
+        for instance in _described(client, [{"Key": "InstanceIds", "Values": ids}])
+        if instance.kind in (ResourceKind.INFERENCE, None)
+    ]
 
 
-def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> Instance:
-    """Find out why no live instance is there for ``target``, and raise that."""
+def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> Instance | Absent:
+    """Find out why no live instance is there for ``target``: raise that, unless one may come."""
     assert target.kind is not None, "only a named resource can be looked up"
     kind, name, node = target.kind, target.name, target.node_or_first
     others = sorted({instance.node or "algo-1" for instance in candidates if instance.online}, key=_rank)
@@ -247,15 +304,15 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
         resource = resources.describe(client, kind, name)
     except AccessDenied as error:
         if of_node:
-            raise _offline(
-                f"{node} of {name} is registered but its agent does not answer", of_node
-            ) from error
+            silent = _silent(f"{node} of {name} is registered but its agent does not answer", of_node)
+            silent.error.__cause__ = error
+            return silent
         raise
     if resource is None and kind is not ResourceKind.STUDIO and not candidates:
         return _by_other_case(client, target)
     if resource is not None and resource.name != name and resource.name.lower() == name.lower():
         # AWS describes a name in any letter case; tags are compared letter by letter.
-        return resolve(client, dataclasses.replace(target, name=resource.name))
+        return find(client, dataclasses.replace(target, name=resource.name))
     if resource is not None and resource.ended:
         raise ended(resource)
     if others:
@@ -266,13 +323,17 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
                 fix=f"Name one of: {', '.join(others)}",
             )
         if not of_node:
-            raise TargetOffline(
+            young = any(_is_young(instance) for instance in candidates)
+            missing = TargetOffline(
                 f"{node} of {name} is not registered", evidence=f"registered: {', '.join(others)}",
                 fix="It may still be starting, or be beyond SSH_INSTANCE_COUNT: "
-                f"go by another node, then: ssh {node}",
+                f"go by another node, then: ssh {node}", may_come=young,
             )  # fmt: skip
+            if young:
+                return Absent(missing, resource)
+            raise missing
     if of_node:
-        raise _offline(f"{node} of {name} is registered but its agent does not answer", of_node)
+        return _silent(f"{node} of {name} is registered but its agent does not answer", of_node, resource)
     if resource is None:
         raise TargetOffline(
             f"no container of {name} is registered", evidence=_where(client), fix="See: sm-ssh list"
@@ -295,14 +356,16 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
     said = logs.helper_failure(client, kind, name, node)
     if said:
         raise _unregistered(name, node, said)
-    raise TargetStarting(
+    starting = TargetStarting(
         f"{name} is still starting: no container of it has registered yet",
         evidence=f"status {status}{_since(resource.created_at)}",
         fix=f"Try again in a minute; what it does is in its log ({kind.log_group}/{name})",
+        may_come=True,
     )
+    return Absent(starting, resource)
 
 
-def _by_other_case(client: Client, target: Target) -> Instance:
+def _by_other_case(client: Client, target: Target) -> Instance | Absent:
     """The same name in other letters (ssh folds ``%h``), or TargetNotFound with the nearest names."""
     assert target.kind is not None, "only a named resource can be looked up"
     try:
@@ -311,7 +374,7 @@ def _by_other_case(client: Client, target: Target) -> Instance:
         known = []
     same = {name for name in known if name.lower() == target.name.lower() and name != target.name}
     if len(same) == 1:
-        return resolve(client, dataclasses.replace(target, name=same.pop()))
+        return find(client, dataclasses.replace(target, name=same.pop()))
     import difflib  # needed for this message alone
 
     near = [name for name in known if name.lower().startswith(target.name.lower())]
@@ -368,16 +431,26 @@ def _unregistered(name: str, node: str, said: str) -> RegistrationFailed:
     )
 
 
-def _offline(what: str, instances: Iterable[Instance]) -> TargetOffline:
+def _is_young(instance: Instance) -> bool:
+    return instance.registered_at is not None and time.time() - instance.registered_at < SETTLING
+
+
+def _silent(what: str, instances: Sequence[Instance], resource: Resource | None = None) -> Absent:
+    """Registered, and no agent answers: raised, unless it registered so lately that one may again."""
     latest = max(instances, key=lambda instance: instance.last_ping_at or 0)
     evidence = f"{latest.id} is {latest.ping_status}"
     if latest.last_ping_at:
         evidence += f", last ping {_clock(latest.last_ping_at)}{_since(latest.last_ping_at)}"
-    return TargetOffline(
+    young = any(_is_young(instance) for instance in instances)
+    error = TargetOffline(
         what,
         evidence=evidence,
         fix="The container may have ended, or lost its network or its agent: sm-ssh list",
+        may_come=young,
     )
+    if young:
+        return Absent(error, resource)
+    raise error
 
 
 def _where(client: Client) -> str:

@@ -77,6 +77,9 @@ class MessageGateway:
         self._tokens = Tokens()
         self._jobs: dict[str, asyncio.Event] = {}
         self._is_stopped = False
+        cloud.native_targets.removed = lambda target: self.forget_instance(
+            target, "Remote debugging was turned off, or the container has ended."
+        )
 
     # -- what the server calls --
 
@@ -147,10 +150,10 @@ class MessageGateway:
         if live is not None:
             live.terminate()
 
-    def forget_instance(self, instance_id: str) -> None:
-        """An instance was deregistered: end its sessions and its connections."""
+    def forget_instance(self, instance_id: str, why: str = "The managed instance was deregistered.") -> None:
+        """An instance is gone: end its sessions, whose clients are told why, and its connections."""
         for live in [live for live in self._live.values() if live.session.target == instance_id]:
-            live.fail("The managed instance was deregistered.")
+            live.fail(why)
             live.cut("agent")
         link = self._links.pop(instance_id, None)
         if link is not None:
@@ -251,18 +254,20 @@ class MessageGateway:
             raise ApiError("ServiceUnavailableException", "The message gateway is stopped.", 503)
 
     def _agent_of(self, request: ChannelRequest) -> str:
-        """The instance that signed a request, and may use this channel."""
+        """The instance, or the native target, that signed a request, and may use this channel."""
         caller = request.caller
+        session = self._sessions.get(request.channel_id) if request.kind == "data" else None
+        owner = session.target if session is not None else request.channel_id
+        if owner in self._cloud.native_targets:
+            if self._cloud.native_targets.admits(owner, caller.user_id if caller is not None else None):
+                return owner
+            raise ApiError("AccessDeniedException", f"Only the agent of {owner} may do this.")
         instance_id = caller.instance_id if caller is not None else None
         if instance_id is None or self._instances.get(instance_id) is None:
             raise ApiError("AccessDeniedException", "Only a registered managed instance may do this.")
-        owner = request.channel_id
-        if request.kind == "data":
-            session = self._sessions.get(request.channel_id)
-            if session is None:
-                # Perhaps of a cloud before this one: its agent is to give up, and not to ask again.
-                raise ApiError("InvalidRequestException", ALREADY_TERMINATED)
-            owner = session.target
+        if request.kind == "data" and session is None:
+            # Perhaps of a cloud before this one: its agent is to give up, and not to ask again.
+            raise ApiError("InvalidRequestException", ALREADY_TERMINATED)
         if instance_id != owner:
             raise ApiError("AccessDeniedException", f"{instance_id} may not use this channel.")
         return instance_id
@@ -300,12 +305,12 @@ class MessageGateway:
         return link
 
     def _link_changed(self, link: ControlLink) -> None:
-        instance = self._instances.get(link.instance_id)
-        if instance is None:
-            return
         for live in self._live.values():
             if live.session.target == link.instance_id:
                 live.agent_link_changed()
+        instance = self._instances.get(link.instance_id)
+        if instance is None:
+            return
         instance.connected = link.is_open
         if link.is_open:
             instance.agent_version = link.agent_version or instance.agent_version

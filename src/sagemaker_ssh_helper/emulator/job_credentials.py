@@ -37,6 +37,11 @@ class RoleSession:
         self._clients: dict[str, Any] = {}
         self._lock = threading.RLock()
 
+    @property
+    def user_id(self) -> str:
+        """``aws:userid`` of this session."""
+        return self._caller.user_id
+
     def credentials(self) -> Credentials:
         """Keys that are good for an hour at least."""
         with self._lock:

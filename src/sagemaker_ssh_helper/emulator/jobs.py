@@ -58,6 +58,25 @@ class Entry:
     """In script mode: the user's part of the command."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A container that runs: its node, how it was started, its log stream."""
+
+    node: Node
+    entry: Entry
+    stream: str
+
+
+class Watcher(Protocol):
+    """What accompanies the containers of a job. Raises nothing: a job does not fail because of it."""
+
+    async def containers_run(self, places: Sequence[Place]) -> None:
+        """The containers were started."""
+
+    async def containers_ended(self) -> None:
+        """They are gone. May be told more than once."""
+
+
 class JobSetup(Protocol):
     """What tells the kinds of jobs apart: the files, environment and command of their nodes. Blocking."""
 
@@ -83,6 +102,7 @@ class JobRun:
         setup: what its nodes are made of.
         credentials: of the job's role; closed at the end.
         executor: for blocking work; not the event loop's own, whose threads serve the calls this work makes.
+        watcher: told when its containers run and when they have ended.
     """
 
     def __init__(
@@ -93,7 +113,9 @@ class JobRun:
         credentials: JobCredentials,
         settings: JobSettings,
         executor: Executor,
+        watcher: Watcher | None = None,
     ) -> None:
+        self._watcher = watcher
         self._record = record
         self._cloud = cloud
         self._credentials = credentials
@@ -153,12 +175,15 @@ class JobRun:
         ended = await self._wait()
         # A container that was told to stop may end as it likes.
         stopped = self._overdue or self._record.stop_requested
+        if self._watcher is not None:
+            await self._watcher.containers_ended()
         reason = None if stopped else self._failure_reason(ended, entries)
         self._enter(Status.UPLOADING)
         await self._in_thread(partial(self._setup.upload, self._nodes))
         return reason
 
     async def _start(self, entries: list[Entry]) -> None:
+        places: list[Place] = []
         for node, entry in zip(self._nodes, entries):
             stream = f"{self._record.name}/{node.name}-{int(time.time())}"
             if not node.has_program(entry.command[0], entry.cwd, entry.environment["PATH"]):
@@ -178,6 +203,9 @@ class JobRun:
                 # ValueError: a NUL, which an API call can carry and an operating system's call cannot.
                 raise self._cannot_start(f'exec: "{entry.command[0]}": {error}') from error
             self._containers.append(container)
+            places.append(Place(node, entry, stream))
+        if self._watcher is not None:
+            await self._watcher.containers_run(places)
 
     async def _wait(self) -> dict[int, Ended]:
         """
@@ -209,6 +237,8 @@ class JobRun:
     async def _clean_up(self) -> None:
         for container in self._containers:
             container.kill()
+        if self._watcher is not None:
+            await self._watcher.containers_ended()
         await asyncio.gather(*(container.wait() for container in self._containers))
         if self._thread_work is not None and not self._thread_work.done():
             await asyncio.wait([self._thread_work])  # cancelled: the thread still writes where we delete

@@ -28,6 +28,7 @@ from typing import (
 )
 
 from sagemaker_ssh_helper import names
+from sagemaker_ssh_helper.emulator.native_targets import NativeTargets
 
 if TYPE_CHECKING:
     from sagemaker_ssh_helper.emulator.faults import Faults
@@ -232,6 +233,8 @@ class Cloud:
     """``register(kind, handler)`` for switches that a service adds; see faults.py."""
     container_credentials: "dict[str, ContainerCredentials]"
     """What ``GET /_local/credentials/<id>`` serves; jobs add and remove their own."""
+    native_targets: NativeTargets
+    """The targets that are no managed instances; jobs with remote debugging add and remove their own."""
 
     def __init__(self, *, account_id: str, region: str, state_dir: Path) -> None:
         self.account_id = account_id
@@ -241,6 +244,7 @@ class Cloud:
         self.users = []
         self.require_signed_client = False
         self.container_credentials = {}
+        self.native_targets = NativeTargets()
         self.services: dict[str, Service] = {}
         self.gateway: Gateway | None = None
         self.hosting: Hosting | None = None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sagemaker_ssh_helper.emulator import native_targets
 from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstance, page
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
 from sagemaker_ssh_helper.emulator.ssm_state import State, moment
@@ -79,7 +80,10 @@ class Instances:
 
     async def get_connection_status(self, call: Call) -> Mapping[str, Any]:
         target = call.params["Target"]
-        self._state.authorize_instance(call, target)
+        if native_targets.is_native(target):
+            self._state.authorize_native(call, target)
+        else:
+            self._state.authorize_instance(call, target)
         connected = self._state.gateway.is_connected(target)
         return {"Target": target, "Status": "connected" if connected else "notconnected"}
 

@@ -6,14 +6,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from sagemaker_ssh_helper.emulator import native_targets
 from sagemaker_ssh_helper.emulator.documents import DEFAULT_SESSION_DOCUMENT
 from sagemaker_ssh_helper.emulator.paging import position_page
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
 from sagemaker_ssh_helper.emulator.sessions import Session, new_session_id
 from sagemaker_ssh_helper.emulator.ssm_documents import authorize_document
 from sagemaker_ssh_helper.emulator.ssm_state import State, moment
+from sagemaker_ssh_helper.names import Document
 
 TIER_ERROR = "Enable advanced-instances tier to use Session Manager with your on-premises instances"
+
+NATIVE_DOCUMENTS = (DEFAULT_SESSION_DOCUMENT, Document.START_PORT_FORWARDING)
+"""Those that are known to work on a native target; whether others do is not documented."""
 
 _DEFAULT_PAGE = 50
 
@@ -35,20 +40,25 @@ class SessionOperations:
         state, params = self._state, call.params
         target = params["Target"]
         named = params.get("DocumentName")
-        instance = state.authorize_instance(call, target)
+        is_native = native_targets.is_native(target)
+        if is_native:
+            state.authorize_native(call, target)
+            exists = target in state.cloud.native_targets
+        else:
+            exists = state.authorize_instance(call, target) is not None
         if named is not None:
             authorize_document(state, call, named)
         document = state.documents.find(named or DEFAULT_SESSION_DOCUMENT, "Session")
         arguments = document.arguments(params.get("Parameters", {}))
-        if instance is None:
-            raise ApiError("TargetNotConnected", f"{target} is not connected.")
-        if state.tier != "advanced":
+        if is_native:
+            _check_native_document(document.name)
+        if exists and not is_native and state.tier != "advanced":
             raise ApiError("BadRequest", TIER_ERROR)
-        if not state.gateway.is_connected(instance.id):
+        if not exists or not state.gateway.is_connected(target):
             raise ApiError("TargetNotConnected", f"{target} is not connected.")
         session = Session(
             id=new_session_id(call.principal),
-            target=instance.id,
+            target=target,
             owner_arn=call.principal.arn,
             owner_id=call.principal.user_id,
             document=state.documents.with_preferences(document),
@@ -88,7 +98,7 @@ class SessionOperations:
         tags = {}
         if session is not None:
             tags["ssm:resourceTag/aws:ssmmessages:session-id"] = session.owner_id
-            tags["ssm:resourceTag/aws:ssmmessages:target-id"] = session.target
+            tags[native_targets.TARGET_ID_KEY] = session.target
         self._state.authorize(call.principal, call.operation, f"session/{session_id}", tags)
         if session is None:
             raise ApiError("DoesNotExistException", f"Session {session_id} does not exist.")
@@ -104,6 +114,14 @@ class SessionOperations:
         if token is not None:
             grant["TokenValue"] = token
         return grant
+
+
+def _check_native_document(name: str) -> None:
+    if name not in NATIVE_DOCUMENTS:
+        raise ApiError(
+            "InvalidDocument",
+            f"The local cloud opens native targets with {' or '.join(NATIVE_DOCUMENTS)} only, not {name}.",
+        )
 
 
 def _describe(session: Session) -> Mapping[str, Any]:

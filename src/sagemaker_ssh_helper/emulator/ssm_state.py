@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
+from sagemaker_ssh_helper.emulator import native_targets
 from sagemaker_ssh_helper.emulator.activations import Activations
 from sagemaker_ssh_helper.emulator.documents import Documents
 from sagemaker_ssh_helper.emulator.gateway import MessageGateway
@@ -75,6 +76,11 @@ class State:
             call.principal, call.operation, f"managed-instance/{instance_id}", {**tags, **(context or {})}
         )
         return instance
+
+    def authorize_native(self, call: Call, target: str) -> None:
+        """Raise AccessDenied unless the caller may do the call's operation on a native target."""
+        action = f"ssm:{call.operation}"
+        self.cloud.iam.authorize(call.principal, action, "*", {native_targets.TARGET_ID_KEY: target})
 
     def is_online(self, instance: ManagedInstance) -> bool:
         """Whether its PingStatus is Online."""

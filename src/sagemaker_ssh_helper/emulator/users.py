@@ -3,7 +3,7 @@ Who is there when a local cloud starts: two ordinary users, an administrator, an
 
 Their policies are ordinary IAM documents, stored in moto's IAM like any other. They are also what the docs
 tell administrators to grant on AWS: the least that makes the product work for one user without opening the
-containers of another.
+containers of another. Only jobs with remote debugging have no owner.
 """
 
 import json
@@ -45,6 +45,7 @@ def user_policy(account_id: str) -> Document:
                 "sagemaker:Search",
                 "sagemaker:Stop*Job",
                 "sagemaker:UpdateEndpoint",
+                "sagemaker:UpdateTrainingJob",
             ],
             "Resource": "*",
         },
@@ -116,6 +117,16 @@ def user_policy(account_id: str) -> Document:
             "Condition": {"StringLike": {"ssm:resourceTag/SSHOwner": "${aws:userid}"}},
         },
         {
+            # Such a target has no owner: whoever may debug jobs may debug everybody's.
+            "Sid": "DebugJobs",
+            "Effect": "Allow",
+            "Action": "ssm:StartSession",
+            "Resource": "*",
+            "Condition": {
+                "StringLike": {"ssm:resourceTag/aws:ssmmessages:target-id": "sagemaker-training-job:*"}
+            },
+        },
+        {
             "Sid": "ByTheseDocumentsOnly",
             "Effect": "Allow",
             "Action": ["ssm:SendCommand", "ssm:StartSession"],
@@ -166,6 +177,13 @@ def role_policy(account_id: str) -> Document:
             "Action": "iam:PassRole",
             "Resource": role,
             "Condition": {"StringEquals": {"iam:PassedToService": "ssm.amazonaws.com"}},
+        },
+        {
+            # is_profiler_issues_found() in the job.
+            "Sid": "SeeItsRules",
+            "Effect": "Allow",
+            "Action": "sagemaker:DescribeTrainingJob",
+            "Resource": "*",
         },
         {
             "Sid": "BeAManagedInstance",
