@@ -26,6 +26,4 @@ def get_caller_script_name() -> str:
 
     Code without a file is named as tracebacks name it: ``<stdin>``, ``<string>``.
     """
-    frame = inspect.currentframe()
-    assert frame is not None and frame.f_back is not None, "only CPython, and only from Python code"
-    return Path(frame.f_back.f_code.co_filename).name
+    return Path(inspect.stack(context=0)[1].filename).name
