@@ -21,6 +21,7 @@ ROWS = {
     "targets": 2,
     "aws": 3,
     "channels": 3,
+    "node_keys": 3,
     "agent": 4,
     "client": 4,
     "archive": 5,
@@ -37,7 +38,7 @@ ROWS = {
 # The names of row 5 that users import may use one another, as they always have.
 PEERS = {"archive", "delivery", "launch", "manager", "pipeline_steps", "wrapper"}
 
-CONTAINER = {"__init__", "errors", "names", "public_keys", "protocol", "channels", "agent"}
+CONTAINER = {"__init__", "errors", "names", "node_keys", "public_keys", "protocol", "channels", "agent"}
 
 
 def modules() -> Iterator[Tuple[str, Path]]:
