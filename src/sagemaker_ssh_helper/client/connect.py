@@ -315,15 +315,17 @@ class SshSettings:
     defaults: tuple[str, ...]
 
 
-def ssh_settings(host: str, *, user: str, proxy: Sequence[str], learn_host_key: bool = False) -> SshSettings:
+def ssh_settings(
+    host: str, *, user: str, proxy: Sequence[str] | None, learn_host_key: bool = False
+) -> SshSettings:
     """
-    The settings for ``host`` through ``proxy``.
+    The settings for ``host`` through ``proxy``; None for an address that leads there by itself.
 
     ``learn_host_key`` lets ssh accept and keep the key of a node that tells none.
     """
     key = config_dir() / "key"
     safe = [
-        f"ProxyCommand={proxy_command(proxy)}",
+        f"ProxyCommand={proxy_command(proxy) if proxy is not None else 'none'}",
         f"UserKnownHostsFile={quote_value(known_hosts.path())}",
         f"StrictHostKeyChecking={'accept-new' if learn_host_key else 'yes'}",
         "UpdateHostKeys=no",
@@ -372,6 +374,29 @@ def ssh_command(
     if command:
         argv += command if len(command) == 1 else map(shlex.quote, command)
     return argv
+
+
+def proxy_words(
+    host: str,
+    instance_id: InstanceId,
+    *,
+    region: str,
+    profile: str | None,
+    trust_first_use: bool = False,
+    wait: bool = True,
+    via_plugin: bool = False,
+) -> list[str]:
+    """How ssh starts the proxy to an instance that was made ready a moment ago, under the name ``host``."""
+    words = [*program_words(), "start-proxy", "--region", region]
+    if profile:
+        words += ["--profile", profile]
+    if trust_first_use:
+        words.append("--trust-first-use")
+    if not wait:
+        words.append("--no-wait")
+    if via_plugin:
+        words += ["--via", "plugin"]
+    return [*words, "--instance-id", instance_id, host]
 
 
 def program_words() -> list[str]:
