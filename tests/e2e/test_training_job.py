@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -233,12 +232,14 @@ def test_the_second_node_of_a_job_has_a_name(alice: Laptop) -> None:
 FROM_NODE_TO_NODE = """
 until ssh -o BatchMode=yes algo-2 true 2>first; do sleep 0.1; done
 ssh algo-2 "grep -o 'current_host[^,]*' /opt/ml/input/config/resourceconfig.json"
-head -c 100000 /dev/urandom > here && scp -q here algo-2:there && ssh algo-2 ssh algo-1 cat here | cmp - here &&
-ssh algo-2 cat there | cmp - here && echo same
+head -c 100000 /dev/urandom > here
+scp -q here algo-2:there
+ssh algo-2 ssh algo-1 cat here | cmp - here && ssh algo-2 cat there | cmp - here && echo same
 printenv SSH_NODE_KEY || echo no key
 ssh algo-3 true
 ssh-keygen -q -t ed25519 -N '' -f mine
-ssh -F none -p 22022 -i mine -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=known algo-2
+pin="-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=known"
+ssh -F none -p 22022 -i mine -o BatchMode=yes $pin algo-2
 """
 
 
