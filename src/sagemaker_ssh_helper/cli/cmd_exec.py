@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -76,10 +75,7 @@ def execute(args: argparse.Namespace, command: Sequence[str]) -> int:
         return _in_several(asked, args, command)
     ready = road.prepare(*asked[0])
     argv = connect.ssh_command(ready.host, ready.settings, options=["-T"], command=command)
-    sys.stdout.flush()
-    if sys.platform == "win32":
-        return subprocess.call(argv)
-    os.execv(argv[0], argv)
+    return connect.become(argv)
 
 
 @dataclass
