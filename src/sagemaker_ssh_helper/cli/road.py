@@ -26,6 +26,8 @@ class Wishes:
     via_plugin: bool = False
     wait: bool = True
     """Wait for a container that is still starting."""
+    alone: bool = True
+    """Nothing else writes to the terminal meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _waited_for(named: Named, wishes: Wishes) -> connect.Prepared:
                 raise
         from sagemaker_ssh_helper.cli import waiting
 
-        waiting.until_ready(named.client, named.target)
+        waiting.until_ready(named.client, named.target, clock=wishes.alone)
 
 
 def _prepared(named: Named, wishes: Wishes) -> connect.Prepared:
