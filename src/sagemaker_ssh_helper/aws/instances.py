@@ -30,20 +30,24 @@ from sagemaker_ssh_helper.errors import (
     TargetStarting,
 )
 from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind, Tag
-from sagemaker_ssh_helper.targets import Target
+from sagemaker_ssh_helper.targets import Target, is_native, rank_of
 
 ONLINE = "Online"
 
 _PAGE = 50  # the most that DescribeInstanceInformation gives at once
 _FILTER_VALUES = 100  # the most values that one filter takes
 _LAUNCH_ID = re.compile(r"[0-9a-f]{32}")
+_INSTRUMENT = (
+    "{enable} it with sagemaker_ssh_helper.launch.enable_ssh(request), or call the create(...) of its "
+    "SSH…Wrapper before it is started"
+)
 _NAME = re.compile(r"(algo-[1-9]\d*)\.([A-Za-z0-9-]+)\.([a-z]+)\." + DOMAIN)
 
 
 @dataclass(frozen=True)
 class Instance:
     """
-    One managed instance of ours.
+    One managed instance of ours, or a native target in its place.
 
     ``kind``, ``name`` and ``node`` come from its name, or from its tags where those were read; they are None,
     empty and None for a node of an older helper whose tags were not. Times are seconds since the epoch.
@@ -64,6 +68,11 @@ class Instance:
     def online(self) -> bool:
         """Whether its agent answers the service now."""
         return self.ping_status == ONLINE
+
+    @property
+    def is_native(self) -> bool:
+        """Whether SageMaker's own agent serves it: no tags, no host key, a shell and nothing else."""
+        return is_native(self.id)
 
     @property
     def fqdn(self) -> str:
@@ -92,10 +101,14 @@ def resolve(client: Client, target: Target) -> Instance:
     """
     The one live container that ``target`` names: one call when it is there.
 
+    The managed instance that the helper in it registered; when there is none, SageMaker's own target, if the
+    resource has one.
     Its tags are not read, unless the name of the instance does not say what it is (an older helper's).
     Raises TargetNotFound, TargetEnded, NotInstrumented, NetworkIsolated, RegistrationFailed, TargetOffline,
     DuplicateNode, each saying which it is and what to do; AwsError.
     """
+    if target.instance_id is not None and is_native(target.instance_id):
+        return _native_instance(target, target.instance_id)
     if target.instance_id is not None:
         found = list(_described(client, [{"Key": "InstanceIds", "Values": [target.instance_id]}]))
         if not found:
@@ -125,7 +138,9 @@ def resolve(client: Client, target: Target) -> Instance:
 
 def instances_of(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
     """Every registered instance of one resource, live or not, in node order. Raises AwsError."""
-    return sorted(_of_resource(client, kind, name), key=lambda instance: (_rank(instance.node), instance.id))
+    return sorted(
+        _of_resource(client, kind, name), key=lambda instance: (rank_of(instance.node), instance.id)
+    )
 
 
 def aliases(client: Client, kind: ResourceKind, name: str) -> list[str]:
@@ -241,7 +256,6 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
     """Find out why no live instance is there for ``target``, and raise that."""
     assert target.kind is not None, "only a named resource can be looked up"
     kind, name, node = target.kind, target.name, target.node_or_first
-    others = sorted({instance.node or "algo-1" for instance in candidates if instance.online}, key=_rank)
     of_node = [instance for instance in candidates if (instance.node or "algo-1") == node]
     try:
         resource = resources.describe(client, kind, name)
@@ -258,47 +272,74 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
         return resolve(client, dataclasses.replace(target, name=resource.name))
     if resource is not None and resource.ended:
         raise ended(resource)
+    reason = _why_not(client, target, resource, candidates)
+    if resource is not None and not isinstance(reason, (TargetStarting, TargetNotFound)):
+        from sagemaker_ssh_helper.aws import native  # most connections do not come here
+
+        native_id = native.find(client, resource, node)
+        if native_id is not None:
+            return _native_instance(dataclasses.replace(target, name=resource.name), native_id)
+    raise reason
+
+
+def _why_not(
+    client: Client, target: Target, resource: Resource | None, candidates: Sequence[Instance]
+) -> SSHHelperError:
+    """What keeps ``target`` from having a live instance."""
+    assert target.kind is not None, "only a named resource can be looked up"
+    kind, name, node = target.kind, target.name, target.node_or_first
+    others = sorted({instance.node or "algo-1" for instance in candidates if instance.online}, key=rank_of)
+    of_node = [instance for instance in candidates if (instance.node or "algo-1") == node]
     if others:
         count = resource.instance_count if resource is not None else None
-        if count is not None and _rank(node) > count:
-            raise TargetNotFound(
+        if count is not None and rank_of(node) > count:
+            return TargetNotFound(
                 f"{name} has no {node}: it has {count} node{'s' if count > 1 else ''}",
                 fix=f"Name one of: {', '.join(others)}",
             )
         if not of_node:
-            raise TargetOffline(
+            return TargetOffline(
                 f"{node} of {name} is not registered", evidence=f"registered: {', '.join(others)}",
                 fix="It may still be starting, or be beyond SSH_INSTANCE_COUNT: "
                 f"go by another node, then: ssh {node}",
             )  # fmt: skip
     if of_node:
-        raise _offline(f"{node} of {name} is registered but its agent does not answer", of_node)
+        return _offline(f"{node} of {name} is registered but its agent does not answer", of_node)
     if resource is None:
-        raise TargetOffline(
+        return TargetOffline(
             f"no container of {name} is registered", evidence=_where(client), fix="See: sm-ssh list"
         )
     status = resource.secondary_status or resource.status
     if resource.isolated:
-        raise NetworkIsolated(
+        return NetworkIsolated(
             f"{name} runs in network isolation: nothing in it can reach Systems Manager",
             evidence=f"status {status}, EnableNetworkIsolation is true",
             fix="Launch it without EnableNetworkIsolation",
         )
     bare = kind is ResourceKind.INFERENCE and status == "InService" and not aliases(client, kind, name)
     if resource.instrumented is False or bare:
-        raise NotInstrumented(
+        return NotInstrumented(
             f"{name} runs, but was not started with ssh",
             evidence=f"status {status}, no START_SSH=true in its environment",
-            fix="Launch it with sagemaker_ssh_helper.launch.enable_ssh(request), or call "
-            "the create(...) of its SSH…Wrapper before it is started",
+            fix=_INSTRUMENT.format(
+                enable=f"Turn it on: sm-ssh enable {name}. Or launch"
+                if kind is ResourceKind.TRAINING
+                else "Launch"
+            ),
         )
     said = logs.helper_failure(client, kind, name, node)
     if said:
-        raise _unregistered(name, node, said)
-    raise TargetStarting(
+        return _unregistered(name, node, said)
+    return TargetStarting(
         f"{name} is still starting: no container of it has registered yet",
         evidence=f"status {status}{_since(resource.created_at)}",
         fix=f"Try again in a minute; what it does is in its log ({kind.log_group}/{name})",
+    )
+
+
+def _native_instance(target: Target, native_id: InstanceId) -> Instance:
+    return Instance(
+        id=native_id, ping_status=ONLINE, kind=target.kind, name=target.name, node=target.node_or_first
     )
 
 
@@ -385,10 +426,6 @@ def _where(client: Client) -> str:
     return f"region {session.region} from {session.region_origin}" + (
         f", profile {session.profile}" if session.profile else ""
     )
-
-
-def _rank(node: str | None) -> int:
-    return int(node.rpartition("-")[2]) if node else 1
 
 
 def _clock(at: float) -> str:

@@ -27,6 +27,7 @@ from sagemaker_ssh_helper.errors import (
     HostNotTrusted,
     KeyNotDelivered,
     LocalSetup,
+    NotInstrumented,
     SshMissing,
     TargetNotFound,
     UsageError,
@@ -104,6 +105,12 @@ def prepare(
             from sagemaker_ssh_helper.client import naming
 
             raise naming.located(error, client.session, target) from error
+    if instance.is_native:
+        raise NotInstrumented(
+            f"{instance.fqdn} has no ssh of its own, a shell only",
+            evidence=f"its target is {instance.id}",
+            fix=f"Use that: sm-ssh session {host}",
+        )
     pin = trust.load(instance.id)
     if pin is not None and instance_id is not None and pin.name.lower() == instance.name.lower():
         # ssh and users may fold its letters.
