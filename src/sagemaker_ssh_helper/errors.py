@@ -270,8 +270,20 @@ class RoleNotTrusted(RegistrationFailed):
 
 
 class TargetOffline(UserError, ConnectionError):
+    """
+    No container answers.
+
+    ``may_come`` says that it began so lately that one may answer soon: waiting is worth it.
+    """
+
     id = "target-offline"
     exit_code = 5
+
+    def __init__(
+        self, what: str, *, evidence: Optional[str] = None, fix: Optional[str] = None, may_come: bool = False
+    ) -> None:
+        super().__init__(what, evidence=evidence, fix=fix)
+        self.may_come = may_come
 
 
 class TargetStarting(TargetOffline):

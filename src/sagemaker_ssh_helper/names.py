@@ -73,6 +73,8 @@ class Line:
     """Log lines that other programs search for."""
 
     REGISTERED = "Successfully registered the instance with AWS SSM using Managed instance-id: {instance_id}"
+    # Before each line that the helper in a container writes to the job's log.
+    OF_HELPER = "sagemaker-ssh-helper: "
     # Before the reason, in the job's log.
     NO_SSH = "no ssh in this container: "
 

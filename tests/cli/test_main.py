@@ -369,7 +369,7 @@ def test_every_fault_has_a_line_of_its_own(sm_ssh: Run, stub: AwsStub, error_id:
     answers, variables, status, said = FAULTS[error_id]
     stub.answers["DescribeInstanceInformation"] = {"InstanceInformationList": []}
     stub.answers.update(answers)  # type: ignore[arg-type]  # a table of all kinds of answers
-    commands = [("connect --no-wait", status), ("start-proxy", 255)]
+    commands = [("connect --no-wait", status), ("start-proxy --no-wait", 255)]
     if error_id == "throttled":  # which is waited out for some seconds
         commands.pop()
     for command, expected in commands:

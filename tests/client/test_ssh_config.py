@@ -143,7 +143,7 @@ def test_ssh_reads_the_block_for_our_hosts_and_the_users_file_for_others(config:
     assert ours["hostkeyalgorithms"] == "ssh-ed25519"
     assert ours["identitiesonly"] == "yes"
     assert ours["serveraliveinterval"] == "15"
-    assert ours["connecttimeout"] == "120"
+    assert ours["connecttimeout"] == "600"
     assert ours["forwardagent"] == "yes"
     assert ssh_g(config, "app.studio.sagemaker")["user"] == "sagemaker-user"
     for kind in ("processing", "transform", "inference", "notebook", "studio"):

@@ -98,7 +98,7 @@ def refused(
 
     The proxy ends with 255 whatever it was, and prints nothing on stdout.
     """
-    the_line(laptop.sm_ssh("start-proxy", *words, host, env=env), error_id, 255)
+    the_line(laptop.sm_ssh("start-proxy", "--no-wait", *words, host, env=env), error_id, 255)
     return the_line(laptop.sm_ssh("connect", *words, *connect, host, env=env), error_id, status)
 
 
@@ -296,7 +296,7 @@ def test_a_node_whose_agent_is_gone_is_told_by_each_call(
             finally:
                 end(killer)
             # Its last ping is fresh, and AWS still calls it Online.
-            line = the_line(alice.sm_ssh("start-proxy", job.host), "target-not-connected", 255)
+            line = the_line(alice.sm_ssh("start-proxy", "--no-wait", job.host), "target-not-connected", 255)
             assert f"{instance_id} is not connected." in line
         until(lambda: job.instances()[0]["PingStatus"] != "Online", "the agent to be missed", 60)
         assert instance_id in refused(alice, job.host, "target-offline", 5)

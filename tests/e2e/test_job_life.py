@@ -5,11 +5,13 @@ import os
 import pty
 import signal
 import subprocess
-from typing import Callable, Iterator
+import time
+from typing import Callable, Iterator, List
 
 import pytest
 
-from e2e.laptop import SM_SSH, Job, Laptop, launch, running, until
+from e2e.laptop import SM_SSH, Job, Laptop, end, launch, running, until
+from local_cloud import LocalCloud
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +33,113 @@ def test_a_job_that_is_still_starting_is_waited_for_stage_by_stage(alice: Laptop
         told = done.stderr.decode().splitlines()
         # A very quick start leaves nothing to wait for.
         if told:
-            assert (
-                told[0] == f"sm-ssh: {starting.host} is still starting; Ctrl-C stops waiting, the job goes on"
-            )
+            assert told[0].startswith(f"sm-ssh: {starting.host} is still starting, submitted 0:0")
+            assert told[0].endswith(" ago; Ctrl-C stops waiting, the job goes on")
             assert told[-1].startswith("sm-ssh: starting-up: helper started and online after 0:")
             known = json.loads((alice.home / ".local/state/sm-ssh/timings.json").read_text())
             assert known["training ml.m5.large"]["helper"]
     finally:
         starting.stop()
+
+
+LATE = """
+    import os, time
+    time.sleep(float(os.environ["LATE"]))
+    import sagemaker_ssh_helper
+    sagemaker_ssh_helper.setup_and_start_ssh()
+"""
+
+
+def one_ssh_from_the_first_moment(alice: Laptop, cloud: LocalCloud, late: float, silent: float) -> None:
+    """
+    The container registers after ``late`` seconds and takes sessions ``silent`` seconds later; in between it
+    is lost twice. One ssh, begun at once, logs in.
+    """
+    config = alice.configure_ssh()
+    admin = cloud.client("ssm", user="admin")
+    refused = {
+        "kind": "error",
+        "action": "ssm:StartSession",
+        "user": "alice",
+        "code": "TargetNotConnected",
+        "message": "mi-0 is not connected.",
+    }
+    cloud.faults(**refused)
+    cloud.faults(kind="ping-status", grace=0)
+    cloud.reset_requests()
+    began_at = time.monotonic()
+    late_one = launch(alice, LATE, wait=600, keep_program=True, Environment={"LATE": str(late)})
+
+    def status() -> List[str]:
+        return [node["PingStatus"] for node in late_one.instances()]
+
+    ssh = alice.popen(*config, late_one.host, "echo in", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        until(late_one.instances, "the container to register", late + 60)
+        for _ in range(2):
+            time.sleep(silent / 4)
+            cloud.faults(kind="gateway", action="stop")
+            until(lambda: status() == ["ConnectionLost"], "the agent to be lost")
+            time.sleep(silent / 4)
+            cloud.faults(kind="gateway", action="start")
+            until(lambda: status() == ["Online"], "the agent to come back", 60)
+        assert admin.describe_sessions(State="Active")["Sessions"] == []
+        cloud.clear_faults()
+        healed_at = time.monotonic()
+        out, told = ssh.communicate(timeout=60)
+    finally:
+        cloud.clear_faults()
+        end(ssh)
+        late_one.stop()
+    assert (ssh.returncode, out) == (0, b"in\n"), told.decode()
+    now = time.monotonic()
+    # A busy machine may be late; a try comes every four seconds.
+    assert now - healed_at < 30
+    lines = told.decode().splitlines()
+    assert "is still starting" in lines[0]
+    assert all(line.startswith("sm-ssh: ") for line in lines)
+    assert len(lines) >= (now - began_at) // 20, lines
+    asked = [row for row in cloud.requests() if row["user"] == "alice"]
+    # Beside those of the test itself.
+    ours = {"sagemaker:DescribeTrainingJob", "ssm:StartSession", "logs:FilterLogEvents"}
+    calls = sum(row["count"] for row in asked if row["action"] in ours)
+    assert calls <= (now - began_at) / 2 + 10, asked
+
+
+def test_one_ssh_from_the_first_moment_logs_in(alice: Laptop, e2e_cloud: LocalCloud) -> None:
+    one_ssh_from_the_first_moment(alice, e2e_cloud, late=3, silent=8)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(400)
+def test_one_ssh_waits_for_minutes(alice: Laptop, e2e_cloud: LocalCloud) -> None:
+    one_ssh_from_the_first_moment(alice, e2e_cloud, late=40, silent=90)
+
+
+def test_ssh_that_leaves_while_it_waits_leaves_no_proxy(alice: Laptop) -> None:
+    waiting = launch(alice, "import time; time.sleep(600)", keep_program=True)
+    try:
+        with alice.popen(*alice.configure_ssh(), waiting.host, "true", stderr=subprocess.PIPE) as ssh:
+            assert ssh.stderr is not None
+            assert b"still starting" in ssh.stderr.readline()
+            ssh.kill()
+            # The proxy holds the other end, too.
+            ssh.stderr.read()
+    finally:
+        waiting.stop()
+
+
+def test_a_job_that_has_just_ended_has_ended(alice: Laptop, e2e_cloud: LocalCloud) -> None:
+    with running(alice, "import time; time.sleep(600)", wait=0) as ending:
+        assert alice.sm_ssh("exec", ending.host, "--", "true").returncode == 0
+        with e2e_cloud.fault(kind="ping-status", grace=600):
+            ending.stop()
+            ending.wait_ended()
+            # Its agent's last ping is a moment ago, so AWS still calls it Online.
+            assert [node["PingStatus"] for node in ending.instances()] == ["Online"]
+            done = alice.sm_ssh("exec", ending.host, "--", "true")
+    assert done.returncode == 255
+    assert f"error[target-ended]: {ending.name} has ended: Stopped" in done.stderr.decode()
 
 
 def test_leaving_the_wait_leaves_the_job_alone(alice: Laptop) -> None:

@@ -15,7 +15,7 @@ from typing import Optional
 
 from sagemaker_ssh_helper.names import Line
 
-PREFIX = "sagemaker-ssh-helper: "
+PREFIX = Line.OF_HELPER
 
 # A shorter write to a pipe is never mixed with another's, by POSIX; Linux promises 4096.
 _MAX_LINE_BYTES = 4000

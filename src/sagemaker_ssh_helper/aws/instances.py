@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind, Tag
 from sagemaker_ssh_helper.targets import Target, is_native, rank_of
 
 ONLINE = "Online"
+
+SETTLING = 300.0
+"""Seconds after its registration in which an instance may come and go before it can be relied on."""
 
 _PAGE = 50  # the most that DescribeInstanceInformation gives at once
 _FILTER_VALUES = 100  # the most values that one filter takes
@@ -91,6 +94,15 @@ class Instance:
         )
 
 
+@dataclass(frozen=True)
+class Absent:
+    """No live container answers for a target, and one may come."""
+
+    error: TargetOffline
+    """What to raise when nobody waits."""
+    resource: Resource | None = None
+
+
 def kind_of_arn(arn: str) -> ResourceKind | None:
     """The kind of the resource that an ARN names."""
     resource_type = arn.split(":", 5)[-1].split("/")[0]
@@ -101,25 +113,57 @@ def resolve(client: Client, target: Target) -> Instance:
     """
     The one live container that ``target`` names: one call when it is there.
 
-    The managed instance that the helper in it registered; when there is none, SageMaker's own target, if the
-    resource has one.
     Its tags are not read, unless the name of the instance does not say what it is (an older helper's).
+    Raises what ``find`` raises, and TargetOffline (``may_come``) or TargetStarting for what it finds absent.
+    """
+    found = find(client, target)
+    if isinstance(found, Absent):
+        raise found.error
+    return found
+
+
+def find(client: Client, target: Target) -> Instance | Absent:
+    """
+    The one live container that ``target`` names, or that it is absent and may come; one call if it is there.
+
+    It is the managed instance that the helper in it registered; when there is none, SageMaker's own target,
+    if the resource has one.
     Raises TargetNotFound, TargetEnded, NotInstrumented, NetworkIsolated, RegistrationFailed, TargetOffline,
     DuplicateNode, each saying which it is and what to do; AwsError.
     """
     if target.instance_id is not None and is_native(target.instance_id):
         return _native_instance(target, target.instance_id)
     if target.instance_id is not None:
-        found = list(_described(client, [{"Key": "InstanceIds", "Values": [target.instance_id]}]))
-        if not found:
+        found = by_id(client, target.instance_id)
+        if found is None:
             raise TargetNotFound(
                 f"there is no managed instance {target.instance_id}",
                 evidence=_where(client),
                 fix="See: sm-ssh list",
             )
-        return _online(found[0])
+        if found.online:
+            return found
+        return _silent(f"{found.id} is registered but its agent does not answer", [found])
     assert target.kind is not None, "a target is an instance id or a kind and a name"
     candidates = _of_resource(client, target.kind, target.name)
+    return _live(target, candidates) or _absent(client, target, candidates)
+
+
+def live(client: Client, target: Target) -> Instance | None:
+    """The one live container that ``target`` names, if any: one call. Raises DuplicateNode, AwsError."""
+    if target.instance_id is not None:
+        found = by_id(client, target.instance_id)
+        return found if found is not None and found.online else None
+    assert target.kind is not None, "a target is an instance id or a kind and a name"
+    return _live(target, _of_resource(client, target.kind, target.name))
+
+
+def by_id(client: Client, instance_id: InstanceId) -> Instance | None:
+    """The managed instance of this id, live or not: one call. Raises AwsError."""
+    return next(_described(client, [{"Key": "InstanceIds", "Values": [instance_id]}]), None)
+
+
+def _live(target: Target, candidates: Sequence[Instance]) -> Instance | None:
     node = target.node_or_first
     # An older helper names no nodes: its instances stand for the first one.
     live = [instance for instance in candidates if instance.online and (instance.node or "algo-1") == node]
@@ -131,9 +175,7 @@ def resolve(client: Client, target: Target) -> Instance:
             fix="Look at both: aws ssm list-tags-for-resource --resource-type ManagedInstance --resource-id "
             + live[0].id,
         )
-    if live:
-        return live[0]
-    return _absent(client, target, candidates)
+    return live[0] if live else None
 
 
 def instances_of(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
@@ -246,14 +288,8 @@ def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance
     ]
 
 
-def _online(instance: Instance) -> Instance:
-    if not instance.online:
-        raise _offline(f"{instance.id} is registered but its agent does not answer", [instance])
-    return instance
-
-
-def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> Instance:
-    """Find out why no live instance is there for ``target``, and raise that."""
+def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> Instance | Absent:
+    """Find out why no live instance is there for ``target``: raise that, unless one may come."""
     assert target.kind is not None, "only a named resource can be looked up"
     kind, name, node = target.kind, target.name, target.node_or_first
     of_node = [instance for instance in candidates if (instance.node or "algo-1") == node]
@@ -261,31 +297,37 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
         resource = resources.describe(client, kind, name)
     except AccessDenied as error:
         if of_node:
-            raise _offline(
-                f"{node} of {name} is registered but its agent does not answer", of_node
-            ) from error
+            silent = _silent(f"{node} of {name} is registered but its agent does not answer", of_node)
+            silent.error.__cause__ = error
+            return silent
         raise
     if resource is None and kind is not ResourceKind.STUDIO and not candidates:
         return _by_other_case(client, target)
     if resource is not None and resource.name != name and resource.name.lower() == name.lower():
         # AWS describes a name in any letter case; tags are compared letter by letter.
-        return resolve(client, dataclasses.replace(target, name=resource.name))
+        return find(client, dataclasses.replace(target, name=resource.name))
     if resource is not None and resource.ended:
         raise ended(resource)
-    reason = _why_not(client, target, resource, candidates)
-    if resource is not None and not isinstance(reason, (TargetStarting, TargetNotFound)):
+    try:
+        return _not_live(client, target, resource, candidates)
+    except (NotInstrumented, RegistrationFailed, TargetOffline):
+        if resource is None:
+            raise
         from sagemaker_ssh_helper.aws import native  # most connections do not come here
 
-        native_id = native.find(client, resource, node)
-        if native_id is not None:
-            return _native_instance(dataclasses.replace(target, name=resource.name), native_id)
-    raise reason
+        try:
+            native_id = native.find(client, resource, node)
+        except TargetStarting as starting:
+            return Absent(starting, resource)
+        if native_id is None:
+            raise
+        return _native_instance(dataclasses.replace(target, name=resource.name), native_id)
 
 
-def _why_not(
+def _not_live(
     client: Client, target: Target, resource: Resource | None, candidates: Sequence[Instance]
-) -> SSHHelperError:
-    """What keeps ``target`` from having a live instance."""
+) -> Absent:
+    """Why none of ``candidates`` is a live instance of ``target``: raised, unless one may come."""
     assert target.kind is not None, "only a named resource can be looked up"
     kind, name, node = target.kind, target.name, target.node_or_first
     others = sorted({instance.node or "algo-1" for instance in candidates if instance.online}, key=rank_of)
@@ -293,32 +335,36 @@ def _why_not(
     if others:
         count = resource.instance_count if resource is not None else None
         if count is not None and rank_of(node) > count:
-            return TargetNotFound(
+            raise TargetNotFound(
                 f"{name} has no {node}: it has {count} node{'s' if count > 1 else ''}",
                 fix=f"Name one of: {', '.join(others)}",
             )
         if not of_node:
-            return TargetOffline(
+            young = any(_is_young(instance) for instance in candidates)
+            missing = TargetOffline(
                 f"{node} of {name} is not registered", evidence=f"registered: {', '.join(others)}",
                 fix="It may still be starting, or be beyond SSH_INSTANCE_COUNT: "
-                f"go by another node, then: ssh {node}",
+                f"go by another node, then: ssh {node}", may_come=young,
             )  # fmt: skip
+            if young:
+                return Absent(missing, resource)
+            raise missing
     if of_node:
-        return _offline(f"{node} of {name} is registered but its agent does not answer", of_node)
+        return _silent(f"{node} of {name} is registered but its agent does not answer", of_node, resource)
     if resource is None:
-        return TargetOffline(
+        raise TargetOffline(
             f"no container of {name} is registered", evidence=_where(client), fix="See: sm-ssh list"
         )
     status = resource.secondary_status or resource.status
     if resource.isolated:
-        return NetworkIsolated(
+        raise NetworkIsolated(
             f"{name} runs in network isolation: nothing in it can reach Systems Manager",
             evidence=f"status {status}, EnableNetworkIsolation is true",
             fix="Launch it without EnableNetworkIsolation",
         )
     bare = kind is ResourceKind.INFERENCE and status == "InService" and not aliases(client, kind, name)
     if resource.instrumented is False or bare:
-        return NotInstrumented(
+        raise NotInstrumented(
             f"{name} runs, but was not started with ssh",
             evidence=f"status {status}, no START_SSH=true in its environment",
             fix=_INSTRUMENT.format(
@@ -329,12 +375,14 @@ def _why_not(
         )
     said = logs.helper_failure(client, kind, name, node)
     if said:
-        return _unregistered(name, node, said)
-    return TargetStarting(
+        raise _unregistered(name, node, said)
+    starting = TargetStarting(
         f"{name} is still starting: no container of it has registered yet",
         evidence=f"status {status}{_since(resource.created_at)}",
         fix=f"Try again in a minute; what it does is in its log ({kind.log_group}/{name})",
+        may_come=True,
     )
+    return Absent(starting, resource)
 
 
 def _native_instance(target: Target, native_id: InstanceId) -> Instance:
@@ -343,7 +391,7 @@ def _native_instance(target: Target, native_id: InstanceId) -> Instance:
     )
 
 
-def _by_other_case(client: Client, target: Target) -> Instance:
+def _by_other_case(client: Client, target: Target) -> Instance | Absent:
     """The same name in other letters (ssh folds ``%h``), or TargetNotFound with the nearest names."""
     assert target.kind is not None, "only a named resource can be looked up"
     try:
@@ -352,7 +400,7 @@ def _by_other_case(client: Client, target: Target) -> Instance:
         known = []
     same = {name for name in known if name.lower() == target.name.lower() and name != target.name}
     if len(same) == 1:
-        return resolve(client, dataclasses.replace(target, name=same.pop()))
+        return find(client, dataclasses.replace(target, name=same.pop()))
     import difflib  # needed for this message alone
 
     near = [name for name in known if name.lower().startswith(target.name.lower())]
@@ -409,16 +457,26 @@ def _unregistered(name: str, node: str, said: str) -> RegistrationFailed:
     )
 
 
-def _offline(what: str, instances: Iterable[Instance]) -> TargetOffline:
+def _is_young(instance: Instance) -> bool:
+    return instance.registered_at is not None and time.time() - instance.registered_at < SETTLING
+
+
+def _silent(what: str, instances: Sequence[Instance], resource: Resource | None = None) -> Absent:
+    """Registered, and no agent answers: raised, unless it registered so lately that one may again."""
     latest = max(instances, key=lambda instance: instance.last_ping_at or 0)
     evidence = f"{latest.id} is {latest.ping_status}"
     if latest.last_ping_at:
         evidence += f", last ping {_clock(latest.last_ping_at)}{_since(latest.last_ping_at)}"
-    return TargetOffline(
+    young = any(_is_young(instance) for instance in instances)
+    error = TargetOffline(
         what,
         evidence=evidence,
         fix="The container may have ended, or lost its network or its agent: sm-ssh list",
+        may_come=young,
     )
+    if young:
+        return Absent(error, resource)
+    raise error
 
 
 def _where(client: Client) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.errors import AwsError, ServiceError
@@ -87,6 +87,15 @@ def helper_failure(client: Client, kind: ResourceKind, name: str, node: str) -> 
     except AwsError:
         pass
     return ""
+
+
+def of_helper(client: Client, kind: ResourceKind, name: str, node: str) -> list[Event]:
+    """What the helper in a container wrote; nothing when it may not be read. One call."""
+    try:
+        found = list(events(client, kind, name, node=node, pattern=f'"{Line.OF_HELPER.strip()}"'))
+    except AwsError:
+        return []
+    return [replace(event, message=event.message.partition(Line.OF_HELPER)[2]) for event in found]
 
 
 def follow(

@@ -35,6 +35,7 @@ def find(client: Client, resource: Resource, node: str) -> InstanceId | None:
                 f"{resource.name} is still starting",
                 evidence=f"status {resource.secondary_status or resource.status}",
                 fix="Try again in a minute",
+                may_come=True,
             )
         if resource.instance_count is None or rank_of(node) <= resource.instance_count:
             return InstanceId(training_target(resource.name, node))

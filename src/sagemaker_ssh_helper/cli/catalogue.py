@@ -96,7 +96,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "target-starting": (
         "it runs, and no container of it has registered yet",
-        "`connect` waits for it; plain ssh: try again in a minute",
+        "what connects waits for it; with `--no-wait`: try again in a minute",
     ),
     "target-offline": (
         "its agent does not answer; with the time of the last ping",

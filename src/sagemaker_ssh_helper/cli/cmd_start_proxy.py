@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.via import is_plugin
 from sagemaker_ssh_helper.errors import UsageError
 from sagemaker_ssh_helper.names import InstanceId
 from sagemaker_ssh_helper.targets import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sagemaker_ssh_helper.aws.json_rpc import Client
 
 _HELP = """\
 usage: sm-ssh start-proxy [--profile NAME] [--region REGION] [--user USER] HOST
@@ -21,11 +28,12 @@ else; what goes wrong is told in one line on standard error, and the status is t
   --profile, --region  which AWS account and region
   --trust-first-use    accept a container whose host key nothing vouches for
   --fresh              read the container's tags again, even if they were read in the last minutes
+  --no-wait            do not wait for a container that is still starting
   --via plugin         let AWS's session-manager-plugin carry the session; the default is --via direct
 """
 
 _VALUES = ("--profile", "--region", "--user", "--instance-id", "--via")
-_SWITCHES = ("--trust-first-use", "--fresh")
+_SWITCHES = ("--trust-first-use", "--fresh", "--no-wait")
 
 
 def run_words(words: list[str]) -> int:
@@ -74,5 +82,12 @@ def run_words(words: list[str]) -> int:
         trust_first_use="--trust-first-use" in switches,
         fresh="--fresh" in switches,
         via_plugin=is_plugin(given.get("--via")),
+        wait="--no-wait" not in switches,
     )
-    return proxy_command.run(options, say)
+    return proxy_command.run(options, say, _until_ready)
+
+
+def _until_ready(client: Client, target: Target, pause: Callable[[float], bool]) -> None:
+    from sagemaker_ssh_helper.cli import waiting
+
+    waiting.until_ready(client, target, pause=pause)

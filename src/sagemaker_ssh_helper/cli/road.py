@@ -12,7 +12,7 @@ from sagemaker_ssh_helper.cli.named import Named, find
 from sagemaker_ssh_helper.cli.via import is_plugin
 from sagemaker_ssh_helper.client import connect
 from sagemaker_ssh_helper.client.connect import SshSettings
-from sagemaker_ssh_helper.errors import TargetStarting
+from sagemaker_ssh_helper.errors import TargetOffline
 from sagemaker_ssh_helper.names import ResourceKind
 
 
@@ -69,21 +69,15 @@ def prepare(named: Named, wishes: Wishes) -> Road:
         from sagemaker_ssh_helper.client import plugin
 
         plugin.find()
-    try:
-        prepared = _prepared(named, wishes)
-    except TargetStarting:
-        if not wishes.wait:
-            raise
-        from sagemaker_ssh_helper.cli import waiting
-
-        waiting.until_ready(named.client, named.target)
-        prepared = _prepared(named, wishes)
+    prepared = _waited_for(named, wishes)
     named.remember()
     proxy = [*connect.program_words(), "start-proxy", "--region", named.session.region]
     if named.profile:
         proxy += ["--profile", named.profile]
     if wishes.trust_first_use:
         proxy.append("--trust-first-use")
+    if not wishes.wait:
+        proxy.append("--no-wait")
     if wishes.via_plugin:
         proxy += ["--via", "plugin"]
     proxy += ["--instance-id", prepared.instance.id, named.host]
@@ -95,6 +89,18 @@ def prepare(named: Named, wishes: Wishes) -> Road:
         learn_host_key=prepared.pin.host_key is None,
     )
     return Road(named, settings, user, prepared.instance.kind or named.target.kind, prepared.pin.port)
+
+
+def _waited_for(named: Named, wishes: Wishes) -> connect.Prepared:
+    while True:
+        try:
+            return _prepared(named, wishes)
+        except TargetOffline as error:
+            if not (error.may_come and wishes.wait):
+                raise
+        from sagemaker_ssh_helper.cli import waiting
+
+        waiting.until_ready(named.client, named.target)
 
 
 def _prepared(named: Named, wishes: Wishes) -> connect.Prepared:

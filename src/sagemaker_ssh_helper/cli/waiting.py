@@ -4,32 +4,56 @@ Waiting for a container that is still starting: what it waits for, how long so f
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import sys
 import time
+from collections.abc import Callable
 
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.aws.progress import Progress, Stage, look
+from sagemaker_ssh_helper.aws.progress import Progress, Stage, Watch
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.client import timings
-from sagemaker_ssh_helper.errors import WaitTimeout
+from sagemaker_ssh_helper.errors import LocalSetup, TargetStarting, WaitTimeout
 from sagemaker_ssh_helper.targets import Target
 
 INTERVAL = 2.0
-"""Seconds between two looks."""
+"""Seconds between two looks, each of which is a call to AWS."""
+
+_HEARTBEAT = 10.0
+"""Seconds after which somebody who sees no clock is told that it still waits."""
 
 
-def until_ready(client: Client, target: Target, timeout: float | None = None) -> Progress:
+def until_ready(
+    client: Client,
+    target: Target,
+    timeout: float | None = None,
+    *,
+    pause: Callable[[float], bool] | None = None,
+) -> Progress | None:
     """
-    The first look that finds the container online.
+    The look that finds the container online.
 
-    Each stage that is over is one line on standard error; on a terminal the one at hand is shown with its
-    time. Raises WaitTimeout after ``timeout`` seconds, and at once what waiting cannot mend (TargetEnded,
-    NotInstrumented, AccessDenied, …).
+    Each stage that is over is one line on standard error, and so is what the helper in the container writes;
+    on a terminal the stage at hand is shown with its time.
+
+    Args:
+        timeout: seconds.
+        pause: sleeps so many seconds, and says whether to leave, with None. Who waits so is hidden behind
+            another program, and gets a line every ten seconds.
+
+    Raises WaitTimeout, and at once what waiting cannot mend (TargetEnded, NotInstrumented, AccessDenied, …).
     """
     started_at = time.time()
-    show = _Show(target)
+    show = _Show(target, heartbeat=pause is not None)
+    watch = Watch(client, target)
     while True:
-        seen = look(client, target)
+        try:
+            seen = watch.look()
+        except BaseException:
+            show.clear()
+            raise
         show.update(seen, time.time())
         if seen.stage is Stage.READY:
             return seen
@@ -38,48 +62,66 @@ def until_ready(client: Client, target: Target, timeout: float | None = None) ->
             show.clear()
             raise WaitTimeout(
                 f"{target.fqdn} was not ready in {timeout:.0f} s",
-                evidence=f"its status is {seen.status}",
+                evidence=f"its status is {seen.status}" if seen.status else None,
                 fix=f"It goes on; wait again: sm-ssh wait {target.fqdn}",
             )
-        for _ in range(int(INTERVAL)):
-            time.sleep(1)
-            show.tick(time.time())
+        try:
+            for _ in range(int(INTERVAL)):
+                if pause is None:
+                    time.sleep(1)
+                elif pause(1):
+                    return None
+                show.tick(time.time())
+        except KeyboardInterrupt:
+            show.clear()
+            raise
 
 
 class _Show:
     """What the user sees of one wait."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, heartbeat: bool) -> None:
         self._target = target
         self._stage: Stage | None = None
         self._since = 0.0
         self._what = ""
         self._history: dict[str, list[float]] = {}
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._heartbeat = heartbeat and not self._terminal
+        self._told_at = 0.0
 
     def update(self, seen: Progress, now: float) -> None:
         """Show what one look found."""
         if seen.resource is not None:
             self._what = f"{seen.resource.kind.domain} {seen.resource.instance_type or '-'}"
             self._history = timings.load(self._what)
+        for event in seen.lines:
+            self._tell(f"{self._target.name}: {event.message}", now)
         if seen.stage is not self._stage:
             if self._stage is not None:
                 self._done(seen, now)
-            elif seen.stage is not Stage.READY:
-                say(f"{self._target.fqdn} is still starting; Ctrl-C stops waiting, the job goes on")
+            elif seen.absence is not None:
+                self._tell(_beginning(self._target, seen, now), now)
             self._stage = seen.stage
             self._since = seen.since or now
         self.tick(now)
 
     def tick(self, now: float) -> None:
         """Show the time of the stage at hand, on a terminal."""
-        if not self._terminal or self._stage in (None, Stage.READY):
+        if self._stage in (None, Stage.READY):
             return
         assert self._stage is not None
         elapsed = max(0.0, now - self._since)
-        line = f"  {self._stage.value.split()[0]:<10} {clock(elapsed)}{self._hint(elapsed)}"
-        sys.stderr.write(f"\r{line}\x1b[K")
-        sys.stderr.flush()
+        what = self._stage.value.split()[0]
+        if self._terminal:
+            line = f"  {what:<10} {clock(elapsed)}{self._hint(elapsed)}"
+            # A line that is broken cannot be taken back.
+            sys.stderr.write(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+            sys.stderr.flush()
+        elif self._heartbeat and now - self._told_at >= _HEARTBEAT:
+            self._tell(
+                f"{self._target.fqdn}: still waiting, {what} {clock(elapsed)}{self._hint(elapsed)}", now
+            )
 
     def clear(self) -> None:
         """Take the line of the stage at hand off the terminal."""
@@ -91,9 +133,15 @@ class _Show:
         assert self._stage is not None
         took = max(0.0, (seen.since or now) - self._since)
         if self._what:
-            timings.add(self._what, self._stage.name.lower(), took)
+            # That it cannot be remembered, on a full disk, is no reason to stop waiting.
+            with contextlib.suppress(LocalSetup, OSError):
+                timings.add(self._what, self._stage.name.lower(), took)
+        self._tell(f"{self._target.name}: {self._stage.value} after {clock(took)}", now)
+
+    def _tell(self, line: str, now: float) -> None:
         self.clear()
-        say(f"{self._target.name}: {self._stage.value} after {clock(took)}")
+        say(line)
+        self._told_at = now
 
     def _hint(self, elapsed: float) -> str:
         assert self._stage is not None
@@ -106,6 +154,16 @@ class _Show:
         hint = f"   (usually {clock(min(known))}-{clock(max(known))})"
         left = max(0.0, usual[0] - elapsed) + sum(seconds or 0.0 for seconds in usual[1:])
         return f"{hint}   about {clock(left)} left" if None not in usual and left >= 1 else hint
+
+
+def _beginning(target: Target, seen: Progress, now: float) -> str:
+    what = f"{target.fqdn} is still starting"
+    if seen.resource is not None and seen.resource.created_at is not None:
+        what += f", submitted {clock(max(0.0, now - seen.resource.created_at))} ago"
+    if not isinstance(seen.absence, TargetStarting):
+        assert seen.absence is not None, "what is not ready has a reason"
+        what = f"{seen.absence.what}, and may come: it is new"
+    return f"{what}; Ctrl-C stops waiting, the job goes on"
 
 
 def clock(seconds: float) -> str:

@@ -36,8 +36,8 @@ from sagemaker_ssh_helper.errors import (
 from sagemaker_ssh_helper.names import Command, Env, InstanceId, ResourceKind, Tag
 from sagemaker_ssh_helper.targets import Target
 
-CONNECT_TIMEOUT = 120
-"""Seconds that ssh waits for the server's first line: enough for the key to reach the container first."""
+CONNECT_TIMEOUT = 600
+"""Seconds that ssh waits for the server's first line: enough for a job to start first."""
 
 # The options of ssh that take a value, by the synopsis of ssh(1); every other letter is a switch.
 OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")

@@ -21,8 +21,8 @@ from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
-from sagemaker_ssh_helper.client import connect
-from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.client import connect, settling
+from sagemaker_ssh_helper.errors import LocalSetup, TargetOffline
 from sagemaker_ssh_helper.names import Env, InstanceId
 from sagemaker_ssh_helper.protocol.payload_size import MAX_PAYLOAD_BYTES, PAYLOAD_BYTES
 from sagemaker_ssh_helper.targets import Target
@@ -43,6 +43,15 @@ class ProxyOptions:
     fresh: bool = False
     via_plugin: bool = False
     """Let AWS's own client program carry the session."""
+    wait: bool = True
+    """Wait for a container that is still starting."""
+
+
+Pause = Callable[[float], bool]
+"""Sleeps so many seconds, and says whether to leave."""
+
+UntilReady = Callable[[Client, Target, Pause], object]
+"""Waits until a target is online, or it has to leave."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +114,19 @@ class Starting:
     and ``sessions.start`` raise. The thread never keeps the process from ending.
     """
 
-    def __init__(self, client: Client, options: ProxyOptions, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        options: ProxyOptions,
+        tell: Callable[[str], None],
+        until_ready: UntilReady | None = None,
+    ) -> None:
         self.future: Future[Started | None] = Future()
         self._client = client
         self._options = options
         self._tell = tell
+        self._until_ready = until_ready
+        self._parent = os.getppid()
         self._called_off = threading.Event()
         threading.Thread(target=self._work, name="start", daemon=True).start()
 
@@ -124,29 +141,60 @@ class Starting:
             self.future.set_exception(error)
 
     def _start(self) -> Started | None:
+        prepared = self._prepared()
+        if prepared is None or self._called_off.is_set():
+            return None
+        pin, instance = prepared.pin, prepared.instance
+        return self._session(
+            instance, pin.port, lambda: sessions.start(self._client, instance.id, pin.port, pin.owner)
+        )
+
+    def _prepared(self) -> connect.Prepared | None:
         options = self._options
-        prepared = connect.prepare(
+        target = Target.parse(options.host)
+        while True:
+            try:
+                return connect.prepare(
+                    self._client,
+                    target,
+                    options.host,
+                    user=options.user,
+                    instance_id=options.instance_id,
+                    trust_first_use=options.trust_first_use,
+                    fresh=options.fresh,
+                    tell=self._tell,
+                )
+            except TargetOffline as error:
+                if not (error.may_come and options.wait and self._until_ready):
+                    raise
+            self._until_ready(self._client, target, self._pause)
+            if self._called_off.is_set():
+                return None
+
+    def _session(self, instance: Instance, port: int, attempt: Callable[[], SessionGrant]) -> Started | None:
+        grant = settling.start(
             self._client,
-            Target.parse(options.host),
-            options.host,
-            user=options.user,
-            instance_id=options.instance_id,
-            trust_first_use=options.trust_first_use,
-            fresh=options.fresh,
+            instance,
+            attempt,
+            wait=self._options.wait,
+            pause=self._pause,
             tell=self._tell,
         )
-        if self._called_off.is_set():
-            return None
-        pin = prepared.pin
-        grant = sessions.start(self._client, prepared.instance.id, pin.port, pin.owner)
-        return Started(grant, prepared.instance, pin.port)
+        return Started(grant, instance, port) if grant else None
+
+    def _pause(self, seconds: float) -> bool:
+        """Sleep; whether nobody waits for this session any more: it was called off, or our caller is gone."""
+        if os.getppid() != self._parent:
+            self.call_off()
+        return self._called_off.wait(seconds)
 
 
-def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
+def run(options: ProxyOptions, tell: Callable[[str], None], until_ready: UntilReady) -> int:
     """
     Carry ssh's bytes until either side ends; the exit status: 0, or 128 and a signal's number.
 
-    ``tell`` gets lines for the user. Raises SSHHelperError when there is no session, or it is lost for good.
+    ``tell`` gets lines for the user; ``until_ready`` is called for a container that may come.
+    Raises SSHHelperError when there is no session, or it is lost for good.
     """
     # What is loaded from here on stays: looking through it for garbage costs a quarter of the loading.
     gc.disable()
@@ -163,8 +211,10 @@ def run(options: ProxyOptions, tell: Callable[[str], None]) -> int:
         from sagemaker_ssh_helper.client import plugin
 
         program = plugin.find()
-        return plugin.run(program, client, Starting(client, options, tell), interrupts, tell, output)
-    starting = Starting(client, options, tell)
+        return plugin.run(
+            program, client, Starting(client, options, tell, until_ready), interrupts, tell, output
+        )
+    starting = Starting(client, options, tell, until_ready)
     from sagemaker_ssh_helper.client import tunnel
 
     gc.enable()

@@ -113,8 +113,13 @@ class _StartingDocument(Starting):
         if self._called_off.is_set():
             return None
         owner = instance.tags.get(Tag.OWNER) if instance.tags is not None else None
-        grant = sessions.start_document(self._client, instance.id, asked.document, asked.parameters, owner)
-        return Started(grant, instance)
+        return self._session(
+            instance,
+            0,
+            lambda: sessions.start_document(
+                self._client, instance.id, asked.document, asked.parameters, owner
+            ),
+        )
 
 
 async def _run(client: Client, options: SessionOptions, tell: Callable[[str], None]) -> int:
