@@ -134,6 +134,19 @@ def test_boto3_job(alice: Laptop) -> None:
 
 
 @pytest.mark.sdk
+def test_placeholder(alice: Laptop, cloud: LocalCloud) -> None:
+    with run(alice, "placeholder.py") as example:
+        host = example.host("training")
+        ask = "from sagemaker_ssh_helper import *; print(is_profiler_issues_found())"
+        found = {"training_job": host.partition(".")[0], "rule": "LowGPUUtilization", "status": "IssuesFound"}
+        with cloud.fault(kind="rule-status", **found):
+            done = alice.sm_ssh("connect", host, f"python -c '{ask}'")
+            assert done.stdout == b"True\n", (example.said, done.stderr.decode())
+            assert alice.sm_ssh("stop", "--yes", host).returncode == 0
+            assert "LowGPUUtilization IssuesFound" in example.end()
+
+
+@pytest.mark.sdk
 def test_tuning(alice: Laptop) -> None:
     with run(alice, "tuning.py") as example:
         host = example.look_into("training")

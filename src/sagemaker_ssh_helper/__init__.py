@@ -8,6 +8,7 @@ Importing this package loads the standard library only.
 """
 
 import os.path
+from datetime import timedelta as _timedelta
 
 with open(os.path.join(os.path.dirname(__file__), "VERSION"), encoding="ascii") as _version_file:
     __version__ = _version_file.read().strip()
@@ -24,3 +25,41 @@ def setup_and_start_ssh() -> None:
     from sagemaker_ssh_helper.agent.bootstrap import setup_and_start_ssh
 
     setup_and_start_ssh()
+
+
+def is_last_session_timeout(timeout: _timedelta) -> bool:
+    """
+    In a container: whether the last session ended at least that long ago, and none is open.
+
+    Sessions are all that come through Systems Manager, ssh and shells alike, of our agent or an installed
+    official one. Before the first one the time counts from when the agent started. Never raises: what cannot
+    be seen is said once in the job's log, and the answer is False.
+    """
+    from sagemaker_ssh_helper.agent.idle import is_last_session_timeout
+
+    return is_last_session_timeout(timeout)
+
+
+def is_profiler_issues_found() -> bool:
+    """
+    In a training job: whether a rule of SageMaker's Profiler, such as LowGPUUtilization, has found issues.
+
+    One call of DescribeTrainingJob, which the job's role must allow. Never raises: what goes wrong is said
+    once in the job's log, and the answer is False.
+    """
+    from sagemaker_ssh_helper.agent.profiler_rules import is_profiler_issues_found
+
+    return is_profiler_issues_found()
+
+
+def is_idle(duration: _timedelta) -> bool:
+    """
+    In a container: whether nobody used it for that long. All the time there was no session, every GPU was
+    below 5 %, the processors below 10 %, the network below 10 kB/s.
+
+    The first call begins to look, in a thread, every five seconds; so it answers False. What cannot be
+    measured counts as busy. Never raises.
+    """
+    from sagemaker_ssh_helper.agent.idle import is_idle
+
+    return is_idle(duration)

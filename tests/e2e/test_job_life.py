@@ -175,6 +175,54 @@ def test_what_can_never_come_ends_the_wait_at_once(alice: Laptop) -> None:
     assert alice.sm_ssh("stop", "--yes", ended.host).returncode == 7
 
 
+PLACEHOLDER = """
+import time
+from datetime import timedelta
+import sagemaker_ssh_helper as helper
+helper.setup_and_start_ssh()
+while not (helper.is_last_session_timeout(timedelta(seconds=1)) and helper.is_profiler_issues_found()):
+    time.sleep(0.2)
+print("nobody needs this any more")
+"""
+
+ASK = (
+    "python -c 'import sagemaker_ssh_helper as helper; from datetime import timedelta; "
+    "print(helper.is_last_session_timeout(timedelta(0)), helper.is_profiler_issues_found())'"
+)
+
+
+def test_a_placeholder_ends_when_nobody_is_there_and_the_profiler_found_issues(
+    alice: Laptop, e2e_cloud: LocalCloud
+) -> None:
+    rule = {"RuleConfigurationName": "LowGPUUtilization", "RuleEvaluatorImage": "local/rules:1"}
+    with running(
+        alice,
+        PLACEHOLDER,
+        keep_program=True,
+        wait=0,
+        ProfilerRuleConfigurations=[rule],
+        ProfilerConfig={"S3OutputPath": "s3://bucket/profiler"},
+    ) as job:
+        assert alice.sm_ssh("exec", job.host, "--", ASK).stdout == b"False False\n"
+        shell = alice.popen(*SM_SSH, "exec", job.host, "--", f"cat; {ASK}", stdin=-1, stdout=-1)
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        shell.stdin.write(b"in\n")
+        shell.stdin.flush()
+        assert shell.stdout.readline() == b"in\n"
+        assert job.describe()["TrainingJobStatus"] == "InProgress"
+        with e2e_cloud.fault(
+            kind="rule-status",
+            training_job=job.name,
+            rule=rule["RuleConfigurationName"],
+            status="IssuesFound",
+        ):
+            # It is kept as long as somebody is there.
+            assert shell.communicate(timeout=60)[0] == b"False True\n"
+            assert job.wait_ended()["TrainingJobStatus"] == "Completed"
+        assert "nobody needs this any more" in job.log()
+
+
 def test_a_shell_ends_with_its_job(alice: Laptop) -> None:
     ending = launch(alice, "import time; time.sleep(600)", name="ends-with-its-job")
     ending.wait_online()

@@ -96,3 +96,19 @@ def test_defaults_are_filled_in_and_the_request_wins() -> None:
     ).describe(T0)
     assert given["StoppingCondition"] == {"MaxRuntimeInSeconds": 7, "MaxWaitTimeInSeconds": 9}
     assert given["ProfilingStatus"] == "Enabled"
+
+
+def test_rules_are_as_an_administrator_made_them() -> None:
+    rule = {"RuleConfigurationName": "LowGPU", "RuleEvaluatorImage": "image"}
+    other = {"RuleConfigurationName": "Loss", "RuleEvaluatorImage": "image"}
+    job = record(ProfilerRuleConfigurations=[rule], DebugRuleConfigurations=[other])
+    assert job.rules == ["LowGPU", "Loss"]
+    job.rule_statuses["LowGPU"] = "IssuesFound"
+    shown = job.describe(T0)
+    (profiler,), (debugger,) = shown["ProfilerRuleEvaluationStatuses"], shown["DebugRuleEvaluationStatuses"]
+    assert (profiler["RuleConfigurationName"], profiler["RuleEvaluationStatus"]) == ("LowGPU", "IssuesFound")
+    assert (debugger["RuleConfigurationName"], debugger["RuleEvaluationStatus"]) == ("Loss", "InProgress")
+
+    for status in (Status.DOWNLOADING, Status.TRAINING, Status.UPLOADING, Status.COMPLETED):
+        job.change(status, T0)
+    assert job.describe(T0)["DebugRuleEvaluationStatuses"][0]["RuleEvaluationStatus"] == "NoIssuesFound"

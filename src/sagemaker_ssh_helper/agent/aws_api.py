@@ -164,15 +164,16 @@ def dns_suffix(region: str) -> str:
     return "amazonaws.com"
 
 
-def endpoint_url(service: str, region: str, environ: Mapping[str, str]) -> str:
+def endpoint_url(service: str, region: str, environ: Mapping[str, str], *, label: str = "") -> str:
     """
-    ``https://SERVICE.REGION.SUFFIX``, unless AWS_ENDPOINT_URL_SERVICE or AWS_ENDPOINT_URL is set.
+    ``https://SERVICE.REGION.SUFFIX``, unless AWS_ENDPOINT_URL_SERVICE or AWS_ENDPOINT_URL is set. A host that
+    begins with another ``label`` than the service's name has it in that place.
 
     Without a slash at its end, and without a port that goes without saying: what is signed is what is sent.
     """
     chosen = environ.get(f"AWS_ENDPOINT_URL_{service.upper()}") or environ.get("AWS_ENDPOINT_URL")
     if not chosen:
-        return f"https://{service}.{region}.{dns_suffix(region)}"
+        return f"https://{label or service}.{region}.{dns_suffix(region)}"
     parts = urlsplit(chosen.rstrip("/"))
     return parts._replace(netloc=sigv4.host_of(chosen)).geturl()
 
@@ -212,6 +213,7 @@ class AwsApi:
         self._skew = 0.0
         self.ssm_url = endpoint_url("ssm", region, environ) + "/"
         self.kms_url = endpoint_url("kms", region, environ) + "/"
+        self._sagemaker_url = endpoint_url("sagemaker", region, environ, label="api.sagemaker") + "/"
         self._sts_url = endpoint_url("sts", region, environ) + "/"
         self.gateway_url = endpoint_url("ssmmessages", region, environ)
 
@@ -360,6 +362,14 @@ class AwsApi:
             return base64.b64decode(_text(answer, operation, "Plaintext"), validate=True)
         except ValueError:
             raise ServiceError(f"{operation} gave no base64") from None
+
+    # --- SageMaker -------------------------------------------------------------------------------
+
+    def describe_training_job(self, name: str) -> Dict[str, Any]:
+        """What SageMaker says of the training job; the role needs ``sagemaker:DescribeTrainingJob``."""
+        target = _Target("sagemaker", "SageMaker", self._sagemaker_url)
+        parameters = {"TrainingJobName": name}
+        return self._call("DescribeTrainingJob", parameters, self._signed_for(target), target=target)
 
     # --- the message gateway ---------------------------------------------------------------------
 

@@ -100,7 +100,9 @@ class Control:
             ssl_context=self._ssl_context,
             environ_path=config.environ_path,
             decrypt=self._decrypt,
+            changed=self._tell_sessions,
         )
+        self._tell_sessions(0)
         self.jobs = Jobs(
             instance_id,
             config.region,
@@ -232,6 +234,12 @@ class Control:
         except OSError as error:
             # The disk is full: the node is online all the same.
             _logger.warning("! the state cannot be written: %s", error)
+
+    def _tell_sessions(self, count: int) -> None:
+        try:
+            self._state.write_sessions(count)
+        except OSError as error:
+            _logger.warning("! the number of sessions cannot be written: %s", error)
 
     # --- the service is told ---------------------------------------------------------------------
 

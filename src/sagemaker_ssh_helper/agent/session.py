@@ -47,6 +47,7 @@ class Sessions:
         ssl_context: for the data channels; shared, because to make one takes longer than a connection.
         environ_path: the job's environment, for programs; empty: that of this process.
         decrypt: what KMS makes of a session's data key; left out, encrypted sessions fail.
+        changed: told how many sessions are open, whenever one began or ended.
     """
 
     def __init__(
@@ -59,9 +60,11 @@ class Sessions:
         ssl_context: Optional[ssl.SSLContext] = None,
         environ_path: str = "",
         decrypt: Callable[[str, bytes, Mapping[str, str]], Awaitable[bytes]] = no_kms,
+        changed: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._node = Node(instance_id, grant, sshd_port, ssl_context, environ_path, decrypt)
         self._complete = complete
+        self._changed = changed
         self._live: Dict[str, SessionBase] = {}
         self._tasks: Set[asyncio.Task[None]] = set()
         # The ids of sessions that ended, oldest first.
@@ -89,6 +92,7 @@ class Sessions:
             self._complete(session_id, _failure(session_id, error))
             return
         self._live[session_id] = session
+        self._changed(len(self._live))
         task = asyncio.ensure_future(self._run(session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -127,6 +131,7 @@ class Sessions:
             result = _failure(session_id, error)
         finally:
             del self._live[session_id]
+            self._changed(len(self._live))
             self._remember(session_id)
         _logger.info("> session %s: %s %s", session_id, result.status, session.summary(result))
         self._complete(session_id, result)

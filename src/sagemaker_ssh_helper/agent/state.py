@@ -88,6 +88,15 @@ class AgentConfig:
     """The folder with sm-wait and sm-setup-ssh, to be first on the PATH of Run Command."""
 
 
+@dataclass(frozen=True)
+class OpenSessions:
+    """The content of ``sessions.json``: what the agent says of its sessions."""
+
+    open: int
+    changed_at: float
+    """When one began or ended last, or the agent started; seconds since the epoch."""
+
+
 class StateDir:
     """
     The folder, checked: ours, closed to others.
@@ -100,6 +109,7 @@ class StateDir:
         self.agent_json = os.path.join(path, "agent.json")
         self.registration_json = os.path.join(path, "registration.json")
         self.status_json = os.path.join(path, "status.json")
+        self.sessions_json = os.path.join(path, "sessions.json")
         self.environment = os.path.join(path, "environment")
         self.authorized_keys = os.path.join(path, "authorized_keys")
         self.host_key = os.path.join(path, "ssh_host_ed25519_key")
@@ -235,7 +245,7 @@ class StateDir:
 
     def begin(self, why: str) -> None:
         """Forget what an earlier set-up left here, and be ``starting``. Raises OSError."""
-        for path in (self.agent_json, self.registration_json, self.agent_key):
+        for path in (self.agent_json, self.registration_json, self.agent_key, self.sessions_json):
             _unlink(path)
         with self.lock("status", wait=True):
             data = _to_json(Status(State.STARTING, why, updated_at=time.time()))
@@ -248,6 +258,14 @@ class StateDir:
 
     def write_config(self, config: AgentConfig) -> None:
         self.write(self.agent_json, _to_json(config))
+
+    def read_sessions(self) -> Optional[OpenSessions]:
+        """What the agent last said of its sessions; None when it never did. Raises LocalSetup."""
+        return _from_json(OpenSessions, self.read(self.sessions_json))
+
+    def write_sessions(self, count: int) -> None:
+        """So many are open now. Raises OSError."""
+        self.write(self.sessions_json, _to_json(OpenSessions(count, time.time())))
 
     def lock(self, name: str, *, wait: bool) -> "Lock":
         """

@@ -31,6 +31,8 @@ from sagemaker_ssh_helper.names import ResourceKind
 
 HYPERPARAMETER_CHARACTERS = 2500
 
+RULE_STATUSES = ("InProgress", "NoIssuesFound", "IssuesFound", "Error", "Stopping", "Stopped")
+
 
 _REMOTE_DEBUG_KEY = "sagemaker:EnableRemoteDebug"
 
@@ -60,6 +62,7 @@ class TrainingJobs(JobOperations[TrainingRecord]):
 
     def __init__(self, cloud: Cloud, table: ResourceTable, host: JobHost) -> None:
         super().__init__(cloud, table, host)
+        cloud.faults.register("rule-status", self._set_rule_status)
         self.operations = {**self.operations, "UpdateTrainingJob": self._update}
 
     def role(self, request: Mapping[str, Any]) -> str:
@@ -112,6 +115,16 @@ class TrainingJobs(JobOperations[TrainingRecord]):
 
     def summarize(self, record: TrainingRecord) -> dict[str, Any]:
         return record.summarize()
+
+    async def _set_rule_status(self, body: Mapping[str, Any]) -> None:
+        """Let a rule of the profiler or debugger have found something, or nothing."""
+        job, rule, status = (body.get(name) for name in ("training_job", "rule", "status"))
+        if status not in RULE_STATUSES:
+            raise invalid(f"A switch of kind rule-status needs a status: one of {', '.join(RULE_STATUSES)}.")
+        record = self._table.get(self._table.arn(self.kind.arn_type, str(job)))
+        if record is None or rule not in record.rules:
+            raise invalid(f"There is no training job {job} with a rule {rule}.")
+        record.rule_statuses[rule] = status
 
 
 def _check_request(request: Mapping[str, Any]) -> None:

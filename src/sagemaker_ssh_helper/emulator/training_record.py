@@ -4,7 +4,7 @@ A training job as the API shows it. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +32,8 @@ _REQUEST_MEMBERS = (
 )
 """Members of CreateTrainingJob that DescribeTrainingJob gives back as they came."""
 
+_RULE_KINDS = ("Profiler", "Debug")
+
 
 @dataclass
 class TrainingRecord(JobRecord):
@@ -39,6 +41,8 @@ class TrainingRecord(JobRecord):
 
     name_member = "TrainingJobName"
 
+    rule_statuses: dict[str, str] = field(default_factory=dict)
+    """What an administrator made of rules of the profiler and debugger, by their names."""
     model_artifacts: str | None = None
     tuning_job_arn: str | None = None
     remote_debug: bool | None = None
@@ -81,6 +85,9 @@ class TrainingRecord(JobRecord):
             shown.update(TrainingStartTime=began_at, TrainingTimeInSeconds=seconds)
             if self.ended_at is not None:
                 shown.update(TrainingEndTime=self.ended_at, BillableTimeInSeconds=seconds)
+        for kind in _RULE_KINDS:
+            if rules := self.request.get(f"{kind}RuleConfigurations"):
+                shown[f"{kind}RuleEvaluationStatuses"] = [self._evaluation(rule) for rule in rules]
         if self.remote_debug is not None:
             shown["RemoteDebugConfig"] = {"EnableRemoteDebug": self.remote_debug}
         if self.tuning_job_arn is not None:
@@ -104,6 +111,24 @@ class TrainingRecord(JobRecord):
         if self.ended_at is not None:
             shown["TrainingEndTime"] = self.ended_at
         return shown
+
+    @property
+    def rules(self) -> list[str]:
+        """The names of the rules of its profiler and its debugger."""
+        found = [rule for kind in _RULE_KINDS for rule in self.request.get(f"{kind}RuleConfigurations", ())]
+        return [rule["RuleConfigurationName"] for rule in found]
+
+    def _evaluation(self, rule: dict[str, Any]) -> dict[str, Any]:
+        """No rule is really evaluated here."""
+        name = rule["RuleConfigurationName"]
+        jobs = self.arn.partition(":training-job/")[0]
+        unless_told = "InProgress" if self.ended_at is None else "NoIssuesFound"
+        return {
+            "RuleConfigurationName": name,
+            "RuleEvaluationJobArn": f"{jobs}:processing-job/{self.name}-{name}".lower(),
+            "RuleEvaluationStatus": self.rule_statuses.get(name, unless_told),
+            "LastModifiedTime": self.modified_at,
+        }
 
     def _profiler_disabled(self) -> bool:
         config = self.request.get("ProfilerConfig")

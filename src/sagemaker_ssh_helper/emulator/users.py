@@ -179,6 +179,13 @@ def role_policy(account_id: str) -> Document:
             "Condition": {"StringEquals": {"iam:PassedToService": "ssm.amazonaws.com"}},
         },
         {
+            # is_profiler_issues_found() in the job.
+            "Sid": "SeeItsRules",
+            "Effect": "Allow",
+            "Action": "sagemaker:DescribeTrainingJob",
+            "Resource": "*",
+        },
+        {
             "Sid": "BeAManagedInstance",
             "Effect": "Allow",
             "Action": [
