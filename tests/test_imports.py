@@ -16,6 +16,7 @@ ROOT = Path(sagemaker_ssh_helper.__file__).parent
 ROWS = {
     "errors": 1,
     "names": 1,
+    "archive": 2,
     "protocol": 2,
     "public_keys": 2,
     "targets": 2,
@@ -23,7 +24,6 @@ ROWS = {
     "channels": 3,
     "agent": 4,
     "client": 4,
-    "archive": 5,
     "delivery": 5,
     "emulator": 5,
     "launch": 5,
@@ -35,7 +35,7 @@ ROWS = {
 }
 
 # The names of row 5 that users import may use one another, as they always have.
-PEERS = {"archive", "delivery", "launch", "manager", "pipeline_steps", "wrapper"}
+PEERS = {"delivery", "launch", "manager", "pipeline_steps", "wrapper"}
 
 CONTAINER = {"__init__", "errors", "names", "public_keys", "protocol", "channels", "agent"}
 

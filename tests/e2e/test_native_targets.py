@@ -1,5 +1,6 @@
-"""A training job that nobody prepared: remote debugging turned on while it runs, and a shell in it."""
+"""A training job that nobody prepared: remote debugging turned on while it runs, a shell in it, and ssh."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -38,6 +39,43 @@ def test_a_shell_by_the_target_of_systems_manager(alice: Laptop, job: Job) -> No
     done = alice.sm_ssh("session", target, stdin=b"echo $((6 * 7))\nexit\n")
     assert done.returncode == 0, done.stderr.decode()
     assert b"42\r\n" in done.stdout
+
+
+def test_ssh_by_a_relay_that_is_brought_once(alice: Laptop, job: Job) -> None:
+    done = alice.sm_ssh("exec", job.host, "--", "sh", "-c", "cat; echo err >&2; exit 7", stdin=b"in")
+    assert (done.returncode, done.stdout) == (7, b"in"), done.stderr.decode()
+    assert b"bringing a relay for ssh" in done.stderr
+    assert done.stderr.endswith(b"err\n")
+
+    again = alice.sm_ssh("exec", job.host, "--", "echo $TRAINING_JOB_NAME")
+    assert (again.returncode, again.stdout) == (0, job.name.encode() + b"\n"), again.stderr.decode()
+    assert again.stderr == b""
+
+
+def test_plain_ssh_and_the_key_it_checks(alice: Laptop, job: Job) -> None:
+    done = alice.ssh(job.host, "echo $((6 * 7))")
+    assert (done.returncode, done.stdout) == (0, b"42\n"), done.stderr.decode()
+    known = alice.sm_ssh("known-hosts", job.host).stdout.decode()
+    assert known.startswith(f"{job.host} ssh-ed25519 ")
+    assert known.endswith(f" sagemaker-training-job:{job.name}_algo-1\n")
+
+
+def test_every_byte_is_carried_both_ways(alice: Laptop, job: Job) -> None:
+    content = bytes(range(256)) * 40 + os.urandom(1 << 20)
+    done = alice.sm_ssh("exec", job.host, "--", "cat", stdin=content)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout == content
+
+
+def test_plugin_cannot_carry_it(alice: Laptop, job: Job) -> None:
+    plugin = alice.home / "bin" / "session-manager-plugin"
+    plugin.parent.mkdir(exist_ok=True)
+    plugin.write_text("#!/bin/sh\nexit 1\n")
+    plugin.chmod(0o700)
+    path = f"{plugin.parent}{os.pathsep}{alice.env['PATH']}"
+    done = alice.sm_ssh("exec", "--via", "plugin", job.host, "--", "true", env={"PATH": path})
+    assert done.returncode == 255
+    assert b"--via plugin carries no ssh to a target of SageMaker's own" in done.stderr
 
 
 def test_status_and_doctor_know_it(alice: Laptop, job: Job) -> None:

@@ -27,7 +27,6 @@ from sagemaker_ssh_helper.errors import (
     HostNotTrusted,
     KeyNotDelivered,
     LocalSetup,
-    NotInstrumented,
     SshMissing,
     TargetNotFound,
     UsageError,
@@ -106,11 +105,8 @@ def prepare(
 
             raise naming.located(error, client.session, target) from error
     if instance.is_native:
-        raise NotInstrumented(
-            f"{instance.fqdn} has no ssh of its own, a shell only",
-            evidence=f"its target is {instance.id}",
-            fix=f"Use that: sm-ssh session {host}",
-        )
+        # The relay brings our key, and tells the container's.
+        return Prepared(instance, trust.relayed(instance, host))
     pin = trust.load(instance.id)
     if pin is not None and instance_id is not None and pin.name.lower() == instance.name.lower():
         # ssh and users may fold its letters.
