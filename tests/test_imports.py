@@ -27,15 +27,17 @@ ROWS = {
     "delivery": 5,
     "emulator": 5,
     "launch": 5,
+    "log": 5,
     "manager": 5,
     "pipeline_steps": 5,
+    "proxy": 5,
     "wrapper": 5,
     "cli": 6,
     "__main__": 7,
 }
 
 # The names of row 5 that users import may use one another, as they always have.
-PEERS = {"delivery", "launch", "manager", "pipeline_steps", "wrapper"}
+PEERS = {"delivery", "launch", "log", "manager", "pipeline_steps", "proxy", "wrapper"}
 
 CONTAINER = {"__init__", "errors", "names", "public_keys", "protocol", "channels", "agent"}
 

@@ -24,6 +24,10 @@ wrapper.SSHEnvironmentWrapper.is_job_in_progress(self)
 wrapper.SSHEnvironmentWrapper.print_ssh_info(self)
 wrapper.SSHEnvironmentWrapper.resource_name(self)
 wrapper.SSHEnvironmentWrapper.ssm_role_from_iam_arn(iam_arn)
+wrapper.SSHEnvironmentWrapper.start_ssm_connection(self, ssh_listen_port, retry=None, timeout_in_sec=900,
+    extra_args='')
+wrapper.SSHEnvironmentWrapper.start_ssm_connection_and_continue(self, ssh_listen_port, retry=None,
+    timeout_in_sec=900, extra_args='')
 wrapper.SSHEstimatorWrapper.create(cls, estimator, connection_wait_time_seconds=600,
     ssh_instance_count=2, local_user_id=None, log_to_stdout=False, connection_wait_time=None)
 wrapper.SSHEstimatorWrapper.resource_name(self)
@@ -59,6 +63,23 @@ manager.SSMManager.get_training_instance_ids(self, training_job_name, timeout_in
 manager.SSMManager.get_transformer_instance_ids(self, transform_job_name, timeout_in_sec=0)
 manager.SSMManager.list_all_instances_and_fetch_tags(self)
 manager.SSMManager.list_expired_ssh_instances(self, expiration_days=0)
+log.SSHLog.__init__(self, region_name=None, *, session=None)
+log.SSHLog.get_endpoint_cloudwatch_url(self, endpoint_name)
+log.SSHLog.get_endpoint_metadata_url(self, endpoint_name)
+log.SSHLog.get_endpoint_ssm_instance_ids(self, endpoint_name, timeout_in_sec=0)
+log.SSHLog.get_processing_cloudwatch_url(self, processing_job_name)
+log.SSHLog.get_processing_metadata_url(self, processing_job_name)
+log.SSHLog.get_training_cloudwatch_url(self, training_job_name)
+log.SSHLog.get_training_metadata_url(self, training_job_name)
+log.SSHLog.get_transform_cloudwatch_url(self, transform_job_name)
+log.SSHLog.get_transform_metadata_url(self, transform_job_name)
+proxy.SSMProxy.__init__(self, ssh_listen_port, extra_args='', region_name=None, *, session=None)
+proxy.SSMProxy.connect_to_node_of(self, target, instance_id)
+proxy.SSMProxy.connect_to_ssm_instance(self, instance_id)
+proxy.SSMProxy.disconnect(self)
+proxy.SSMProxy.run_command(self, command)
+proxy.SSMProxy.run_command_with_output(self, command)
+proxy.SSMProxy.terminate_waiting_loop(self)
 launch.enable_for_session(session=None, **options)
 launch.enable_ssh(request, session=None, *, connection_wait_time_seconds=600,
     connection_wait_time=None, ssh_instance_count=2, local_user_id=None, log_to_stdout=False)
@@ -67,7 +88,7 @@ setup_and_start_ssh()
 
 ENTRIES = re.sub(r"\n +", " ", SURFACE).strip().splitlines()
 
-WHOLE = ["wrapper"]
+WHOLE = ["log", "proxy", "wrapper"]
 """Modules of which everything public is listed."""
 
 

@@ -69,6 +69,10 @@ class Document:
     RUN_SHELL_SCRIPT = "AWS-RunShellScript"
 
 
+DEFAULT_INSTANCE_COUNT = 2
+"""How many nodes of a resource get an agent when ``SSH_INSTANCE_COUNT`` does not say: as documented."""
+
+
 class Line:
     """Log lines that other programs search for."""
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sagemaker_ssh_helper.aws.resources import Resource
     from sagemaker_ssh_helper.manager import SSMManager
+    from sagemaker_ssh_helper.proxy import SSMProxy
 
 W = TypeVar("W", bound="SSHEnvironmentWrapper")
 
@@ -41,8 +42,6 @@ class SSHEnvironmentWrapper(abc.ABC):
     """
 
     kind: ResourceKind
-    _console_page: str
-    """The part of the resource's address in the console, before its name."""
 
     def __init__(self, wrapped: Any, ssh: Optional[SshLaunch] = None) -> None:
         self._wrapped = wrapped
@@ -185,6 +184,44 @@ class SSHEnvironmentWrapper(abc.ABC):
             )
         return found[index]
 
+    def start_ssm_connection(
+        self,
+        ssh_listen_port: int,
+        retry: Optional[int] = None,
+        timeout_in_sec: int = 900,
+        extra_args: str = "",
+    ) -> SSMProxy:
+        """
+        A tunnel from ``ssh_listen_port`` of this machine to the ssh server of the first node, which is waited
+        for as get_instance_ids does.
+
+        ``extra_args`` are further options of ssh: ``"-R localhost:12345:localhost:12345"``. Close it with its
+        ``disconnect``, or use it as a context manager. Raises as get_instance_id, and as
+        ``SSMProxy.connect_to_ssm_instance``.
+        """
+        from sagemaker_ssh_helper.proxy import SSMProxy
+        from sagemaker_ssh_helper.targets import Target
+
+        proxy = SSMProxy(ssh_listen_port, extra_args, session=self._boto_session())
+        instance_id = self.get_instance_id(retry=retry, timeout_in_sec=timeout_in_sec)
+        proxy.connect_to_node_of(Target(kind=self.kind, name=self.resource_name()), instance_id)
+        return proxy
+
+    def start_ssm_connection_and_continue(
+        self,
+        ssh_listen_port: int,
+        retry: Optional[int] = None,
+        timeout_in_sec: int = 900,
+        extra_args: str = "",
+    ) -> None:
+        """
+        Prove that the first node can be reached, and let it go on: open the tunnel as start_ssm_connection
+        does, run a command through it, end the waiting for connections, and close the tunnel.
+        """
+        with self.start_ssm_connection(ssh_listen_port, retry, timeout_in_sec, extra_args) as proxy:
+            proxy.run_command_with_output("id")
+            proxy.terminate_waiting_loop()
+
     def fqdn(self) -> str:
         """The host name for ssh: ``NAME.TYPE.sagemaker``."""
         return f"{self.resource_name()}.{self.kind.domain}.{DOMAIN}"
@@ -199,16 +236,15 @@ class SSHEnvironmentWrapper(abc.ABC):
 
     def get_cloudwatch_url(self) -> str:
         """The address of the resource's log in the console."""
-        group = (self.kind.log_group or "").replace("/", "$252F")
-        return (
-            f"{self._console()}/cloudwatch/home?region={self._region()}"
-            f"#logsV2:log-groups/log-group/{group}$3FlogStreamNameFilter$3D{self.resource_name()}"
-        )
+        from sagemaker_ssh_helper.aws import console
+
+        return console.log_url(self._region(), self.kind, self.resource_name())
 
     def get_metadata_url(self) -> str:
         """The address of the resource's page in the console."""
-        page = f"{self._console_page}/{self.resource_name()}"
-        return f"{self._console()}/sagemaker/home?region={self._region()}#/{page}"
+        from sagemaker_ssh_helper.aws import console
+
+        return console.resource_url(self._region(), self.kind, self.resource_name())
 
     def _expected_nodes(self) -> int:
         """How many nodes should register: no call is made for it."""
@@ -233,12 +269,6 @@ class SSHEnvironmentWrapper(abc.ABC):
     def _region(self) -> str:
         return str(self._boto_session().region_name)
 
-    def _console(self) -> str:
-        session = self._boto_session()
-        partition = session.get_partition_for_region(self._region())
-        hosts = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
-        return f"https://{self._region()}.{hosts.get(partition, 'console.aws.amazon.com')}"
-
 
 class SSHEstimatorWrapper(SSHEnvironmentWrapper):
     """
@@ -248,7 +278,6 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
     """
 
     kind = ResourceKind.TRAINING
-    _console_page = "jobs"
 
     @property
     def estimator(self) -> Any:
@@ -367,7 +396,6 @@ class SSHProcessorWrapper(SSHEnvironmentWrapper):
     """
 
     kind = ResourceKind.PROCESSING
-    _console_page = "processing-jobs"
 
     @classmethod
     def create(
@@ -459,7 +487,6 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
     """
 
     kind = ResourceKind.INFERENCE
-    _console_page = "endpoints"
 
     @classmethod
     def create(
@@ -556,7 +583,6 @@ class SSHTransformerWrapper(SSHEnvironmentWrapper):
     """
 
     kind = ResourceKind.TRANSFORM
-    _console_page = "transform-jobs"
 
     @classmethod
     def create(cls, transformer: Any, ssh_model_wrapper: SSHModelWrapper) -> SSHTransformerWrapper:
@@ -597,7 +623,6 @@ class SSHNotebookInstanceWrapper(SSHEnvironmentWrapper):
     """ssh into a notebook instance. Make one by :meth:`attach` with its name."""
 
     kind = ResourceKind.NOTEBOOK
-    _console_page = "notebook-instances"
 
     def resource_name(self) -> str:
         return str(self._wrapped.name)
@@ -607,7 +632,6 @@ class SSHIDEWrapper(SSHEnvironmentWrapper):
     """ssh into an app of SageMaker Studio. Make one by :meth:`attach` with the app's name."""
 
     kind = ResourceKind.STUDIO
-    _console_page = "studio"
 
     def resource_name(self) -> str:
         return str(self._wrapped.name)

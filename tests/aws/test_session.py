@@ -6,6 +6,7 @@ import http.server
 import threading
 from pathlib import Path
 
+import boto3
 import botocore.session
 import pytest
 from botocore.auth import SigV4Auth
@@ -293,8 +294,6 @@ def test_a_presigned_upgrade_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_boto3_session_is_a_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    import boto3
-
     given = boto3.Session(aws_access_key_id="AKIDBOTO", aws_secret_access_key="s", region_name="eu-west-3")
     session = Session.from_boto3(given)
 
@@ -324,8 +323,6 @@ def test_credentials_are_read_anew_when_they_were_written_anew(
 
 
 def test_keys_of_the_environment_and_of_others_are_not_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import boto3
-
     given = boto3.Session(aws_access_key_id="AKIDBOTO", aws_secret_access_key="s", region_name="eu-west-3")
     set_environment(monkeypatch, **KEYS)
     for session in (Session.from_boto3(given), Session.open(region="eu-west-1")):
@@ -349,3 +346,39 @@ def test_credentials_that_were_of_no_use_before_are_read_anew(
     write_profiles(aws_files)
     assert session.renew()
     assert session.credentials().access_key == "AKIDWORK"
+
+
+def test_another_process_becomes_the_same_caller_by_its_environment(
+    aws_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (aws_files / "config").write_text("[profile another]\nregion=us-east-1\n")
+    monkeypatch.setenv("AWS_PROFILE", "another")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "another's")
+    own = Session.open(region="eu-west-1").environment()
+    assert (own["AWS_REGION"], own["AWS_PROFILE"], own["AWS_SESSION_TOKEN"]) == (
+        "eu-west-1",
+        "another",
+        "another's",
+    )
+    given = boto3.Session(
+        aws_access_key_id="AKIAGIVEN", aws_secret_access_key="given", region_name="eu-west-2"
+    )
+    handed = Session.from_boto3(given).environment()
+    assert (handed["AWS_REGION"], handed["AWS_ACCESS_KEY_ID"], handed["AWS_SECRET_ACCESS_KEY"]) == (
+        "eu-west-2",
+        "AKIAGIVEN",
+        "given",
+    )
+    assert {"AWS_PROFILE", "AWS_SESSION_TOKEN"}.isdisjoint(handed)
+
+
+def test_a_profile_is_handed_on_by_its_name_so_that_its_keys_can_be_renewed(
+    aws_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (aws_files / "config").write_text(
+        "[profile dev]\naws_access_key_id=AKIAFILE\naws_secret_access_key=file\n"
+    )
+    given = boto3.Session(profile_name="dev", region_name="eu-west-1")
+    handed = Session.from_boto3(given).environment()
+    assert handed["AWS_PROFILE"] == "dev"
+    assert "AWS_ACCESS_KEY_ID" not in handed

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -184,3 +186,44 @@ def test_what_could_not_be_taken_off_is_told(sm_ssh: Run, stub: AwsStub) -> None
     assert done.returncode == 4
     assert b"mi-00000000000000001: error[access-denied]" in done.stderr
     assert b"0 deregistered, 2 failed" in done.stderr
+
+
+def test_throttling_is_waited_out(sm_ssh: Run, stub: AwsStub) -> None:
+    fleet(stub)
+    refused = iter([Refusal("ThrottlingException", "Rate exceeded")] * 6)
+    stub.answers["DeregisterManagedInstance"] = lambda params: next(refused, {})
+    done = sm_ssh("deregister", "--yes", "--delete-older-than-n-days", "1")
+    assert done.returncode == 0, done.stderr.decode()
+    assert taken_off(stub) == ["mi-00000000000000001"] * 7
+
+
+def test_an_interrupt_takes_no_more_off(environment: Mapping[str, str], stub: AwsStub) -> None:
+    begun = threading.Event()
+
+    def first(params: object) -> dict[str, object]:
+        # All of them would take ten seconds.
+        stub.delay = 0.1
+        begun.set()
+        return {}
+
+    entries = [
+        {
+            "InstanceId": f"mi-{number:017x}",
+            "PingStatus": "ConnectionLost",
+            "Name": f"algo-1.job-{number}.training.sagemaker",
+            "RegistrationDate": 1.0,
+        }
+        for number in range(400)
+    ]
+    stub.answers.update(
+        DescribeInstanceInformation={"InstanceInformationList": entries}, DeregisterManagedInstance=first
+    )
+    with subprocess.Popen(
+        [*SM_SSH, "deregister", "--yes"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert begun.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert told.decode().endswith(" of 400 were done; the same command goes on with the rest\n")
+    assert len(taken_off(stub)) < 400

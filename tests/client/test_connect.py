@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -352,12 +353,73 @@ def test_a_path_that_ssh_cannot_hold_is_refused(path: str) -> None:
         connect.quote_value(path)
 
 
-def test_windows_paths_are_written_with_slashes_and_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+def windows_arguments(line: str) -> list[str]:
+    """A command line as a program of Windows takes it apart: blanks part it but for those in quotes."""
+    return [word.replace('"', "") for word in re.findall(r'(?:"[^"]*"|[^\s"])+', line)]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        r"C:\Users\terry\venv\Scripts\sm-ssh.exe",
+        r"C:\Users\Terry Jones\Scripts\sm-ssh.exe",
+        r"C:\Program Files (x86)\Python & more\sm-ssh.exe",
+        "C:\\Users\\J\u00fcrgen\\sm-ssh.exe",
+        r"C:\it's 50%\sm-ssh.exe",
+    ],
+)
+def test_a_program_of_windows_is_found_by_its_own_ssh_and_by_gits(
+    monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    with monkeypatch.context() as windows:
+        windows.setattr(connect.sys, "platform", "win32")
+        value = connect.proxy_command([program, "start-proxy", "--user", "%r", "%n"])
+    shown = subprocess.run(
+        ["ssh", "-G", "-F", "none", "-o", f"ProxyCommand={value}", "h"],
+        capture_output=True,
+        check=True,
+    )
+    lines = shown.stdout.decode().split("\n")
+    (line,) = [line for line in lines if line.startswith("proxycommand ")]
+    expanded = line.removeprefix("proxycommand ").replace("%%", "\0")
+    expanded = expanded.replace("%n", "h").replace("%r", "root").replace("\0", "%")
+    expected = [program.replace("\\", "/"), "start-proxy", "--user", "root", "h"]
+    assert windows_arguments(expanded) == expected
+    # Git's ssh.
+    assert shlex.split(expanded) == expected
+    if " " not in program:
+        assert '"' not in expanded
+
+
+def test_a_value_of_windows_has_slashes_and_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect.sys, "platform", "win32")
     assert connect.quote_value(r"C:\Users\A B\key") == '"C:/Users/A B/key"'
-    assert connect.proxy_command([r"C:\Users\A B\sm-ssh.exe", "start-proxy", "%n"]) == (
-        r'"C:\Users\A B\sm-ssh.exe" start-proxy %n'
-    )
+
+
+def test_on_windows_ctrl_c_is_for_ssh_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def call(argv: list[str]) -> int:
+        seen.append((argv, signal.getsignal(signal.SIGINT)))
+        return 7
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(connect.sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "call", call)
+    try:
+        assert connect.become(["ssh", "h"]) == 7
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [(["ssh", "h"], signal.SIG_IGN)]
+
+
+def test_the_starter_that_pip_makes_on_windows_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "sm-ssh.exe"
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "sm-ssh")])
+    assert connect.program_words() == [str(program)]
 
 
 def test_the_program_is_found_again_whatever_the_folder(

@@ -142,6 +142,18 @@ def test_a_job_that_has_just_ended_has_ended(alice: Laptop, e2e_cloud: LocalClou
     assert f"error[target-ended]: {ending.name} has ended: Stopped" in done.stderr.decode()
 
 
+def test_every_node_of_a_starting_job_is_waited_for(alice: Laptop) -> None:
+    two = {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 10}
+    starting = launch(alice, LATE, keep_program=True, Environment={"LATE": "2"}, ResourceConfig=two)
+    try:
+        done = alice.sm_ssh("exec", "--all", starting.host, "--", "echo in")
+    finally:
+        starting.stop()
+    assert done.returncode == 0, done.stderr.decode()
+    assert sorted(done.stdout.decode().splitlines()) == ["algo-1 | in", "algo-2 | in"]
+    assert done.stderr.decode().splitlines()[-1] == "sm-ssh: 2 nodes, 2 ok"
+
+
 def test_leaving_the_wait_leaves_the_job_alone(alice: Laptop) -> None:
     # Its helper never starts: it was told that it would, and the program does not call it.
     waiting = launch(alice, "import time; time.sleep(600)", keep_program=True, name="never-ready")

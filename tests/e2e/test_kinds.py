@@ -137,7 +137,19 @@ boto3.client("sagemaker").create_model(**enable_ssh(request, connection_wait_tim
 """
 
 
-def deploy(alice: Laptop, data: str, **container: Any) -> str:
+# As others launch it, who know the variables that containers have read for years, and no newer ones.
+LAUNCH_MODEL_OF_OTHERS = """
+import json, sys, boto3
+from sagemaker_ssh_helper.launch import enable_ssh
+request = enable_ssh(json.loads(sys.argv[1]), connection_wait_time_seconds=0)
+variables = request["PrimaryContainer"]["Environment"]
+for name in ("SSH_LAUNCH_ID", "SSH_PUBLIC_KEY"):
+    del variables[name]
+boto3.client("sagemaker").create_model(**request)
+"""
+
+
+def deploy(alice: Laptop, data: str, launch: str = LAUNCH_MODEL, **container: Any) -> str:
     """An endpoint in service with a model that has ssh; returns its name."""
     name = f"endpoint-{secrets.token_hex(4)}"
     definition = {
@@ -151,7 +163,7 @@ def deploy(alice: Laptop, data: str, **container: Any) -> str:
         "ExecutionRoleArn": alice.info["role_arn"],
         "PrimaryContainer": definition,
     }
-    alice.python(LAUNCH_MODEL, json.dumps(request))
+    alice.python(launch, json.dumps(request))
     sagemaker = alice.client("sagemaker")
     variant = {
         "VariantName": "one",
@@ -206,6 +218,38 @@ def test_an_endpoint_is_reached_by_ssh(laptop: Callable[[str], Laptop]) -> None:
     refused = laptop("bob").ssh(host, "true")
     assert refused.returncode == 255
     assert "error[not-owner]" in refused.stderr.decode()
+    alice.client("sagemaker").delete_endpoint(EndpointName=name)
+
+
+def test_an_endpoint_that_others_launched_is_found_by_its_log(laptop: Callable[[str], Laptop]) -> None:
+    alice = laptop("alice")
+    key = f"models/{secrets.token_hex(4)}/model.tar.gz"
+    alice.client("s3").put_object(Bucket=bucket(alice), Key=key, Body=model_archive())
+    name = deploy(alice, f"s3://{bucket(alice)}/{key}", LAUNCH_MODEL_OF_OTHERS)
+    (instance_id,) = ids_of_endpoint(alice, name)
+    told = alice.python(
+        """
+        import json, sys
+        from sagemaker_ssh_helper.log import SSHLog
+        from sagemaker_ssh_helper.manager import SSMManager
+        name = sys.argv[1]
+        log, manager = SSHLog(), SSMManager()
+        print(json.dumps([
+            log.get_endpoint_ssm_instance_ids(name, timeout_in_sec=60),
+            log.get_endpoint_ssm_instance_ids("no-such-endpoint"),
+            manager.get_endpoint_instance_ids(name),
+            manager.get_endpoint_instance_ids("no-such-endpoint"),
+        ]))
+        """,
+        name,
+    )
+    assert json.loads(told) == [[instance_id], [], [instance_id], []]
+    # Its name leads to it, too; that it is this endpoint's, only the user can know.
+    host = f"{name}.inference.sagemaker"
+    refused = alice.sm_ssh("connect", host, "true")
+    assert "error[host-not-trusted]" in refused.stderr.decode()
+    done = alice.sm_ssh("connect", "--trust-first-use", host, "printenv SAGEMAKER_PROGRAM")
+    assert done.stdout.decode().strip() == "inference.py", done.stderr.decode()
     alice.client("sagemaker").delete_endpoint(EndpointName=name)
 
 

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping
 
-from sagemaker_ssh_helper.names import Env, ResourceKind, node_name
+from sagemaker_ssh_helper.names import DEFAULT_INSTANCE_COUNT, Env, ResourceKind, node_name
 
 DEFAULT_BASE_DIR = "/opt/ml"
 # The SageMaker training toolkit's own variable for containers whose tree is not at /opt/ml.
@@ -21,9 +21,6 @@ _BASE_DIR = "SAGEMAKER_BASE_DIR"
 
 # `algo-2` on SageMaker, `algo-2-x1y2z` in the SDK's local mode.
 _HOST = re.compile(r"algo-([1-9][0-9]{0,4})(?:-|$)")
-
-DEFAULT_INSTANCE_COUNT = 2
-"""How many nodes of a resource get an agent when ``SSH_INSTANCE_COUNT`` does not say: as documented."""
 
 
 @dataclass(frozen=True)

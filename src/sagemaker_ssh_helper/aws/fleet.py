@@ -13,6 +13,9 @@ from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.errors import SSHHelperError
 
+ATTEMPTS = 12
+"""Tries of one call: half a minute, for an account whose calls are throttled by as many instances."""
+
 _AT_ONCE = 4
 """Calls at a time: the service throttles them."""
 
@@ -32,7 +35,7 @@ def left_over(client: Client, older_than: float) -> list[Instance]:
 
 
 def deregister(client: Client, found: Iterable[Instance]) -> Iterator[tuple[Instance, SSHHelperError | None]]:
-    """Take each of them off; each with the error that kept it, if any."""
+    """Take each of them off; each with the error that kept it, if any. Whoever leaves early ends it."""
 
     def take_off(instance: Instance) -> tuple[Instance, SSHHelperError | None]:
         try:

@@ -273,6 +273,8 @@ def _described(client: Client, filters: list[dict[str, Any]]) -> Iterator[Instan
 def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
     names = [name, *aliases(client, kind, name)]
     found = list(_described(client, [{"Key": f"tag:{Tag.RESOURCE_NAME}", "Values": names}]))
+    if not found and kind is ResourceKind.INFERENCE and len(names) == 1:
+        return _by_log(client, name)
     # The tag says the name; the instance's own name, or else its other tags, say the kind.
     known = [
         instance.with_tags(tags_of(client, instance.id))
@@ -285,6 +287,25 @@ def _of_resource(client: Client, kind: ResourceKind, name: str) -> list[Instance
         dataclasses.replace(instance, name=name) if instance.name in names[1:] else instance
         for instance in known
         if instance.kind in (kind, None) and instance.name in (*names, "")
+    ]
+
+
+def _by_log(client: Client, endpoint_name: str) -> list[Instance]:
+    """
+    The containers of an endpoint that was launched by others: they told neither its name nor a launch id, but
+    their ids in its log.
+    """
+    try:
+        ids = logs.registered_in(client, endpoint_name)
+    except SSHHelperError:
+        # A second way, and not everybody has it: it may not hide what the first one told.
+        return []
+    if not ids:
+        return []
+    return [
+        dataclasses.replace(instance, kind=ResourceKind.INFERENCE, name=endpoint_name)
+        for instance in _described(client, [{"Key": "InstanceIds", "Values": ids}])
+        if instance.kind in (ResourceKind.INFERENCE, None)
     ]
 
 

@@ -4,16 +4,26 @@ What a resource's containers wrote, from CloudWatch Logs.
 
 from __future__ import annotations
 
+import itertools
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.errors import AwsError, ServiceError
-from sagemaker_ssh_helper.names import Line, ResourceKind
+from sagemaker_ssh_helper.errors import AccessDenied, AwsError, ServiceError, WaitTimeout
+from sagemaker_ssh_helper.names import InstanceId, Line, ResourceKind
 
 _SETTLE = 15.0
 """Seconds back that every look goes again: events become visible late, and not in order."""
+
+_REGISTERED = Line.REGISTERED.format(instance_id="")
+_INSTANCE_ID = re.compile(re.escape(_REGISTERED) + r"(mi-[0-9a-f]{17})")
+
+_QUERY_TIMEOUT = 30.0
+_QUERY_INTERVALS = (0.1, 0.2, 0.4, 0.8, 1.5)  # seconds; the last one repeats
+_QUERY_RUNS = ("Scheduled", "Running")
+_QUERY_LIMIT = 100  # as many ids as one filter of DescribeInstanceInformation takes
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,54 @@ def helper_failure(client: Client, kind: ResourceKind, name: str, node: str) -> 
     except AwsError:
         pass
     return ""
+
+
+def registered_in(
+    client: Client,
+    endpoint_name: str,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[InstanceId]:
+    """
+    The managed instances that the containers of an endpoint have ever told in its log, newest first.
+
+    One query of Logs Insights: two calls or more, a second or two. Empty when there is no such log, or it may
+    not be searched. Raises AwsError, WaitTimeout.
+    """
+    query = f"fields @message | filter @message like '{_REGISTERED}'"
+    query += f" | sort @timestamp desc | limit {_QUERY_LIMIT}"
+    try:
+        started = client.call(
+            "logs",
+            "StartQuery",
+            logGroupName=f"{ResourceKind.INFERENCE.log_group}/{endpoint_name}",
+            # An endpoint lives long, and its containers register once.
+            startTime=0,
+            endTime=int(time.time()) + 60,
+            queryString=query,
+        )
+        deadline = monotonic() + _QUERY_TIMEOUT
+        for pause in itertools.chain(_QUERY_INTERVALS, itertools.repeat(_QUERY_INTERVALS[-1])):
+            answer = client.call("logs", "GetQueryResults", queryId=started.get("queryId"))
+            status = str(answer.get("status", ""))
+            if status not in _QUERY_RUNS:
+                break
+            if monotonic() + pause > deadline:
+                raise WaitTimeout(
+                    f"the log of {endpoint_name} was not searched in {_QUERY_TIMEOUT:.0f} s",
+                    evidence=f"the query is {status}",
+                )
+            sleep(pause)
+    except AccessDenied:
+        return []
+    except ServiceError as error:
+        if error.code == "ResourceNotFoundException":
+            return []
+        raise
+    values = [str(field.get("value", "")) for row in answer.get("results") or () for field in row]
+    found = [match.group(1) for value in values for match in _INSTANCE_ID.finditer(value)]
+    return [InstanceId(instance_id) for instance_id in dict.fromkeys(found)]
 
 
 def of_helper(client: Client, kind: ResourceKind, name: str, node: str) -> list[Event]:

@@ -56,7 +56,7 @@ class Watch:
 
     def __init__(self, client: Client, target: Target) -> None:
         self._client = client
-        self._target = target
+        self.target = target
         self._last: Progress | None = None
         self._turn = 0
         self._told: set[str] = set()
@@ -79,13 +79,13 @@ class Watch:
         return self._last
 
     def _first_look(self) -> Progress:
-        found = instances.find(self._client, self._target)
+        found = instances.find(self._client, self.target)
         if isinstance(found, Instance):
             return Progress(Stage.READY, instance=found)
         return _progress(found.resource, found.error)
 
     def _look_for_instance(self, last: Progress) -> Progress:
-        instance = instances.live(self._client, self._target)
+        instance = instances.live(self._client, self.target)
         if instance is not None:
             return Progress(Stage.READY, instance=instance)
         registered = not isinstance(last.absence, TargetStarting)
@@ -105,7 +105,7 @@ class Watch:
         if last.resource is None:
             return self._look_for_instance(last)
         written = logs.of_helper(
-            self._client, last.resource.kind, last.resource.name, self._target.node_or_first
+            self._client, last.resource.kind, last.resource.name, self.target.node_or_first
         )
         if any(Line.NO_SSH in event.message for event in written):
             return self._first_look()

@@ -11,7 +11,7 @@ from typing import Any
 
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.errors import ServiceError, UsageError
-from sagemaker_ssh_helper.names import Env, ResourceKind
+from sagemaker_ssh_helper.names import DEFAULT_INSTANCE_COUNT, Env, ResourceKind
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,17 @@ class Resource:
         if self.environment is None:
             return None
         return self.environment.get(Env.START_SSH, "").lower() == "true"
+
+    @property
+    def ssh_nodes(self) -> int:
+        """How many of its nodes were told to start ssh; 0 when that cannot be seen."""
+        if not self.instrumented:
+            return 0
+        there = self.instance_count or 1
+        wanted = (self.environment or {}).get(Env.INSTANCE_COUNT, "").strip().lower()
+        if wanted == "all":
+            return there
+        return min(there, int(wanted) if wanted.isdecimal() else DEFAULT_INSTANCE_COUNT)
 
     @property
     def launch_id(self) -> str | None:

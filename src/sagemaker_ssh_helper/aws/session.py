@@ -52,6 +52,8 @@ SERVICES = {
     )
 }
 
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
 MESSAGES_SIGNING_NAME = "ssmmessages"
 """The signing name of the message gateway, where data channels are opened."""
 
@@ -152,6 +154,24 @@ class Session:
         session = cls(region=found, region_origin="boto3 session", botocore_session=boto3_session._session)
         session._is_given = True
         return session
+
+    def environment(self) -> dict[str, str]:
+        """
+        The environment in which another process of ours is this caller, in this region.
+
+        With the profile that a boto3 session has, else with its keys of now. Raises as ``credentials`` does.
+        """
+        variables = {**self._environ, "AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region}
+        if not self._is_given:
+            return variables
+        for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", *_KEYS):
+            variables.pop(name, None)
+        profile = self.botocore.get_config_variable("profile")
+        if profile and getattr(self.botocore.get_credentials(), "method", "explicit") != "explicit":
+            return {**variables, "AWS_PROFILE": profile}
+        keys = self.credentials()
+        values = (keys.access_key, keys.secret_key, keys.token)
+        return {**variables, **{name: value for name, value in zip(_KEYS, values, strict=True) if value}}
 
     def in_region(self, region: str) -> Session:
         """The same caller in another region."""

@@ -97,7 +97,7 @@ def _reason() -> str:
     """What the account's session history shows: who, where, with what; at most 256 characters."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name
+    except (ImportError, KeyError, OSError):  # a uid without a name, Windows without its variables
         user = "?"
     return f"sm-ssh {__version__}, {user}@{socket.gethostname()}"[:256]
 

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
 from sagemaker_ssh_helper.cli.main import say
@@ -75,12 +73,7 @@ def run_words(words: list[str]) -> int:
     if not asked.command and not _SILENT & asked.own.keys():
         options += _default_forwards(road)
     argv = connect.ssh_command(found.host, road.settings, options=options, command=asked.command)
-    sys.stdout.flush()
-    if sys.platform == "win32":
-        import subprocess
-
-        return subprocess.call(argv)
-    os.execv(argv[0], argv)
+    return connect.become(argv)
 
 
 def _default_forwards(road: Road) -> list[str]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sagemaker_ssh_helper.cli.main import main as sm_ssh
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
-from sagemaker_ssh_helper.errors import UsageError
+from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
+
+if TYPE_CHECKING:
+    from sagemaker_ssh_helper.aws.instances import Instance
 
 _DAY = 86400
 
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.delete_older_than_n_days < 0:
         raise UsageError("a number of days is not negative")
     session = Session.open(args.profile, args.region)
-    client = Client(session)
+    client = Client(session, attempts=fleet.ATTEMPTS)
     found = fleet.left_over(client, args.delete_older_than_n_days * _DAY)
     if not args.json:
         for instance in found:
@@ -67,7 +70,13 @@ def run(args: argparse.Namespace) -> int:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             say("nothing was deregistered")
             return 1
-    results = list(fleet.deregister(client, found))
+    results: list[tuple[Instance, SSHHelperError | None]] = []
+    try:
+        for result in fleet.deregister(client, found):
+            results.append(result)
+    except KeyboardInterrupt:
+        say(f"{len(results)} of {len(found)} were done; the same command goes on with the rest")
+        raise
     failed = [error for _, error in results if error is not None]
     for instance, error in results:
         if error is not None:

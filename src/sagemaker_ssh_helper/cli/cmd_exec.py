@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -76,10 +75,7 @@ def execute(args: argparse.Namespace, command: Sequence[str]) -> int:
         return _in_several(asked, args, command)
     ready = road.prepare(*asked[0])
     argv = connect.ssh_command(ready.host, ready.settings, options=["-T"], command=command)
-    sys.stdout.flush()
-    if sys.platform == "win32":
-        return subprocess.call(argv)
-    os.execv(argv[0], argv)
+    return connect.become(argv)
 
 
 @dataclass
@@ -156,23 +152,42 @@ def _in_several(
 
 
 def _runs(named: Named, wishes: Wishes, all_nodes: bool, whole_names: bool) -> list[_Run]:
-    """One for the target, or one for each of its nodes that registered. Raises TargetNotFound and its kin."""
+    """One for the target, or one for each of its nodes. Raises what ``instances.resolve`` raises."""
     from dataclasses import replace
 
-    from sagemaker_ssh_helper.aws import instances
-
+    wishes = replace(wishes, alone=False)
     if not all_nodes or named.target.kind is None:
         return [_Run(named, wishes, named.host)]
-    known = instances.instances_of(named.client, named.target.kind, named.target.name)
-    nodes = dict.fromkeys(instance.node or "algo-1" for instance in known)
-    if not nodes:
-        # Says why there is none.
-        nodes[instances.resolve(named.client, named.target).node or "algo-1"] = None
     suffix = f".{named.target.name}" if whole_names else ""
     return [
         _Run(replace(named, target=replace(named.target, node=node)), wishes, f"{node}{suffix}")
-        for node in nodes
+        for node in _nodes(named, wishes)
     ]
+
+
+def _nodes(named: Named, wishes: Wishes) -> list[str]:
+    """Those that registered, and those that are still to come."""
+    from sagemaker_ssh_helper.aws import instances, resources
+    from sagemaker_ssh_helper.errors import AccessDenied, TargetOffline
+
+    kind, name = named.target.kind, named.target.name
+    assert kind is not None, "an instance alone has no nodes"
+    known = [instance.node or "algo-1" for instance in instances.instances_of(named.client, kind, name)]
+    try:
+        resource = resources.describe(named.client, kind, name) if wishes.wait else None
+    except AccessDenied:
+        resource = None
+    if resource is not None and not resource.ended:
+        known += [f"algo-{number}" for number in range(1, resource.ssh_nodes + 1)]
+    if not known:
+        try:
+            # Says why there is none.
+            known.append(instances.resolve(named.client, named.target).node or "algo-1")
+        except TargetOffline as error:
+            if not (error.may_come and wishes.wait):
+                raise
+            known.append("algo-1")
+    return list(dict.fromkeys(known))
 
 
 def _start(run: _Run, command: Sequence[str], ended: threading.Event) -> None:

@@ -90,4 +90,5 @@ def run_words(words: list[str]) -> int:
 def _until_ready(client: Client, target: Target, pause: Callable[[float], bool]) -> None:
     from sagemaker_ssh_helper.cli import waiting
 
-    waiting.until_ready(client, target, pause=pause)
+    # The terminal is ssh's.
+    waiting.until_ready(client, target, pause=pause, clock=False)

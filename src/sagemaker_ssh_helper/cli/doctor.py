@@ -29,6 +29,11 @@ from sagemaker_ssh_helper.errors import (
 )
 from sagemaker_ssh_helper.names import Tag
 
+# Where programs of a desktop look, which start with a shorter PATH than a terminal's.
+DESKTOP_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
+_SHARED_SESSION_NAMES = ("SageMaker",)
+"""What AWS calls the session of everybody who works by a role: Studio and notebook instances."""
+
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 
 
@@ -110,6 +115,13 @@ class Examination:
             raise SshMissing("ssh-keygen was not found", fix="Install OpenSSH's client")
         done = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
         version = (done.stderr or done.stdout).split(",")[0].strip()
+        if os.name == "posix" and shutil.which("ssh", path=os.pathsep.join(DESKTOP_PATH)) is None:
+            return Result(
+                "ssh",
+                WARNING,
+                f"{version} at {program}, where editors started from the desktop do not look",
+                "Start the editor from a terminal, or set the path of ssh in its settings",
+            )
         return Result("ssh", OK, f"{version} at {program}")
 
     def _install(self) -> Result:
@@ -241,15 +253,8 @@ class Examination:
     def _owner(self) -> Result:
         if self._is_native:
             return Result("owner", SKIPPED, "such a target has none: policies alone say who may")
-        owner = self._tags.get(Tag.OWNER, "")
         assert self._caller is not None
-        if owner == self._caller.user_id:
-            return Result("owner", OK, "you")
-        # Whether that matters is for the account's policies to say: the session shows it.
-        return Result(
-            "owner", WARNING, f"its {Tag.OWNER} is {owner or 'not set'}, you are {self._caller.user_id}",
-            "Launch your own job, or have this one made yours",
-        )  # fmt: skip
+        return whose(self._tags.get(Tag.OWNER, ""), self._caller.user_id)
 
     def _trust(self) -> Result:
         assert self._named is not None
@@ -297,3 +302,23 @@ class Examination:
     def _tags(self) -> Any:
         assert self._instance is not None
         return self._instance.tags or {}
+
+
+def whose(owner: str, me: str) -> Result:
+    """What to say of a node whose SSHOwner is ``owner`` to the caller with this ``aws:userid``."""
+    role, _, session_name = me.partition(":")
+    if owner == me and session_name in _SHARED_SESSION_NAMES:
+        return Result(
+            "owner", WARNING, f"you, and everybody else who uses this role as {session_name!r}",
+            "Use a session name of your own: role_session_name in a profile of ~/.aws/config",
+        )  # fmt: skip
+    if owner == me:
+        return Result("owner", OK, "you")
+    # Whether that matters is for the account's policies to say: the session shows it.
+    text = f"its {Tag.OWNER} is {owner or 'not set'}, you are {me}"
+    if session_name and owner.startswith(f"{role}:"):
+        return Result(
+            "owner", WARNING, f"{text}: the same role under another session name",
+            "If that was you, keep one name: role_session_name in the profile of ~/.aws/config",
+        )  # fmt: skip
+    return Result("owner", WARNING, text, "Launch your own job, or have this one made yours")

@@ -26,6 +26,8 @@ class Wishes:
     via_plugin: bool = False
     wait: bool = True
     """Wait for a container that is still starting."""
+    alone: bool = True
+    """Nothing else writes to the terminal meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,15 @@ def prepare(named: Named, wishes: Wishes) -> Road:
         plugin.find()
     prepared = _waited_for(named, wishes)
     named.remember()
-    proxy = [*connect.program_words(), "start-proxy", "--region", named.session.region]
-    if named.profile:
-        proxy += ["--profile", named.profile]
-    if wishes.trust_first_use:
-        proxy.append("--trust-first-use")
-    if not wishes.wait:
-        proxy.append("--no-wait")
-    if wishes.via_plugin:
-        proxy += ["--via", "plugin"]
-    proxy += ["--instance-id", prepared.instance.id, named.host]
+    proxy = connect.proxy_words(
+        named.host,
+        prepared.instance.id,
+        region=named.session.region,
+        profile=named.profile,
+        trust_first_use=wishes.trust_first_use,
+        wait=wishes.wait,
+        via_plugin=wishes.via_plugin,
+    )
     user = wishes.user or prepared.user
     settings = connect.ssh_settings(
         named.host,
@@ -100,7 +101,7 @@ def _waited_for(named: Named, wishes: Wishes) -> connect.Prepared:
                 raise
         from sagemaker_ssh_helper.cli import waiting
 
-        waiting.until_ready(named.client, named.target)
+        waiting.until_ready(named.client, named.target, clock=wishes.alone)
 
 
 def _prepared(named: Named, wishes: Wishes) -> connect.Prepared:

@@ -25,12 +25,18 @@ _HEARTBEAT = 10.0
 """Seconds after which somebody who sees no clock is told that it still waits."""
 
 
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
 def until_ready(
     client: Client,
     target: Target,
     timeout: float | None = None,
     *,
-    pause: Callable[[float], bool] | None = None,
+    pause: Callable[[float], bool] = _sleep,
+    clock: bool = True,
 ) -> Progress | None:
     """
     The look that finds the container online.
@@ -40,54 +46,52 @@ def until_ready(
 
     Args:
         timeout: seconds.
-        pause: sleeps so many seconds, and says whether to leave, with None. Who waits so is hidden behind
-            another program, and gets a line every ten seconds.
+        pause: sleeps so many seconds, and says whether to leave, with None.
+        clock: nobody else writes to the terminal meanwhile; else a line tells the time every ten seconds.
 
     Raises WaitTimeout, and at once what waiting cannot mend (TargetEnded, NotInstrumented, AccessDenied, …).
     """
+    show = _Show(target, clock=clock)
+    try:
+        return _until_ready(Watch(client, target), show, timeout, pause)
+    except BaseException:
+        show.clear()
+        raise
+
+
+def _until_ready(
+    watch: Watch, show: _Show, timeout: float | None, pause: Callable[[float], bool]
+) -> Progress | None:
     started_at = time.time()
-    show = _Show(target, heartbeat=pause is not None)
-    watch = Watch(client, target)
     while True:
-        try:
-            seen = watch.look()
-        except BaseException:
-            show.clear()
-            raise
+        seen = watch.look()
         show.update(seen, time.time())
         if seen.stage is Stage.READY:
             return seen
         waited = time.time() - started_at
         if timeout is not None and waited + INTERVAL > timeout:
-            show.clear()
             raise WaitTimeout(
-                f"{target.fqdn} was not ready in {timeout:.0f} s",
+                f"{watch.target.fqdn} was not ready in {timeout:.0f} s",
                 evidence=f"its status is {seen.status}" if seen.status else None,
-                fix=f"It goes on; wait again: sm-ssh wait {target.fqdn}",
+                fix=f"It goes on; wait again: sm-ssh wait {watch.target.fqdn}",
             )
-        try:
-            for _ in range(int(INTERVAL)):
-                if pause is None:
-                    time.sleep(1)
-                elif pause(1):
-                    return None
-                show.tick(time.time())
-        except KeyboardInterrupt:
-            show.clear()
-            raise
+        for _ in range(int(INTERVAL)):
+            if pause(1):
+                return None
+            show.tick(time.time())
 
 
 class _Show:
     """What the user sees of one wait."""
 
-    def __init__(self, target: Target, *, heartbeat: bool) -> None:
+    def __init__(self, target: Target, *, clock: bool) -> None:
         self._target = target
         self._stage: Stage | None = None
         self._since = 0.0
         self._what = ""
         self._history: dict[str, list[float]] = {}
-        self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._heartbeat = heartbeat and not self._terminal
+        self._terminal = clock and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._heartbeat = not clock
         self._told_at = 0.0
 
     def update(self, seen: Progress, now: float) -> None:

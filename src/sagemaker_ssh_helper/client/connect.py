@@ -318,15 +318,17 @@ class SshSettings:
     defaults: tuple[str, ...]
 
 
-def ssh_settings(host: str, *, user: str, proxy: Sequence[str], learn_host_key: bool = False) -> SshSettings:
+def ssh_settings(
+    host: str, *, user: str, proxy: Sequence[str] | None, learn_host_key: bool = False
+) -> SshSettings:
     """
-    The settings for ``host`` through ``proxy``.
+    The settings for ``host`` through ``proxy``; None for an address that leads there by itself.
 
     ``learn_host_key`` lets ssh accept and keep the key of a node that tells none.
     """
     key = config_dir() / "key"
     safe = [
-        f"ProxyCommand={proxy_command(proxy)}",
+        f"ProxyCommand={proxy_command(proxy) if proxy is not None else 'none'}",
         f"UserKnownHostsFile={quote_value(known_hosts.path())}",
         f"StrictHostKeyChecking={'accept-new' if learn_host_key else 'yes'}",
         "UpdateHostKeys=no",
@@ -377,6 +379,45 @@ def ssh_command(
     return argv
 
 
+def proxy_words(
+    host: str,
+    instance_id: InstanceId,
+    *,
+    region: str,
+    profile: str | None,
+    trust_first_use: bool = False,
+    wait: bool = True,
+    via_plugin: bool = False,
+) -> list[str]:
+    """How ssh starts the proxy to an instance that was made ready a moment ago, under the name ``host``."""
+    words = [*program_words(), "start-proxy", "--region", region]
+    if profile:
+        words += ["--profile", profile]
+    if trust_first_use:
+        words.append("--trust-first-use")
+    if not wait:
+        words.append("--no-wait")
+    if via_plugin:
+        words += ["--via", "plugin"]
+    return [*words, "--instance-id", instance_id, host]
+
+
+def become(argv: list[str]) -> int:
+    """
+    Run ssh in our place. Does not return where a program can become another one; else the exit status.
+
+    On Windows it is a child, and Ctrl-C is its alone: we wait for what it makes of it.
+    """
+    sys.stdout.flush()
+    if sys.platform == "win32":
+        import signal
+        import subprocess
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return subprocess.call(argv)
+    os.execv(argv[0], argv)
+
+
 def program_words() -> list[str]:
     """How to start this sm-ssh again: absolute, independent of PATH and of the folder."""
     invoked = Path(sys.argv[0])
@@ -384,8 +425,10 @@ def program_words() -> list[str]:
         found = invoked if invoked.is_absolute() else Path(shutil.which(sys.argv[0]) or invoked)
         # Not resolved: the link in a user's bin folder outlives the version it points to.
         absolute = Path(os.path.abspath(found))
-        if os.access(absolute, os.X_OK):
-            return [str(absolute)]
+        # pip's starter takes the suffix off on Windows.
+        for program in (absolute, absolute.with_suffix(".exe")):
+            if os.access(program, os.X_OK):
+                return [str(program)]
     beside = Path(sys.executable).parent / ("sm-ssh.exe" if sys.platform == "win32" else "sm-ssh")
     if os.access(beside, os.X_OK):
         return [str(beside)]
@@ -408,7 +451,9 @@ def _proxy_word(word: str) -> str:
             f"{word!r} cannot stand in an ssh configuration", fix="Move it to a path without line ends"
         )
     if sys.platform == "win32":
-        quoted = f'"{word}"' if re.search(r"[\s&|<>^()]", word) else word
+        # Windows takes slashes in the path of a program; Git's ssh asks a Unix shell, which eats backslashes.
+        word = word.replace("\\", "/")
+        quoted = f'"{word}"' if re.search(r"[\s&|<>^();,='!]", word) else word
     elif re.fullmatch(r"[A-Za-z0-9_@%+=:,./~-]+", word):
         quoted = word
     else:
