@@ -124,8 +124,8 @@ def test_an_interrupt_at_the_terminal_leaves_the_tunnel_to_the_program(alice: La
         CONNECTED
         + """
 with wrapper.start_ssm_connection(0) as proxy:
-    print("up", flush=True)
     try:
+        print("up", flush=True)
         time.sleep(600)
     except KeyboardInterrupt:
         proxy.run_command("echo still")
