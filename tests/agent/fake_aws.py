@@ -39,8 +39,19 @@ class FakeAws:
             def log_message(self, format: str, *args: Any) -> None:
                 """Nothing: the test looks at the calls."""
 
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                found = b""
+                while True:
+                    size = int(self.rfile.readline(), 16)
+                    found += self.rfile.read(size)
+                    self.rfile.readline()
+                    if not size:
+                        return found
+
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+                body = self._body().decode()
                 operation = self.headers.get("X-Amz-Target", "").partition(".")[2]
                 parameters: Any = body
                 if operation:

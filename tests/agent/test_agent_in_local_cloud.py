@@ -78,6 +78,7 @@ class Node:
             "HOME": self.state.path,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "AWS_ENDPOINT_URL": self.cloud.endpoint_url,
+            "AWS_EC2_METADATA_DISABLED": "true",
         }
         if "ca_file" in self.cloud.info:
             environ["AWS_CA_BUNDLE"] = self.cloud.info["ca_file"]

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.fake_aws import FakeAws
 from agent.http_server import Reply, ScriptedServer
+from agent.job_script import SECRET, TIMEOUT, eventually, processes_of, status_of
 from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.agent import bootstrap
 from sagemaker_ssh_helper.agent.resource import Resource
@@ -30,136 +30,6 @@ from sagemaker_ssh_helper.names import Line, ResourceKind
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 pytestmark = pytest.mark.container
-
-TIMEOUT = 60.0
-SOURCE = Path(bootstrap.__file__).parents[2]
-SECRET = "hunter2-secret-value"
-
-SCRIPT = """
-import sys
-from sagemaker_ssh_helper.agent import state
-state.AGENT_LOG_PATH = sys.argv[1]
-from sagemaker_ssh_helper import setup_and_start_ssh
-result = setup_and_start_ssh()
-print("the job goes on", result, flush=True)
-sys.stdin.read()
-"""
-
-
-class Job:
-    """A job's script that sets ssh up, says so, and ends when its standard input does."""
-
-    def __init__(self, folder, environment):
-        self.state_path = environment["SSH_STATE_DIR"]
-        log = folder / "log" / "agent.log"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(log)],
-            env=environment,
-            cwd=str(folder),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def goes_on(self):
-        """Block until the call has returned."""
-        assert self.process.stdout.readline() == "the job goes on None\n"
-
-    def end(self):
-        """End the job; what it printed since, and its log lines. Waits for the end of both pipes."""
-        return self.process.communicate(timeout=TIMEOUT)
-
-
-@pytest.fixture
-def aws():
-    with FakeAws() as fake:
-        yield fake
-
-
-@pytest.fixture
-def environment(tmp_path, aws):
-    """The variables of a job that was launched with ssh."""
-    key = tmp_path / "id"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)], check=True)
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "PYTHONPATH": str(SOURCE),
-        "SSH_STATE_DIR": str(tmp_path / "node"),
-        "START_SSH": "true",
-        "SSH_SSM_ROLE": "service-role/MyRole",
-        "SSH_OWNER_TAG": "AIDAEXAMPLE:jane@example.com",
-        "SSH_WAIT_TIME_SECONDS": "0",
-        "SSH_INSTANCE_COUNT": "2",
-        "SSH_PUBLIC_KEY": key.with_suffix(".pub").read_text().strip(),
-        "SSH_LAUNCH_ID": "0123456789abcdef" * 2,
-        "TRAINING_JOB_NAME": "my-job",
-        "TRAINING_JOB_ARN": "arn:aws:sagemaker:eu-west-1:111122223333:training-job/my-job",
-        "SAGEMAKER_BASE_DIR": str(tmp_path / "ml"),
-        "AWS_REGION": "eu-west-1",
-        "AWS_ENDPOINT_URL": aws.url,
-        "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "NO_PROXY": "*",
-        "PASSWORD": SECRET,
-    }
-
-
-@pytest.fixture
-def start(tmp_path, environment):
-    """Start a job; every process it leaves behind is ended."""
-    jobs = []
-
-    def start(**changes):
-        job = Job(tmp_path, {**environment, **changes})
-        jobs.append(job)
-        return job
-
-    yield start
-    for job in jobs:
-        job.process.kill()
-        job.process.wait()
-        for stream in (job.process.stdin, job.process.stdout, job.process.stderr):
-            stream.close()
-    for pid in processes_of(environment["SSH_STATE_DIR"]):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            # It ended by itself since it was listed.
-            pass
-
-
-def processes_of(text):
-    """The processes that have this temporary folder in their words."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                words = Path(f"/proc/{name}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(text) in words:
-                found.append(int(name))
-    return found
-
-
-def eventually(question):
-    """Ask until the answer is true, and return it."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        answer = question()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
-
-
-def status_of(job):
-    """The status once it is decided."""
-    state = eventually(lambda: os.path.exists(job.state_path) and StateDir.open(job.state_path))
-    return eventually(lambda: (lambda s: s if s and s.state is State.FAILED else None)(state.read_status()))
-
 
 # --- jobs without ssh ---
 
@@ -273,13 +143,6 @@ def test_a_public_key_that_is_none_is_not_used_and_said_in_the_log(start, aws):
     assert "SSHKeys" not in tags
     assert "SSH_PUBLIC_KEY is not used: that is no public key" in Path(status.log).read_text()
     assert (Path(job.state_path) / "authorized_keys").read_text() == ""
-
-
-def test_asking_for_the_official_agent_gets_ours_and_a_word_in_the_log(start, aws):
-    status = status_of(start(SSH_AGENT="official"))
-
-    assert len(aws.parameters("CreateActivation")) == 1
-    assert "SSH_AGENT=official: this version runs its own agent only" in Path(status.log).read_text()
 
 
 def test_no_value_of_the_environment_is_logged(start, aws):

@@ -1,5 +1,6 @@
 """The agent as a process: started, online, used, told to end."""
 
+import asyncio
 import base64
 import os
 import signal
@@ -15,8 +16,10 @@ import pytest
 
 from agent.agent_thread import make_config
 from agent.fake_service import MI, TIMEOUT, FakeService
-from sagemaker_ssh_helper.agent import rsa
+from sagemaker_ssh_helper.agent import daemon as daemon_module
+from sagemaker_ssh_helper.agent import official, packages, rsa
 from sagemaker_ssh_helper.agent.state import State, StateDir
+from sagemaker_ssh_helper.errors import LocalSetup
 
 pytestmark = pytest.mark.container
 
@@ -47,7 +50,13 @@ class Daemon:
         command = [sys.executable, "-m", "sagemaker_ssh_helper.agent.daemon", "--state", self.state.path]
         self.process = subprocess.Popen(
             command,
-            env={"PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": self.service.url, **paths(), **environ},
+            env={
+                "PATH": os.environ["PATH"],
+                "AWS_ENDPOINT_URL": self.service.url,
+                "AWS_EC2_METADATA_DISABLED": "true",
+                **paths(),
+                **environ,
+            },
             stderr=subprocess.PIPE,
         )
         return self
@@ -66,6 +75,9 @@ class Daemon:
             return status is not None and status.state is state
 
         self.service.wait(reached, state.value)
+        if state is State.ONLINE:
+            # The service may notice it a moment later.
+            self.service.wait_online()
         return self
 
     def end(self, number: int = signal.SIGTERM) -> int:
@@ -112,6 +124,107 @@ def test_restart_uses_the_registration_again(service: FakeService, tmp_path: Pat
         daemon.start().wait_for(State.ONLINE)
 
     assert service.operations().count("RegisterManagedInstance") == 1
+
+
+JOB_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAJOB", "AWS_SECRET_ACCESS_KEY": "job"}
+
+
+def test_ended_node_is_deregistered_by_the_jobs_role(
+    service: FakeService, tmp_path: Path, key: bytes
+) -> None:
+    service.answers["DeregisterManagedInstance"] = [(200, {})]
+    with Daemon(service, tmp_path / "state", key).start(**JOB_KEYS) as daemon:
+        status = daemon.wait_for(State.ONLINE).end()
+
+    assert status == 0
+    assert service.operations()[-1] == "DeregisterManagedInstance"
+    assert f"= {MI} is deregistered" in daemon.log.read_text()
+    assert not os.path.exists(daemon.state.registration_json)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(400, {"__type": "AccessDeniedException"}), (500, {}), None],
+    ids=["denied", "trouble", "silence"],
+)
+def test_node_that_may_not_be_deregistered_ends_in_silence_and_in_time(
+    service: FakeService, tmp_path: Path, key: bytes, answer: Any
+) -> None:
+    environ = dict(JOB_KEYS)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        if answer is None:
+            # The keys come from somebody who does not answer.
+            environ = {
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://127.0.0.1:{silent.getsockname()[1]}/role"
+            }
+        else:
+            service.answers["DeregisterManagedInstance"] = [answer]
+        with Daemon(service, tmp_path / "state", key).start(**environ) as daemon:
+            daemon.wait_for(State.ONLINE)
+            logged = len(daemon.log.read_text())
+            began_at = time.monotonic()
+            status = daemon.end()
+            took = time.monotonic() - began_at
+
+    assert status == 0
+    assert took < 15
+    assert [line[24:] for line in daemon.log.read_text()[logged:].splitlines()] == [
+        "INFO = the agent was told to end"
+    ]
+    assert os.path.exists(daemon.state.registration_json)
+
+
+def test_auto_makes_room_for_the_official_agent_when_ours_stays_offline(
+    service: FakeService, tmp_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, with a shorter patience, and without installing anything."""
+    service.answers["RequestManagedInstanceRoleToken"] = [(400, {"__type": "AccessDeniedException"})]
+    done: List[str] = []
+    monkeypatch.setattr(daemon_module, "WATCHDOG_TIMEOUT", 0.5)
+    monkeypatch.setattr(packages, "install_official_agent", lambda say: done.append("installed"))
+    monkeypatch.setattr(official, "configure", lambda region, environ: done.append("configured"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    node = Daemon(service, tmp_path / "state", key, agent="auto")
+
+    assert daemon_module.main(["--state", node.state.path]) == daemon_module.EXIT_OFFICIAL
+    assert done == ["installed", "configured"]
+    status = node.state.read_status()
+    assert status is not None
+    assert (status.state, status.why) == (State.STARTING, "the official agent takes over")
+
+
+@pytest.mark.parametrize("agent", ["auto", "embedded"])
+def test_ours_goes_on_where_no_other_can_be_had(
+    service: FakeService, tmp_path: Path, key: bytes, monkeypatch: pytest.MonkeyPatch, agent: str
+) -> None:
+    refused = threading.Event()
+
+    def refuse(say: object) -> None:
+        refused.set()
+        raise LocalSetup("no package manager has it")
+
+    service.answers["RequestManagedInstanceRoleToken"] = [(400, {"__type": "AccessDeniedException"})]
+    monkeypatch.setattr(daemon_module, "WATCHDOG_TIMEOUT", 0.2)
+    monkeypatch.setattr(packages, "install_official_agent", refuse)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    node = Daemon(service, tmp_path / "state", key, agent=agent)
+    config = node.state.read_config()
+    assert config is not None
+    ours = daemon_module.Agent(node.state, config)
+
+    async def run() -> None:
+        running = asyncio.ensure_future(ours.run())
+        if agent == "auto":
+            await asyncio.get_running_loop().run_in_executor(None, refused.wait, TIMEOUT)
+        done, _ = await asyncio.wait([running], timeout=1.0)
+        assert not done
+        ours.stop()
+        await running
+
+    asyncio.run(run())
+    assert refused.is_set() == (agent == "auto")
 
 
 def test_second_agent_of_a_node_gives_way(service: FakeService, tmp_path: Path, key: bytes) -> None:

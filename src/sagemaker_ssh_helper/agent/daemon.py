@@ -14,19 +14,29 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import List, Optional, Sequence
+from typing import Awaitable, List, Optional, Sequence
 
-from sagemaker_ssh_helper.agent import registration, ssh_servers
-from sagemaker_ssh_helper.agent.aws_api import AwsApi
+from sagemaker_ssh_helper.agent import official, packages, registration, ssh_servers
+from sagemaker_ssh_helper.agent.aws_api import AwsApi, Retry
 from sagemaker_ssh_helper.agent.control import Control
-from sagemaker_ssh_helper.agent.registration import InstanceRole
-from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
+from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
+from sagemaker_ssh_helper.agent.registration import InstanceRole, Registration
+from sagemaker_ssh_helper.agent.state import AgentConfig, AgentKind, State, StateDir
 from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
-from sagemaker_ssh_helper.names import Env
+from sagemaker_ssh_helper.names import Env, InstanceId
 
 EXIT_RUNNING = 3
 """Another agent of this node runs."""
+
+EXIT_OFFICIAL = 4
+"""Our agent did not come online and has ended; the official one was installed, and needs an activation."""
+
+WATCHDOG_TIMEOUT = 60.0
+"""Seconds from its registration that our agent has to come online, where there may be another (``auto``)."""
+
+FAREWELL_TIMEOUT = 1.0
+"""Seconds that a node may take to remove itself from the managed instances when it ends."""
 
 # Calls that may be under way at once. Each is short; sessions wait for one while they open.
 _MAX_CALLS = 8
@@ -39,6 +49,10 @@ _logger = logging.getLogger(__name__)
 
 class _Stopping(Exception):
     """The agent ends, so a pause between two attempts does not go on."""
+
+
+class _OfficialWanted(Exception):
+    """Ours does not come online, and the official one is there now."""
 
 
 class Agent:
@@ -82,41 +96,81 @@ class Agent:
         executor = ThreadPoolExecutor(_MAX_CALLS, thread_name_prefix="aws")
         try:
             api = AwsApi(self._config.region, transport=self._transport, sleep=self._pause)
+            if self._config.agent == AgentKind.OFFICIAL:
+                await self._run_official(executor)
+                return
             registered = await loop.run_in_executor(executor, self._register, api)
             self._state.update_status(State.REGISTERED, instance_id=registered.instance_id)
-            role = InstanceRole(self._state, registered, api)
-            pause = await loop.run_in_executor(executor, role.refresh)
-            while not role.is_valid:
-                self._state.update_status(State.REGISTERED, why=role.problem)
-                await asyncio.sleep(pause)
-                pause = await loop.run_in_executor(executor, role.refresh)
-            api = AwsApi(self._config.region, role.get, transport=self._transport, sleep=self._pause)
-            control = Control(
-                registered.instance_id, self._config, self._state, api, self._transport, executor
-            )
-            await self._side_by_side(control, role, pause, executor)
+            try:
+                await _side_by_side(
+                    self._stay_online(registered, api, executor),
+                    _keep_sshd(self._state, executor),
+                    self._watch(executor),
+                )
+            finally:
+                await self._deregister(registered.instance_id, executor)
         finally:
             # What is still under way in threads is of no use any more.
             self._stopped.set()
             self._transport.abort()
             executor.shutdown(wait=False)
 
-    async def _side_by_side(
-        self, control: Control, role: InstanceRole, pause: float, executor: ThreadPoolExecutor
-    ) -> None:
-        tasks = [
-            asyncio.ensure_future(control.run()),
-            asyncio.ensure_future(_keep_credentials(role, pause, executor)),
-            asyncio.ensure_future(_keep_sshd(self._state, executor)),
-        ]
+    async def _stay_online(self, registered: Registration, api: AwsApi, executor: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        role = InstanceRole(self._state, registered, api)
+        pause = await loop.run_in_executor(executor, role.refresh)
+        while not role.is_valid:
+            self._state.update_status(State.REGISTERED, why=role.problem)
+            await asyncio.sleep(pause)
+            pause = await loop.run_in_executor(executor, role.refresh)
+        api = AwsApi(self._config.region, role.get, transport=self._transport, sleep=self._pause)
+        control = Control(registered.instance_id, self._config, self._state, api, self._transport, executor)
+        await _side_by_side(control.run(), _keep_credentials(role, pause, executor))
+
+    async def _run_official(self, executor: ThreadPoolExecutor) -> None:
+        agent = official.OfficialAgent(self._state, self._config)
+        instance_id = await agent.register()
+        self._state.update_status(State.REGISTERED, instance_id=instance_id)
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await _side_by_side(agent.run(), _keep_sshd(self._state, executor))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await self._deregister(instance_id, executor)
+
+    async def _watch(self, executor: ThreadPoolExecutor) -> None:
+        """With ``auto``: make room for the official agent when ours was given its time and is not online."""
+        loop = asyncio.get_running_loop()
+        if self._config.agent == AgentKind.AUTO:
+            await asyncio.sleep(WATCHDOG_TIMEOUT)
+            status = self._state.read_status()
+            if status is not None and status.state is not State.ONLINE:
+                _logger.warning("! not online after %.0f s: %s", WATCHDOG_TIMEOUT, status.why)
+                try:
+                    await loop.run_in_executor(executor, self._prepare_official)
+                except LocalSetup as error:
+                    _logger.warning("! our own agent goes on, since there is no other: %s", error)
+                else:
+                    raise _OfficialWanted
+        await loop.create_future()
+
+    def _prepare_official(self) -> None:
+        packages.install_official_agent(_logger.warning)
+        official.configure(self._config.region, os.environ)
+
+    async def _deregister(self, instance_id: InstanceId, executor: ThreadPoolExecutor) -> None:
+        """Nobody can reach the node any more. Where the job's role may not do this, its entry stays."""
+        credentials = ContainerCredentials(os.environ, self._transport).get
+        api = AwsApi(self._config.region, credentials, transport=self._transport, retry=Retry(1))
+        call = asyncio.get_running_loop().run_in_executor(
+            executor, api.deregister_managed_instance, instance_id
+        )
+        try:
+            await asyncio.wait_for(call, FAREWELL_TIMEOUT)
+        except (SSHHelperError, asyncio.TimeoutError) as error:
+            _logger.debug("the managed instance stays: %s", error)
+        else:
+            # It cannot be used again.
+            self._state.forget_registration()
+            _logger.info("= %s is deregistered", instance_id)
 
     def _register(self, api: AwsApi) -> registration.Registration:
         return registration.register(self._state, self._config, api, sleep=self._pause)
@@ -124,6 +178,19 @@ class Agent:
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
             raise _Stopping
+
+
+async def _side_by_side(*parts: Awaitable[None]) -> None:
+    """Until one of them ends or fails; then the others end, too."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def _keep_credentials(role: InstanceRole, pause: float, executor: ThreadPoolExecutor) -> None:
@@ -175,10 +242,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(state: StateDir, config: AgentConfig) -> int:
-    _logger.info("= agent of %s starts, process %d", config.instance_name, os.getpid())
+    _logger.info("= %s agent of %s starts, process %d", config.agent, config.instance_name, os.getpid())
     try:
         asyncio.run(Agent(state, config).run())
         why, status = "the agent was told to end", 0
+    except _OfficialWanted:
+        state.update_status(State.STARTING, why="the official agent takes over")
+        return EXIT_OFFICIAL
     except SSHHelperError as error:
         why, status = str(error), 1
         _logger.error("the agent ends: %s", why)

@@ -16,11 +16,11 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Callable, Generic, Optional, Sequence, TypeVar
+from typing import Callable, Generic, Mapping, Optional, Sequence, TypeVar
 
 from sagemaker_ssh_helper.agent import environment, resource, ssh_servers, sshd
 from sagemaker_ssh_helper.agent.job_output import JobLogHandler, JobOutput
-from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir, explained_os_error
+from sagemaker_ssh_helper.agent.state import AgentConfig, AgentKind, State, StateDir, explained_os_error
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     EndpointUnreachable,
@@ -119,13 +119,18 @@ def _become_agent(state: StateDir, job: JobOutput, log_path: str) -> str:
         server = _Beside(lambda: _start_sshd(state))
         # When the agent ends nobody can reach it any more.
         leftovers.callback(lambda: server.result().stop() if server.succeeded else None)
-        config = _activate(state, server, log_path, log_to_stdout)
-        state.write_config(config)
+        state.write_config(_activate(state, server, log_path, log_to_stdout))
         state.update_status(why="registering")
 
         from sagemaker_ssh_helper.agent import daemon
 
-        if daemon.main(["--state", state.path]) == 0:
+        ended = daemon.main(["--state", state.path])
+        if ended == daemon.EXIT_OFFICIAL:
+            # It has its own way to end by this signal, and took ours away.
+            signal.signal(signal.SIGTERM, _end)
+            state.write_config(_activate(state, server, log_path, log_to_stdout))
+            ended = daemon.main(["--state", state.path])
+        if ended == 0:
             return ""
     status = state.read_status()
     return status.why if status is not None else "the agent ended"
@@ -192,9 +197,7 @@ def _activate(
         raise LocalSetup("the AWS region is not known", fix="Set AWS_REGION in the job's environment")
     name = instance_name(here.node, here.name, here.kind)
     _logger.info("= setting up %s in %s", name, region)
-    if environ.get(Env.AGENT, "").strip().lower() == "official":
-        _logger.warning("! %s=official: this version runs its own agent only", Env.AGENT)
-
+    agent = _choose_agent(region, environ)
     transport = Transport(environ)
     credentials = ContainerCredentials(environ, transport)
     api = AwsApi(region, credentials.get, environ=environ, transport=transport)
@@ -236,7 +239,36 @@ def _activate(
         log_to_stdout=log_to_stdout,
         environ_path=state.environment,
         bin_path=state.bin,
+        agent=agent.value,
     )
+
+
+def _choose_agent(region: str, environ: Mapping[str, str]) -> AgentKind:
+    """
+    Which agent it will be, as ``SSH_AGENT`` wants it; an official one is ready then to register.
+
+    Raises LocalSetup when that is the one that was asked for, and it cannot be had.
+    """
+    from sagemaker_ssh_helper.agent import official
+
+    wanted = environ.get(Env.AGENT, "").strip().lower() or AgentKind.AUTO.value
+    if wanted not in [kind.value for kind in AgentKind]:
+        known = ", ".join(kind.value for kind in AgentKind)
+        _logger.warning("! %s is %r: not one of %s", Env.AGENT, wanted, known)
+        wanted = AgentKind.AUTO.value
+    agent = AgentKind(wanted)
+    if agent is AgentKind.EMBEDDED:
+        return agent
+    try:
+        version = official.find()
+        official.configure(region, environ)
+    except LocalSetup as error:
+        if agent is AgentKind.OFFICIAL:
+            raise
+        _logger.info("= our own agent is used: %s", error.what)
+        return agent
+    _logger.info("= the official agent is used, version %s", version)
+    return AgentKind.OFFICIAL
 
 
 class _Beside(Generic[_T]):

@@ -1,5 +1,5 @@
 """
-OpenSSH from the image's own package manager: what is missing, and how to install it.
+Programs from the image's own package manager: what is missing, and how to install it.
 
 Standard library only; Python 3.8.
 """
@@ -10,8 +10,9 @@ import subprocess
 import time
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from sagemaker_ssh_helper.agent import sshd
+from sagemaker_ssh_helper.agent import official, sshd
 from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.names import AGENT_NAME
 
 START_TIMEOUT = 120.0
 """Seconds that an installation may take while a node starts."""
@@ -28,6 +29,10 @@ _MANAGERS: Dict[str, List[Tuple[str, ...]]] = {
     "apk": [("apk", "add", "--no-cache", "openssh-server", "openssh-keygen", "openssh-sftp-server")],
     "zypper": [("zypper", "--non-interactive", "install", "openssh-server")],
 }
+
+# Others do not have it.
+_OFFICIAL_MANAGERS = ("dnf", "microdnf", "yum")
+_OFFICIAL_TIMEOUT = 120.0
 
 
 def missing() -> List[str]:
@@ -60,11 +65,40 @@ def install_openssh(
             f"there is no {absent} in this image, and installing needs root",
             fix="Run as root: " + " && ".join(" ".join(command) for command in commands),
         )
+    _run(commands, because=f"there is no {absent}", say=say, timeout=timeout)
+    still = missing()
+    if still:
+        raise LocalSetup(f"the package manager ran, and there still is no {' and no '.join(still)}")
+
+
+def install_official_agent(say: Callable[[str], object]) -> None:
+    """
+    Install it from the distribution's packages; ``say`` is told the command before it runs. Blocks.
+
+    Raises LocalSetup when that cannot be done here, or did not help.
+    """
+    absent = "there is no official agent"
+    manager = next((name for name in _OFFICIAL_MANAGERS if shutil.which(name)), None)
+    if manager is None:
+        raise LocalSetup(f"{absent}, and no package manager that has it")
+    if os.geteuid() != 0:
+        raise LocalSetup(f"{absent}, and installing needs root")
+    _run([(manager, "install", "-y", AGENT_NAME)], because=absent, say=say, timeout=_OFFICIAL_TIMEOUT)
+    official.find()
+
+
+def _run(
+    commands: Sequence[Tuple[str, ...]],
+    *,
+    because: str,
+    say: Callable[[str], object],
+    timeout: Optional[float],
+) -> None:
     deadline = None if timeout is None else time.monotonic() + timeout
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in commands:
         words = " ".join(command)
-        say(f"there is no {absent}; running: {words}")
+        say(f"{because}; running: {words}")
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             status = subprocess.run(
@@ -74,6 +108,3 @@ def install_openssh(
             raise LocalSetup(f"{words} was given up after {timeout:.0f} s") from None
         if status != 0:
             raise LocalSetup(f"{words} ended with status {status}")
-    still = missing()
-    if still:
-        raise LocalSetup(f"the package manager ran, and there still is no {' and no '.join(still)}")

@@ -41,7 +41,11 @@ _FAILED_PAUSE = 10.0
 _FAILED_JITTER = 9.0
 _MAX_PAUSE = 1800.0
 _MAX_EXPONENT = 16
-_LIMIT_CODE = "RegistrationLimitExceeded"
+LIMIT_CODE = "RegistrationLimitExceeded"
+LIMIT_FIX = (
+    "Remove those whose containers are gone: sm-ssh-deregister-instances, as an administrator; "
+    "or turn the advanced-instances tier on, which allows 20,000 instead of 1,000"
+)
 _FINAL_CODE = "MachineFingerprintDoesNotMatch"
 
 # Credentials with less left than this are not used for a new signature.
@@ -130,11 +134,8 @@ def register(
             lambda: api.register_managed_instance(activation, fingerprint, key.public_key), sleep, chance
         )
     except ServiceError as error:
-        if error.code == _LIMIT_CODE:
-            error.fix = (
-                "Remove those whose containers are gone: sm-ssh-deregister-instances, as an administrator; "
-                "or turn the advanced-instances tier on, which allows 20,000 instead of 1,000"
-            )
+        if error.code == LIMIT_CODE:
+            error.fix = LIMIT_FIX
         raise
     registration = Registration(
         instance_id, config.region, fingerprint, config.activation_id, key, time.time()

@@ -46,6 +46,15 @@ class State(str, enum.Enum):
     FAILED = "failed"
 
 
+class AgentKind(str, enum.Enum):
+    """Which program is the node's agent: the values of ``SSH_AGENT``."""
+
+    AUTO = "auto"
+    """An installed official one, else ours until it turns out that ours does not come online."""
+    EMBEDDED = "embedded"
+    OFFICIAL = "official"
+
+
 @dataclass(frozen=True)
 class Status:
     """The content of ``status.json``. Fields that are not known yet are empty, or 0."""
@@ -86,6 +95,8 @@ class AgentConfig:
     """The job's environment, NUL separated, for Run Command; empty when there is none."""
     bin_path: str = ""
     """The folder with sm-wait and sm-setup-ssh, to be first on the PATH of Run Command."""
+    agent: str = AgentKind.EMBEDDED.value
+    """One of AgentKind."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +262,10 @@ class StateDir:
             data = _to_json(Status(State.STARTING, why, updated_at=time.time()))
             # Long enough for every reason that may follow, should the disk be full then.
             self.write(self.status_json, data.ljust(_STATUS_BYTES))
+
+    def forget_registration(self) -> None:
+        """It came to its end."""
+        _unlink(self.registration_json)
 
     def read_config(self) -> Optional[AgentConfig]:
         """What the set-up handed to the agent; None before that."""
