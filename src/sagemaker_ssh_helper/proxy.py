@@ -23,7 +23,16 @@ from sagemaker_ssh_helper.targets import Target
 
 logger = logging.getLogger(__name__)
 
-_READY = b"listening"
+_READY = "listening"
+
+_UNTIL_WE_END = "exec cat"
+"""What ssh runs in the container: it reads from us, and when we are gone, however we ended, so is ssh."""
+
+_LOST = 255
+"""The status of ssh when its connection is lost."""
+
+_LOST_TIMEOUT = 2.0
+"""Seconds between the end of a command's connection and that of the tunnel which caused it."""
 
 _END_TIMEOUT = 10.0
 """Seconds that ssh has to end when it was asked to."""
@@ -119,7 +128,6 @@ class SSMProxy:
         self.ssh_listen_port = _free_port(self.ssh_listen_port)
         address = f"127.0.0.1:{self.ssh_listen_port}:localhost:{prepared.pin.port}"
         options = [
-            "-N",
             "-T",
             "-o",
             "BatchMode=yes",
@@ -133,7 +141,7 @@ class SSMProxy:
             "-o",
             "PermitLocalCommand=yes",
             "-o",
-            f"LocalCommand=echo {_READY.decode()}",
+            f"LocalCommand=echo {_READY}",
             "-L",
             address,
         ]
@@ -146,11 +154,15 @@ class SSMProxy:
             host, prepared.instance.id, region=session.region, profile=None, wait=False
         )
         through = connect.ssh_settings(host, user=prepared.user, proxy=proxy, learn_host_key=learn)
-        self._tunnel = _Tunnel(connect.ssh_command(host, through, options=options), session.environment())
-        if not self._tunnel.listens():
-            tunnel = self._tunnel
+        command = connect.ssh_command(host, through, options=options, command=[_UNTIL_WE_END])
+        tunnel = _Tunnel(command, session.environment())
+        self._tunnel = tunnel
+        try:
+            if not tunnel.listens():
+                raise ConnectionFailed(f"there is no tunnel to {host}", evidence=tunnel.said())
+        except BaseException:
             self.disconnect()
-            raise ConnectionFailed(f"there is no tunnel to {host}", evidence=tunnel.said())
+            raise
         here = connect.ssh_settings(host, user=prepared.user, proxy=None, learn_host_key=learn)
         port = ["-T", "-o", "BatchMode=yes", "-o", "ControlPath=none", "-p", str(self.ssh_listen_port)]
         self._command = connect.ssh_command("127.0.0.1", here, options=port)
@@ -163,9 +175,9 @@ class SSMProxy:
                 return subprocess.run(
                     [*self._command, command], stdin=subprocess.DEVNULL, check=True, **streams
                 )
-            except subprocess.CalledProcessError:
-                # Else the status is the command's own, or ssh's 255 because the tunnel ended meanwhile.
-                if tunnel.alive:
+            except subprocess.CalledProcessError as error:
+                # 255 is the command's own, or ssh's because the tunnel has ended, or is about to.
+                if error.returncode != _LOST or not tunnel.ends():
                     raise
         raise ConnectionFailed(
             "there is no tunnel",
@@ -175,29 +187,40 @@ class SSMProxy:
 
 
 class _Tunnel:
-    """An ssh in the background; it ends, with its session, when it is closed."""
+    """An ssh in the background; it ends, with its session, when it is closed or this program is gone."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             env=dict(environment),
+            # What interrupts this program is this program's business: it may still need its tunnel.
+            start_new_session=True,
         )
         self._said: deque[str] = deque(maxlen=5)
+        self._ready = False
+        self._settled = threading.Event()
         self._reader = threading.Thread(target=self._read, name="ssh tunnel", daemon=True)
-        self._reader.start()
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
     def listens(self) -> bool:
-        """Wait until its port listens; whether it does."""
-        assert self._process.stdout is not None
-        with self._process.stdout as told:
-            return told.readline().strip() == _READY
+        """Wait until its port listens; whether it does. Called once."""
+        self._reader.start()
+        self._settled.wait()
+        return self._ready
+
+    def ends(self) -> bool:
+        """Whether it is over, or is in a moment."""
+        try:
+            self._process.wait(_LOST_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def said(self) -> str:
         """The last lines of it and its proxy."""
@@ -207,27 +230,35 @@ class _Tunnel:
         if self.alive:
             self._process.terminate()
         # The proxy outlives ssh by what it takes to end the session, and has the same standard error.
-        self._reader.join(_END_TIMEOUT)
+        if self._reader.is_alive():
+            self._reader.join(_END_TIMEOUT)
         if self.alive:
             self._process.kill()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._process.wait()
 
     def _read(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
             for line in lines:
                 text = line.decode(errors="replace").strip()
+                if text == _READY and not self._ready:
+                    self._ready = True
+                    self._settled.set()
+                    continue
                 self._said.append(text)
                 logger.info("ssh: %s", text)
+        self._settled.set()
 
 
 def _free_port(port: int) -> int:
     """The port, or for 0 any that is free. Raises PortBusy, UsageError."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"{port} is no port", fix="Ports are 0 to 65535, and 0 is any free one")
     try:
         with socket.create_server(("127.0.0.1", port)) as listener:
             return int(listener.getsockname()[1])
-    except OverflowError as error:
-        raise UsageError(f"{port} is no port", fix="Ports are 0 to 65535, and 0 is any free one") from error
     except OSError as error:
         raise PortBusy(
             f"port {port} of this machine cannot be listened on",
