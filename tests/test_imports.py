@@ -26,6 +26,7 @@ ROWS = {
     "archive": 5,
     "delivery": 5,
     "emulator": 5,
+    "env": 5,
     "launch": 5,
     "log": 5,
     "manager": 5,
@@ -39,7 +40,7 @@ ROWS = {
 # The names of row 5 that users import may use one another, as they always have.
 PEERS = {"archive", "delivery", "launch", "log", "manager", "pipeline_steps", "proxy", "wrapper"}
 
-CONTAINER = {"__init__", "errors", "names", "public_keys", "protocol", "channels", "agent"}
+CONTAINER = {"__init__", "env", "errors", "names", "public_keys", "protocol", "channels", "agent"}
 
 
 def modules() -> Iterator[Tuple[str, Path]]:
