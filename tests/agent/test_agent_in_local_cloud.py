@@ -188,6 +188,37 @@ def test_command_is_cancelled(cloud: LocalCloud, node: Node, tmp_path: Path) -> 
     assert finished(cloud, node, command_id)["Status"] == "Cancelled"
 
 
+def test_command_runs_and_is_cancelled_without_a_control_channel(cloud: LocalCloud, tmp_path: Path) -> None:
+    """The gateway refuses the agent, which then asks ec2messages."""
+    node = Node(cloud, tmp_path / "state")
+    begun = tmp_path / "begun"
+    with cloud.fault(kind="deny", action="ssmmessages:CreateControlChannel"):
+        node.start()
+        try:
+            until(lambda: cloud.count("ec2messages:GetMessages") > 0, "a question for commands")
+            found = finished(cloud, node, send(cloud, node, "yes out | head -c 30000; echo err >&2; exit 7"))
+            command_id = send(cloud, node, f"touch {begun}; sleep 60")
+            until(begun.exists, "the script")
+            cloud.client("ssm", "admin").cancel_command(CommandId=command_id)
+            cancelled = finished(cloud, node, command_id)
+            timed_out = cloud.client("ssm", "admin").send_command(
+                DocumentName="AWS-RunShellScript",
+                InstanceIds=[node.instance_id],
+                Parameters={"commands": ["sleep 60"], "executionTimeout": ["5"]},
+            )["Command"]["CommandId"]
+            expired = finished(cloud, node, timed_out)
+        finally:
+            node.end()
+
+    assert (found["Status"], found["ResponseCode"]) == ("Failed", 7)
+    assert len(found["StandardOutputContent"]) == 24000
+    assert found["StandardOutputContent"].endswith("--output truncated--")
+    assert found["StandardErrorContent"] == "err\nfailed to run commands: exit status 7"
+    assert cancelled["Status"] == "Cancelled"
+    assert (expired["Status"], expired["ResponseCode"]) == ("TimedOut", 137)
+    assert "commands are asked for at ec2messages" in node.log.read_text()
+
+
 # --- sessions ------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import re
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Mapping, Optional, Type, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Type, Union
 from urllib.parse import quote, urlsplit
 
 from sagemaker_ssh_helper import __version__
@@ -215,6 +215,7 @@ class AwsApi:
         self.kms_url = endpoint_url("kms", region, environ) + "/"
         self._sagemaker_url = endpoint_url("sagemaker", region, environ, label="api.sagemaker") + "/"
         self._sts_url = endpoint_url("sts", region, environ) + "/"
+        self._delivery_url = endpoint_url("ec2messages", region, environ) + "/"
         self.gateway_url = endpoint_url("ssmmessages", region, environ)
 
     def now(self) -> float:
@@ -340,6 +341,37 @@ class AwsApi:
     def deregister_managed_instance(self, instance_id: InstanceId) -> None:
         """Remove the managed instance."""
         self._call("DeregisterManagedInstance", {"InstanceId": instance_id}, self._signed)
+
+    # --- the message delivery service ------------------------------------------------------------
+
+    def get_messages(self, instance_id: InstanceId) -> List[Mapping[str, Any]]:
+        """Commands for this managed instance: a long poll, of which silence is one end. Not retried."""
+        parameters = {
+            "Destination": instance_id,
+            "MessagesRequestId": str(uuid.uuid4()),
+            "VisibilityTimeoutInSeconds": 10,
+        }
+        found = self._delivery_call("GetMessages", parameters, retry=Retry(1)).get("Messages")
+        return [message for message in found if isinstance(message, dict)] if isinstance(found, list) else []
+
+    def acknowledge_message(self, message_id: str) -> None:
+        """It is not to be delivered again."""
+        self._delivery_call("AcknowledgeMessage", {"MessageId": message_id})
+
+    def send_reply(self, message_id: str, payload: str) -> None:
+        """How the command is getting on; ``payload`` is the JSON of a reply."""
+        parameters = {"MessageId": message_id, "Payload": payload, "ReplyId": str(uuid.uuid4())}
+        self._delivery_call("SendReply", parameters)
+
+    def fail_message(self, message_id: str, failure_type: str) -> None:
+        """It cannot be handled."""
+        self._delivery_call("FailMessage", {"MessageId": message_id, "FailureType": failure_type})
+
+    def _delivery_call(
+        self, operation: str, parameters: Mapping[str, Any], *, retry: Optional[Retry] = None
+    ) -> Dict[str, Any]:
+        target = _Target("ec2messages", "EC2WindowsMessageDeliveryService", self._delivery_url)
+        return self._call(operation, parameters, self._signed_for(target), target=target, retry=retry)
 
     # --- KMS -------------------------------------------------------------------------------------
 

@@ -15,12 +15,13 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar
 
 from sagemaker_ssh_helper.agent.aws_api import AwsApi, ServerFault, Upgrade
 from sagemaker_ssh_helper.agent.jobs import Jobs
+from sagemaker_ssh_helper.agent.message_delivery import MessageDelivery
 from sagemaker_ssh_helper.agent.session import Sessions
 from sagemaker_ssh_helper.agent.session_base import Result
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
 from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.channels import ControlChannelRunner, Grant, Link
-from sagemaker_ssh_helper.errors import AwsError, ConnectionFailed, LocalSetup
+from sagemaker_ssh_helper.errors import AccessDenied, AwsError, ConnectionFailed, LocalSetup
 from sagemaker_ssh_helper.names import AGENT_VERSION, InstanceId
 from sagemaker_ssh_helper.protocol.control_channel import (
     ControlChannel,
@@ -41,6 +42,10 @@ _HEARTBEAT_DELAYS = (0.5, 60.0)
 _REFUSED_DELAYS = (5.0, 600.0)
 # A control channel that is regained sooner was never missed.
 _MISSED_AFTER = 5.0
+# Commands are asked for elsewhere from that long without a control channel, or when it is denied; and, as the
+# official agent does it, until that long after it is open.
+_DELIVERY_AFTER = 10.0
+_DELIVERY_UNTIL = 60.0
 # The last results have that long to leave.
 _FAREWELL_TIMEOUT = 1.0
 
@@ -112,6 +117,10 @@ class Control:
             ack=self._ack_job,
             reply=self._reply_job,
         )
+        self._delivery = MessageDelivery(instance_id, api, self._call, self.jobs.offer, chance=chance)
+        # Set while commands have to be asked for.
+        self._wants_delivery = asyncio.Event()
+        self._changes_delivery = self._loop.call_later(_DELIVERY_AFTER, self._wants_delivery.set)
 
     async def run(self) -> None:
         """
@@ -124,6 +133,7 @@ class Control:
             if self._is_managed_instance:
                 await self._first_heartbeat()
                 tasks.append(asyncio.ensure_future(self._beat()))
+                tasks.append(asyncio.ensure_future(self._poll()))
             tasks.append(asyncio.ensure_future(self._stay_connected()))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -138,7 +148,9 @@ class Control:
     async def _close(self) -> None:
         if self._missed is not None:
             self._missed.cancel()
+        self._changes_delivery.cancel()
         await asyncio.gather(self.sessions.close(), self.jobs.close())
+        await self._delivery.close(_FAREWELL_TIMEOUT)
         if self._is_up and self._channel.pending:
             self._acknowledged.clear()
             try:
@@ -166,7 +178,8 @@ class Control:
         pause = HEARTBEAT_INTERVAL * self._chance()
         limit, longest = _HEARTBEAT_DELAYS
         while True:
-            details["SSMConnectionChannel"] = "ssmmessages" if self._is_up else ""
+            channel = "ec2messages" if self._wants_delivery.is_set() else ""
+            details["SSMConnectionChannel"] = "ssmmessages" if self._is_up else channel
             try:
                 await self._call(self._api.update_instance_information, self._instance_id, details)
                 await asyncio.sleep(pause)
@@ -197,11 +210,32 @@ class Control:
                 self._is_up = False
             if self._loop.time() - began_at > longest:
                 limit = _REFUSED_DELAYS[0]
+            if isinstance(error, AccessDenied):
+                self._deliver(True, 0.0)
             pause = limit * (0.5 + 0.5 * self._chance())
             _logger.warning("! the control channel is refused, again in %.1f s: %s", pause, error)
             self._tell(State.REGISTERED, str(error))
             await asyncio.sleep(pause)
             limit = min(longest, limit * 2)
+
+    async def _poll(self) -> None:
+        """Ask for commands whenever there is no control channel to bring them."""
+        while True:
+            await self._wants_delivery.wait()
+            polling = asyncio.ensure_future(self._delivery.poll())
+            try:
+                while self._wants_delivery.is_set():
+                    await asyncio.wait([polling], timeout=_MISSED_AFTER)
+                    if polling.done():
+                        polling.result()
+            finally:
+                polling.cancel()
+                await asyncio.wait([polling])
+
+    def _deliver(self, wanted: bool, delay: float) -> None:
+        self._changes_delivery.cancel()
+        change = self._wants_delivery.set if wanted else self._wants_delivery.clear
+        self._changes_delivery = self._loop.call_later(delay, change)
 
     def _on_event(self, event: ControlEvent) -> None:
         if isinstance(event, SessionOffered):
@@ -214,7 +248,11 @@ class Control:
             self._acknowledged.set()
 
     def _on_link(self, link: Link, reason: str) -> None:
-        self._is_up = link is Link.UP
+        was_up, self._is_up = self._is_up, link is Link.UP
+        if self._is_up:
+            self._deliver(False, _DELIVERY_UNTIL)
+        elif was_up:
+            self._deliver(True, _DELIVERY_AFTER)
         if self._missed is not None:
             self._missed.cancel()
             self._missed = None
@@ -253,6 +291,9 @@ class Control:
             self._channel.task_complete(complete, self._loop.time())
 
     def _reply_job(self, reply: AgentJobReply) -> None:
+        if self._delivery.brought(reply.job_id):
+            self._delivery.reply(reply)
+            return
         runner = self._runner
         if runner is not None:
             runner.job_reply(reply)
@@ -260,6 +301,9 @@ class Control:
             self._channel.job_reply(reply, self._loop.time())
 
     def _ack_job(self, offered: JobOffered, status: Tuple[str, str]) -> None:
+        if not offered.message_id:
+            self._delivery.ack(offered.job.job_id, status)
+            return
         runner = self._runner
         if runner is not None:
             runner.job_ack(offered, status)
