@@ -166,6 +166,29 @@ def test_credentials_come_in_botocores_order(
     assert (found.access_key, found.token) == (access_key, token)
 
 
+@pytest.mark.parametrize(
+    ("profile", "environment", "origin"),
+    [
+        (None, KEYS, "AWS_ACCESS_KEY_ID"),
+        ("work", {}, "shared-credentials-file"),
+        (None, {"AWS_PROFILE": "work"}, "shared-credentials-file"),
+    ],
+)
+def test_it_is_known_where_the_keys_came_from(
+    aws_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str | None,
+    environment: dict[str, str],
+    origin: str,
+) -> None:
+    write_profiles(aws_files)
+    set_environment(monkeypatch, **environment)
+    session = Session.open(profile, "eu-west-1")
+    session.credentials()
+
+    assert session.credentials_origin == origin
+
+
 def test_keys_are_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     set_environment(monkeypatch, **KEYS)
     assert "secret" not in repr(Session.open(region="eu-west-1").credentials())

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from aws_stub import AwsStub, Refusal
+from sagemaker_ssh_helper.aws import console
 from sagemaker_ssh_helper.names import ResourceKind
+from sagemaker_ssh_helper.targets import Target
 
 from .conftest import SM_SSH, Run
 
@@ -65,6 +67,10 @@ def account(stub: AwsStub) -> AwsStub:
         ("prep-s", "prep-serving.inference.sagemaker"),
         ("old", "old-job.training.sagemaker"),
         ("arn:aws:sagemaker:eu-west-1:123456789012:training-job/bert-2026-11-01", HOST),
+        (
+            "https://eu-west-1.console.aws.amazon.com/sagemaker/home?region=eu-west-1#/jobs/bert-2026-11-01",
+            HOST,
+        ),
     ],
 )
 def test_a_name_is_found_by_its_beginning_node_or_arn(
@@ -89,6 +95,28 @@ def test_one_resource_is_listed_by_any_name(sm_ssh: Run, account: AwsStub, typed
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.split()[0] == b"ssh:NotFound"
     assert done.stdout.split()[-1] == HOST.encode()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ResourceKind if kind is not ResourceKind.STUDIO])
+@pytest.mark.parametrize("region", ["eu-west-1", "cn-north-1", "us-gov-west-1"])
+def test_a_page_of_the_console_names_its_resource_and_region(kind: ResourceKind, region: str) -> None:
+    url = console.resource_url(region, kind, "my-job")
+    assert console.of_resource_url(url) == (Target(kind=kind, name="my-job"), region)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://eu-west-1.console.aws.amazon.com/sagemaker/home?region=eu-west-1#/studio/x",
+        "https://eu-west-1.console.aws.amazon.com/s3/home?region=eu-west-1#/jobs/x",
+        "https://example.com/sagemaker/home?region=eu-west-1#/jobs/x",
+    ],
+)
+def test_another_page_is_refused_before_any_call(sm_ssh: Run, account: AwsStub, url: str) -> None:
+    done = sm_ssh("connect", url)
+    assert done.returncode == 2
+    assert b"is no page of a job" in done.stderr
+    assert account.asked == []
 
 
 def test_the_region_of_an_arn_is_called(sm_ssh: Run, account: AwsStub) -> None:

@@ -4,8 +4,12 @@ Addresses of pages in the AWS console, in the partition of a region.
 
 from __future__ import annotations
 
+import re
+
 from sagemaker_ssh_helper.aws.session import partition_of
+from sagemaker_ssh_helper.errors import UsageError
 from sagemaker_ssh_helper.names import ResourceKind
+from sagemaker_ssh_helper.targets import Target
 
 _HOSTS = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
 
@@ -17,6 +21,24 @@ _PAGES = {
     ResourceKind.NOTEBOOK: "notebook-instances",
     ResourceKind.STUDIO: "studio",
 }
+
+
+_RESOURCE_URL = re.compile(
+    r"https://(?:[a-z0-9-]+\.)?(?:console\.aws\.amazon\.com|console\.amazonaws\.cn|console\.amazonaws-us-gov\.com)"
+    r"/sagemaker/home\?(?:[^#]*&)?region=(?P<region>[a-z0-9-]+)[^#]*#/(?P<page>[a-z-]+)/(?P<name>[A-Za-z0-9-]+)"
+)
+
+
+def of_resource_url(url: str) -> tuple[Target, str]:
+    """The target whose page this is, and its region. Raises UsageError for any other address."""
+    found = _RESOURCE_URL.match(url)
+    kinds = {page: kind for kind, page in _PAGES.items() if kind is not ResourceKind.STUDIO}
+    if found is None or found["page"] not in kinds:
+        raise UsageError(
+            f"{url!r} is no page of a job, endpoint or notebook instance in the AWS console",
+            fix="Name it as NAME.TYPE.sagemaker; see what is there: sm-ssh list",
+        )
+    return Target(kind=kinds[found["page"]], name=found["name"]), found["region"]
 
 
 def resource_url(region: str, kind: ResourceKind, name: str) -> str:

@@ -230,6 +230,13 @@ class Session:
         return self._used
 
     @property
+    def credentials_origin(self) -> str:
+        """Where the last keys came from, for people: variables, or botocore's word for one of its sources."""
+        if self._static is not None:
+            return "AWS_ACCESS_KEY_ID"
+        return str(getattr(self._source, "method", "") or "botocore")
+
+    @property
     def may_be_renewed(self) -> bool:
         """Somebody may sign in again, or write new keys, while this process runs."""
         return self._static is None and not self._is_given

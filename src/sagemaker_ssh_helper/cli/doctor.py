@@ -171,10 +171,8 @@ class Examination:
 
     def _open_session(self) -> Result:
         region = self._region
-        if self._typed is not None and self._typed.startswith("arn:") and region is None:
-            from sagemaker_ssh_helper.targets import of_arn
-
-            _, region = of_arn(self._typed)
+        if region is None and self._typed is not None and named.is_spelled_out(self._typed):
+            _, region = named.spelled_out(self._typed)
         self._session = Session.open(self._profile, region)
         self._client = Client(self._session)
         text = f"{self._session.region} (from {self._session.region_origin})"
@@ -187,7 +185,10 @@ class Examination:
         self._caller = self._client.caller()
         profile = self._client.session.profile
         of = f", profile {profile}" if profile else ""
-        return Result("credentials", OK, f"{self._caller.arn} in account {self._caller.account}{of}")
+        keys_of = f"keys from {self._client.session.credentials_origin}"
+        return Result(
+            "credentials", OK, f"{self._caller.arn} in account {self._caller.account}{of}; {keys_of}"
+        )
 
     def _permissions(self) -> Result:
         assert self._session is not None

@@ -166,7 +166,9 @@ def _on_a_terminal() -> bool:
 def _looks_like_target(word: str) -> bool:
     import re
 
-    return re.fullmatch(r"(?:[\w.-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*|@last|arn:\S+", word) is not None
+    return (
+        re.fullmatch(r"(?:[\w.-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*|@last|(?:arn:|https://)\S+", word) is not None
+    )
 
 
 def _run(command: str, words: list[str]) -> int:

@@ -19,6 +19,8 @@ from sagemaker_ssh_helper.targets import Target, of_arn, split_bare
 
 LAST = "@last"
 
+_SPELLED_OUT = ("arn:", "https://")
+
 
 @dataclass(frozen=True)
 class Named:
@@ -58,8 +60,8 @@ def find(text: str | None, profile: str | None, region: str | None) -> Named:
         profile = profile or last.profile
     target: Target | None = None
     bare = split_bare(text) if text is not None else None
-    if text is not None and text.startswith("arn:"):
-        target, its_region = of_arn(text)
+    if text is not None and is_spelled_out(text):
+        target, its_region = spelled_out(text)
         region = region or its_region
     elif text is not None and bare is None:
         target = Target.parse(text)
@@ -79,6 +81,20 @@ def find(text: str | None, profile: str | None, region: str | None) -> Named:
     if typed != named.host:
         say(f"{typed or 'chosen'}: {named.host}")
     return named
+
+
+def is_spelled_out(text: str) -> bool:
+    """Whether it says its region, too."""
+    return text.startswith(_SPELLED_OUT)
+
+
+def spelled_out(text: str) -> tuple[Target, str]:
+    """The target of an ARN, or of its page in the AWS console, and its region. Raises UsageError."""
+    if text.startswith("arn:"):
+        return of_arn(text)
+    from sagemaker_ssh_helper.aws import console
+
+    return console.of_resource_url(text)
 
 
 def resource_of(named: Named) -> tuple[ResourceKind, str]:
@@ -101,7 +117,7 @@ def resource_of(named: Named) -> tuple[ResourceKind, str]:
 
 def is_whole(text: str) -> bool:
     """Whether nothing has to be looked up, or read, to know which host is meant."""
-    if text.startswith(("arn:", "@")):
+    if is_spelled_out(text) or text.startswith("@"):
         return False
     try:
         Target.parse(text)
