@@ -21,6 +21,7 @@ ROWS = {
     "targets": 2,
     "aws": 3,
     "channels": 3,
+    "node_keys": 3,
     "agent": 4,
     "client": 4,
     "archive": 5,
@@ -40,7 +41,9 @@ ROWS = {
 # The names of row 5 that users import may use one another, as they always have.
 PEERS = {"archive", "delivery", "launch", "log", "manager", "pipeline_steps", "proxy", "wrapper"}
 
-CONTAINER = {"__init__", "env", "errors", "names", "public_keys", "protocol", "channels", "agent"}
+CONTAINER = {
+    "__init__", "env", "errors", "names", "node_keys", "public_keys", "protocol", "channels", "agent",
+}  # fmt: skip
 
 
 def modules() -> Iterator[Tuple[str, Path]]:

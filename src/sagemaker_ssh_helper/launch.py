@@ -9,7 +9,7 @@ Notebooks and pipelines import this at their start, so what only a launch needs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sagemaker_ssh_helper.errors import LaunchRefused
@@ -81,6 +81,10 @@ class RequestKind:
         places = self._definitions(request) if self.holders else [request]
         return [place.get("Environment") or {} for place in places]
 
+    def nodes(self, request: Mapping[str, Any]) -> int:
+        """How many nodes its largest job has; 2 when a pipeline decides."""
+        return max(_nodes(place) for place in [request, *self._definitions(request)])
+
     def _definitions(self, request: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         found: List[Mapping[str, Any]] = []
         for member, is_list in self.holders:
@@ -131,6 +135,13 @@ REQUESTS = (TRAINING_REQUEST, PROCESSING_REQUEST, TUNING_REQUEST, MODEL_REQUEST)
 """Every request that ``enable_ssh`` takes, with the limits of SageMaker's own model of it."""
 
 
+def _nodes(job: Mapping[str, Any]) -> int:
+    resources = job.get("ResourceConfig") or (job.get("ProcessingResources") or {}).get("ClusterConfig") or {}
+    groups = resources.get("InstanceGroups") or [resources]
+    counts = [group.get("InstanceCount", 1) for group in groups]
+    return sum(count if isinstance(count, int) else 2 for count in counts)
+
+
 def role_name(role: str) -> str:
     """
     What CreateActivation takes for ``role``, an ARN or already a name: ``service-role/Name`` or ``Name``.
@@ -163,6 +174,8 @@ class SshLaunch:
     connection_wait_time_seconds: int = 600
     ssh_instance_count: int = 2
     log_to_stdout: bool = False
+    node_key: str = field(default="", repr=False)
+    """By which the nodes of a job of several log in to each other; a secret of that job."""
 
     @classmethod
     def prepare(
@@ -175,11 +188,13 @@ class SshLaunch:
         ssh_instance_count: int = 2,
         local_user_id: Optional[str] = None,
         log_to_stdout: bool = False,
+        nodes: int = 1,
     ) -> SshLaunch:
         """
         A launch by the user of ``session`` (a boto3 session), with a fresh launch id and the user's own key.
 
         ``local_user_id`` replaces the user id that STS tells (``aws:userid``), the value of the tag SSHOwner.
+        When there are several ``nodes``, they get a key of their own.
         """
         import secrets
 
@@ -200,6 +215,7 @@ class SshLaunch:
             connection_wait_time_seconds=connection_wait_time_seconds,
             ssh_instance_count=ssh_instance_count,
             log_to_stdout=log_to_stdout,
+            node_key=keys.make_node_key().text if min(nodes, ssh_instance_count) > 1 else "",
         )
 
     def environment(self) -> Dict[str, str]:
@@ -213,6 +229,7 @@ class SshLaunch:
             Env.LOG_TO_STDOUT: "true" if self.log_to_stdout else "false",
             Env.PUBLIC_KEY: self.public_key,
             Env.LAUNCH_ID: self.launch_id,
+            **({Env.NODE_KEY: self.node_key} if self.node_key else {}),
         }
 
     def remember(self, kind: ResourceKind, name: str) -> None:
@@ -296,7 +313,7 @@ def _enable(
     role = kind.roles(request)[0] if kind.roles(request) else ""
     if not role:
         raise LaunchRefused(f"{name} has no role", fix=f"Give the request {_article(kind.role)}")
-    ssh = SshLaunch.prepare(session, role, **options)
+    ssh = SshLaunch.prepare(session, role, nodes=kind.nodes(request), **options)
     variables = ssh.environment()
     enabled = kind.with_environment(request, lambda own: add_variables(name, own, variables, kind))
 

@@ -46,6 +46,8 @@ class Env:
     LAUNCH_ID = "SSH_LAUNCH_ID"
     AGENT = "SSH_AGENT"
     SSHD = "SSH_SSHD"
+    # A secret of the job's nodes, by which they log in to each other.
+    NODE_KEY = "SSH_NODE_KEY"
     # Where the container side keeps its files; chosen by itself when unset.
     STATE_DIR = "SSH_STATE_DIR"
     # Where in S3 public keys are put and found, at both ends.

@@ -248,13 +248,7 @@ class SSHEnvironmentWrapper(abc.ABC):
 
     def _expected_nodes(self) -> int:
         """How many nodes should register: no call is made for it."""
-        nodes = getattr(self._wrapped, "instance_count", None)
-        nodes = (
-            getattr(getattr(self._wrapped, "compute", None), "instance_count", None)
-            if nodes is None
-            else nodes
-        )
-        nodes = nodes if isinstance(nodes, int) else 1
+        nodes = _node_count(self._wrapped)
         return min(nodes, self._ssh.ssh_instance_count) if self._ssh is not None else nodes
 
     def _registered_name(self) -> str:
@@ -700,7 +694,18 @@ def _prepare(wrapped: Any, role: Any, **options: Any) -> SshLaunch:
     expand = getattr(session, "expand_role", None)
     # A role may be given by its name alone, which the SDK looks up.
     role = expand(role) if expand is not None else role
-    return SshLaunch.prepare(boto3_session(session), role, **options)
+    return SshLaunch.prepare(boto3_session(session), role, nodes=_node_count(wrapped), **options)
+
+
+def _node_count(wrapped: Any) -> int:
+    """Of the job that an object of the SDK will start: its own count, its compute's, or its groups'."""
+    for holder in (wrapped, getattr(wrapped, "compute", None)):
+        groups = getattr(holder, "instance_groups", None)
+        counts = [getattr(each, "instance_count", None) for each in groups or [holder]]
+        nodes = [count for count in counts if isinstance(count, int)]
+        if nodes:
+            return sum(nodes)
+    return 1
 
 
 def _variables(

@@ -220,6 +220,28 @@ def test_the_second_node_of_a_job_has_a_name(alice: Laptop) -> None:
         left_out = "no ssh on algo-3: SSH_INSTANCE_COUNT leaves it out"
         until(lambda: left_out in job.log(), "the third node to say that it is left out")
 
+        # From one node to another, with the job's own key. The other one may not know our address yet.
+        done = alice.ssh(job.host, FROM_NODE_TO_NODE)
+        assert done.stdout.decode().splitlines() == ['current_host": "algo-2"', "same", "no key"]
+        said = done.stderr.decode()
+        assert "algo-3 has no ssh here: SSH_INSTANCE_COUNT is 2." in said
+        # Another key is not admitted.
+        assert "Permission denied (publickey)" in said
+
+
+FROM_NODE_TO_NODE = """
+until ssh -o BatchMode=yes algo-2 true 2>first; do sleep 0.1; done
+ssh algo-2 "grep -o 'current_host[^,]*' /opt/ml/input/config/resourceconfig.json"
+head -c 100000 /dev/urandom > here
+scp -q here algo-2:there
+ssh algo-2 ssh algo-1 cat here | cmp - here && ssh algo-2 cat there | cmp - here && echo same
+printenv SSH_NODE_KEY || echo no key
+ssh algo-3 true
+ssh-keygen -q -t ed25519 -N '' -f mine
+pin="-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=known"
+ssh -F none -p 22022 -i mine -o BatchMode=yes $pin algo-2
+"""
+
 
 def _proxies_of(host: str) -> "list[str]":
     """The processes of start-proxy for this host, by their command lines."""

@@ -16,11 +16,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Awaitable, List, Optional, Sequence
 
-from sagemaker_ssh_helper.agent import official, packages, registration, ssh_servers
+from sagemaker_ssh_helper.agent import official, packages, peers, registration, ssh_servers
 from sagemaker_ssh_helper.agent.aws_api import AwsApi, Retry
 from sagemaker_ssh_helper.agent.control import Control
 from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
 from sagemaker_ssh_helper.agent.registration import InstanceRole, Registration
+from sagemaker_ssh_helper.agent.sshd import SshServer
 from sagemaker_ssh_helper.agent.state import AgentConfig, AgentKind, State, StateDir
 from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
@@ -203,8 +204,12 @@ async def _keep_credentials(role: InstanceRole, pause: float, executor: ThreadPo
 async def _keep_sshd(state: StateDir, executor: ThreadPoolExecutor) -> None:
     """Start the node's ssh server again whenever it died, as long as the agent runs."""
     loop = asyncio.get_running_loop()
+    servers: List[SshServer] = []
     try:
-        server = ssh_servers.attach(state)
+        servers.append(ssh_servers.attach(state))
+        for_peers = peers.attach(state)
+        if for_peers is not None:
+            servers.append(for_peers)
     except LocalSetup as error:
         # An agent without an ssh server of its own still serves sessions to other ports.
         _logger.info("= no ssh server to look after: %s", error)
@@ -212,9 +217,10 @@ async def _keep_sshd(state: StateDir, executor: ThreadPoolExecutor) -> None:
         return
     while True:
         await asyncio.sleep(SSHD_LOOK_INTERVAL)
-        happened = await loop.run_in_executor(executor, server.keep_alive, loop.time())
-        if happened:
-            _logger.warning("! %s", happened)
+        for server in servers:
+            happened = await loop.run_in_executor(executor, server.keep_alive, loop.time())
+            if happened:
+                _logger.warning("! %s", happened)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -22,6 +22,7 @@ LEFT_OUT = frozenset(
     for name in (
         # They belong to one shell or one connection, not to the job.
         "_",
+        Env.NODE_KEY,
         "OLDPWD",
         "SHLVL",
         "SSH_AUTH_SOCK",
@@ -124,8 +125,7 @@ def write_programs(state: StateDir, sftp_server: str = "") -> None:
     for name, module in PROGRAMS.items():
         here = f"export {Env.STATE_DIR}={shlex.quote(state.path)}"
         words = _quoted(python_command(state, module, bare=True))
-        lines = [*_preamble(), here, f'exec {words} "$@"']
-        state.write(os.path.join(state.bin, name), _script(lines), 0o700)
+        write_script(state, name, [*_preamble(), here, f'exec {words} "$@"'])
 
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "login.py"), "rb") as file:
         state.write(state.login_module, file.read())
@@ -139,6 +139,11 @@ def write_programs(state: StateDir, sftp_server: str = "") -> None:
         f"exec {launcher}",
     ]
     state.write(state.login, _script(lines), 0o700)
+
+
+def write_script(state: StateDir, name: str, lines: Sequence[str]) -> None:
+    """Put a program of these lines first on the PATH of logins and commands. Raises OSError."""
+    state.write(os.path.join(state.bin, name), _script(lines), 0o700)
 
 
 def _preamble() -> List[str]:

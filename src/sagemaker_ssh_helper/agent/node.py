@@ -18,7 +18,7 @@ import threading
 import time
 from typing import Callable, Generic, Mapping, Optional, Sequence, TypeVar
 
-from sagemaker_ssh_helper.agent import environment, resource, ssh_servers, sshd
+from sagemaker_ssh_helper.agent import environment, peers, resource, ssh_servers, sshd
 from sagemaker_ssh_helper.agent.job_output import JobLogHandler, JobOutput
 from sagemaker_ssh_helper.agent.state import AgentConfig, AgentKind, State, StateDir, explained_os_error
 from sagemaker_ssh_helper.errors import (
@@ -119,7 +119,7 @@ def _become_agent(state: StateDir, job: JobOutput, log_path: str) -> str:
         leftovers.callback(key_maker.kill)
         server = _Beside(lambda: _start_sshd(state))
         # When the agent ends nobody can reach it any more.
-        leftovers.callback(lambda: server.result().stop() if server.succeeded else None)
+        leftovers.callback(_stop_servers, state, server)
         state.write_config(_activate(state, server, log_path, log_to_stdout))
         state.update_status(why="registering")
 
@@ -160,7 +160,30 @@ def _start_sshd(state: StateDir) -> sshd.SshServer:
     server = ssh_servers.start(state, os.environ)
     _logger.info("= sshd (%s) listens on port %d and admits %s", server.KIND, server.port, server.user)
     state.update_status(sshd_port=server.port, user=server.user)
+    _start_for_peers(state)
     return server
+
+
+def _start_for_peers(state: StateDir) -> None:
+    """The second server, for the other nodes of the job. A node without it is still good for people."""
+    try:
+        server = peers.start(state, os.environ)
+    except (SSHHelperError, OSError) as error:
+        _logger.warning("! other nodes cannot log in here: %s", error)
+        return
+    if server is not None:
+        _logger.info("= sshd for other nodes listens on %s port %d", server.address, server.port)
+
+
+def _stop_servers(state: StateDir, server: "_Beside[sshd.SshServer]") -> None:
+    if server.succeeded:
+        server.result().stop()
+    try:
+        other = peers.attach(state)
+    except LocalSetup:
+        return
+    if other is not None:
+        other.stop()
 
 
 def _admit_from_s3(state: StateDir) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Tuple
 
 from sagemaker_ssh_helper.names import DEFAULT_INSTANCE_COUNT, Env, ResourceKind, node_name
 
@@ -84,11 +84,33 @@ def identify(environ: Mapping[str, str], base: str) -> Resource:
 
 def is_wanted(resource: Resource, environ: Mapping[str, str]) -> bool:
     """Whether this node is one of the first ``SSH_INSTANCE_COUNT``. ``all`` wants every one."""
+    return resource.rank < wanted_count(environ, resource.rank + 1)
+
+
+def wanted_count(environ: Mapping[str, str], nodes: int) -> int:
+    """How many nodes, counted from ``algo-1``, get an agent: ``SSH_INSTANCE_COUNT``, or all of ``nodes``."""
     text = environ.get(Env.INSTANCE_COUNT, "").strip().lower()
     if text == "all":
-        return True
-    count = int(text) if text.isdigit() else DEFAULT_INSTANCE_COUNT
-    return resource.rank < count
+        return nodes
+    return int(text) if text.isdigit() else DEFAULT_INSTANCE_COUNT
+
+
+def hosts(environ: Mapping[str, str]) -> Tuple[Tuple[str, ...], str]:
+    """The names of the job's nodes, and this one's; empty where SageMaker tells none."""
+    base = base_dir(environ)
+    for folder in (os.path.join(base, "config"), os.path.join(base, "input", "config")):
+        config = _read_json(os.path.join(folder, "resourceconfig.json"))
+        names = config.get("hosts")
+        if isinstance(names, list):
+            own = _text(config.get("current_host"))
+            return tuple(name for name in names if isinstance(name, str) and _HOST.fullmatch(name)), own
+    return (), ""
+
+
+def rank_of(host: str) -> int:
+    """Counted from 0, of a node's name as SageMaker gives it: ``algo-10`` is 9."""
+    match = _HOST.match(host)
+    return int(match.group(1)) - 1 if match else 0
 
 
 def region(environ: Mapping[str, str], resource: Resource) -> str:

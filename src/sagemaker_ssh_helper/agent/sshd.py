@@ -207,7 +207,9 @@ class SshServer:
         self._restart_at = 0.0
         self._restart_delay = _FIRST_RESTART_DELAY
         self.port = port
-        """The port on 127.0.0.1; known once it was started."""
+        """The port; known once it was started."""
+        self.address = ADDRESS
+        """Where it listens."""
 
     @classmethod
     def prepare(cls, state: StateDir) -> "SshServer":
@@ -418,7 +420,7 @@ class SshServer:
         required = [
             f"# {self.KIND}",
             f"Port {self.port}",
-            f"ListenAddress {ADDRESS}",
+            f"ListenAddress {self.address}",
             f'HostKey "{state.host_key}"',
             f'PidFile "{state.sshd_pid}"',
             f'AuthorizedKeysFile "{keys}"',

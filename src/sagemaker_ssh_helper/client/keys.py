@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sagemaker_ssh_helper.client.files import config_dir, locked, private_dir, read_text, write_atomic
 from sagemaker_ssh_helper.errors import LocalSetup, SshMissing, UsageError
+from sagemaker_ssh_helper.node_keys import NodeKey
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 _KEYGEN_TIMEOUT = 30.0  # seconds; it takes milliseconds unless the machine has no randomness
@@ -43,6 +44,14 @@ def ensure_key() -> KeyPair:
 def load_key() -> KeyPair | None:
     """The key pair, or None when there is none yet. Raises LocalSetup when it is unusable."""
     return _load(config_dir() / "key")
+
+
+def make_node_key() -> NodeKey:
+    """A new key for the nodes of one job; nothing of it is kept here. Raises SshMissing, LocalSetup."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "key"
+        _keygen("-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(made))
+        return NodeKey.from_openssh(made.read_text())
 
 
 def _load(path: Path) -> KeyPair | None:
