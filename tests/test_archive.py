@@ -42,7 +42,7 @@ def test_dependency_dir_is_one_folder_of_the_package_under_a_megabyte() -> None:
     assert folder.name == "sagemaker_ssh_helper"
     assert [path.name for path in folder.parent.iterdir()] == ["sagemaker_ssh_helper"]
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 1_000_000
-    assert not {"cli", "emulator", "cdk", "__pycache__"} & {path.name for path in folder.iterdir()}
+    assert not {"cli", "client", "emulator", "cdk", "__pycache__"} & {path.name for path in folder.iterdir()}
 
 
 def test_dependency_dir_is_made_once() -> None:

@@ -16,6 +16,7 @@ ROOT = Path(sagemaker_ssh_helper.__file__).parent
 ROWS = {
     "errors": 1,
     "names": 1,
+    "archive": 2,
     "protocol": 2,
     "public_keys": 2,
     "targets": 2,
@@ -24,7 +25,6 @@ ROWS = {
     "node_keys": 3,
     "agent": 4,
     "client": 4,
-    "archive": 5,
     "delivery": 5,
     "emulator": 5,
     "env": 5,
@@ -39,7 +39,7 @@ ROWS = {
 }
 
 # The names of row 5 that users import may use one another, as they always have.
-PEERS = {"archive", "delivery", "launch", "log", "manager", "pipeline_steps", "proxy", "wrapper"}
+PEERS = {"delivery", "launch", "log", "manager", "pipeline_steps", "proxy", "wrapper"}
 
 CONTAINER = {
     "__init__", "env", "errors", "names", "node_keys", "public_keys", "protocol", "channels", "agent",

@@ -51,7 +51,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 '''
 
 # What the container never runs: these stay on the user's machine.
-_LEFT_OUT = {"cli", "emulator", "cdk", "__pycache__"}
+_LEFT_OUT = {"cli", "client", "emulator", "cdk", "__pycache__"}
 
 _LAUNCHER_TEXT = '''\
 """Starts ssh in this container, then becomes the job's own program. Written by sagemaker-ssh-helper."""

@@ -9,7 +9,10 @@ import enum
 from typing import NewType, Optional
 
 InstanceId = NewType("InstanceId", str)
-"""A managed instance, ``mi-`` and 17 hexadecimal digits."""
+"""
+What Session Manager opens sessions to: a managed instance, ``mi-`` and 17 hexadecimal digits, or a native
+target, which is SageMaker's own (``sagemaker-training-job:…``, a space's ARN).
+"""
 
 SessionId = NewType("SessionId", str)
 """A Session Manager session, as StartSession returns it."""
@@ -142,6 +145,11 @@ class ResourceKind(enum.Enum):
 def training_target(job_name: str, node: str) -> str:
     """Session Manager's target for a training job's container where remote debugging is on."""
     return f"sagemaker-training-job:{job_name}_{node}"
+
+
+def endpoint_target(endpoint_name: str, variant_name: str, host: str) -> str:
+    """The same for an instance (``i-…``) of an endpoint whose variant takes sessions."""
+    return f"sagemaker-endpoint:{endpoint_name}_{variant_name}_{host}"
 
 
 def node_name(rank: int) -> str:

@@ -15,6 +15,15 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})")
 _NODE = re.compile(r"algo-[1-9][0-9]{0,4}")
 _INSTANCE_ID = re.compile(r"mi-[0-9a-f]{17}")
 
+_HOST = r"i-[0-9a-f]{8,17}"
+_TRAINING_TARGET = re.compile(rf"sagemaker-training-job:(?P<name>{_NAME.pattern})_(?P<node>{_NODE.pattern})")
+_NATIVE = re.compile(
+    rf"{_TRAINING_TARGET.pattern}"
+    rf"|sagemaker-cluster:[a-z0-9]{{1,63}}_{_NAME.pattern}-{_HOST}"
+    rf"|sagemaker-endpoint:{_NAME.pattern}_{_NAME.pattern}_{_HOST}(?:_{_NAME.pattern})?"
+    rf"|arn:[a-z-]+:sagemaker:[a-z0-9-]+:\d{{12}}:space/d-[a-z0-9-]{{1,61}}/{_NAME.pattern}"
+)
+
 _BARE = re.compile(rf"(?:(?P<node>{_NODE.pattern})\.)?(?P<name>{_NAME.pattern})")
 _ARN = re.compile(r"arn:[a-z-]+:(?:sagemaker|ssm):([a-z0-9-]+):\d{12}:([a-z-]+)/(.+)")
 
@@ -26,7 +35,7 @@ class Target:
     """
     What the user named.
 
-    Either ``instance_id`` is set and nothing else, or ``kind`` and ``name`` are.
+    Either ``instance_id`` is set, or ``kind`` and ``name`` are; both for a native target that tells a job.
     """
 
     kind: Optional[ResourceKind] = None
@@ -44,6 +53,11 @@ class Target:
         """
         if _INSTANCE_ID.fullmatch(text):
             return cls(instance_id=InstanceId(text))
+        if is_native(text):
+            job = _TRAINING_TARGET.fullmatch(text)
+            if job is None:
+                return cls(instance_id=InstanceId(text))
+            return cls(ResourceKind.TRAINING, job["name"], job["node"], InstanceId(text))
         parts = text.split(".")
         if len(parts) < 3 or parts[-1].lower() != DOMAIN:
             raise UsageError(
@@ -85,9 +99,19 @@ class Target:
         return self.node or "algo-1"
 
 
+def is_native(text: str) -> bool:
+    """Whether this is a target that SageMaker provides: no helper in the container has to register it."""
+    return _NATIVE.fullmatch(text) is not None
+
+
+def rank_of(node: Optional[str]) -> int:
+    """The number in ``algo-N``; None is the first node."""
+    return int(node.rpartition("-")[2]) if node else 1
+
+
 def of_arn(arn: str) -> Tuple[Target, str]:
     """
-    The target that an ARN of a job, endpoint, notebook or managed instance names, and its region.
+    The target that an ARN of a job, endpoint, notebook, space or managed instance names, and its region.
 
     Raises UsageError for any other ARN.
     """
@@ -96,6 +120,8 @@ def of_arn(arn: str) -> Tuple[Target, str]:
         region, arn_type, name = found.groups()
         if arn_type == "managed-instance":
             return Target.parse(name), region
+        if is_native(arn):
+            return Target.parse(arn), region
         kind = next((kind for kind in ResourceKind if kind.arn_type == arn_type), None)
         if kind is not None and kind is not ResourceKind.STUDIO and _NAME.fullmatch(name):
             return Target(kind=kind, name=name), region

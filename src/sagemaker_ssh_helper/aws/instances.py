@@ -30,7 +30,7 @@ from sagemaker_ssh_helper.errors import (
     TargetStarting,
 )
 from sagemaker_ssh_helper.names import DOMAIN, InstanceId, ResourceKind, Tag
-from sagemaker_ssh_helper.targets import Target
+from sagemaker_ssh_helper.targets import Target, is_native, rank_of
 
 ONLINE = "Online"
 
@@ -40,13 +40,17 @@ SETTLING = 300.0
 _PAGE = 50  # the most that DescribeInstanceInformation gives at once
 _FILTER_VALUES = 100  # the most values that one filter takes
 _LAUNCH_ID = re.compile(r"[0-9a-f]{32}")
+_INSTRUMENT = (
+    "{enable} it with sagemaker_ssh_helper.launch.enable_ssh(request), or call the create(...) of its "
+    "SSH…Wrapper before it is started"
+)
 _NAME = re.compile(r"(algo-[1-9]\d*)\.([A-Za-z0-9-]+)\.([a-z]+)\." + DOMAIN)
 
 
 @dataclass(frozen=True)
 class Instance:
     """
-    One managed instance of ours.
+    One managed instance of ours, or a native target in its place.
 
     ``kind``, ``name`` and ``node`` come from its name, or from its tags where those were read; they are None,
     empty and None for a node of an older helper whose tags were not. Times are seconds since the epoch.
@@ -67,6 +71,11 @@ class Instance:
     def online(self) -> bool:
         """Whether its agent answers the service now."""
         return self.ping_status == ONLINE
+
+    @property
+    def is_native(self) -> bool:
+        """Whether SageMaker's own agent serves it: no tags, no host key, a shell and nothing else."""
+        return is_native(self.id)
 
     @property
     def fqdn(self) -> str:
@@ -117,9 +126,13 @@ def find(client: Client, target: Target) -> Instance | Absent:
     """
     The one live container that ``target`` names, or that it is absent and may come; one call if it is there.
 
+    It is the managed instance that the helper in it registered; when there is none, SageMaker's own target,
+    if the resource has one.
     Raises TargetNotFound, TargetEnded, NotInstrumented, NetworkIsolated, RegistrationFailed, TargetOffline,
     DuplicateNode, each saying which it is and what to do; AwsError.
     """
+    if target.instance_id is not None and is_native(target.instance_id):
+        return _native_instance(target, target.instance_id)
     if target.instance_id is not None:
         found = by_id(client, target.instance_id)
         if found is None:
@@ -167,7 +180,9 @@ def _live(target: Target, candidates: Sequence[Instance]) -> Instance | None:
 
 def instances_of(client: Client, kind: ResourceKind, name: str) -> list[Instance]:
     """Every registered instance of one resource, live or not, in node order. Raises AwsError."""
-    return sorted(_of_resource(client, kind, name), key=lambda instance: (_rank(instance.node), instance.id))
+    return sorted(
+        _of_resource(client, kind, name), key=lambda instance: (rank_of(instance.node), instance.id)
+    )
 
 
 def aliases(client: Client, kind: ResourceKind, name: str) -> list[str]:
@@ -298,7 +313,6 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
     """Find out why no live instance is there for ``target``: raise that, unless one may come."""
     assert target.kind is not None, "only a named resource can be looked up"
     kind, name, node = target.kind, target.name, target.node_or_first
-    others = sorted({instance.node or "algo-1" for instance in candidates if instance.online}, key=_rank)
     of_node = [instance for instance in candidates if (instance.node or "algo-1") == node]
     try:
         resource = resources.describe(client, kind, name)
@@ -315,9 +329,33 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
         return find(client, dataclasses.replace(target, name=resource.name))
     if resource is not None and resource.ended:
         raise ended(resource)
+    try:
+        return _not_live(client, target, resource, candidates)
+    except (NotInstrumented, RegistrationFailed, TargetOffline):
+        if resource is None:
+            raise
+        from sagemaker_ssh_helper.aws import native  # most connections do not come here
+
+        try:
+            native_id = native.find(client, resource, node)
+        except TargetStarting as starting:
+            return Absent(starting, resource)
+        if native_id is None:
+            raise
+        return _native_instance(dataclasses.replace(target, name=resource.name), native_id)
+
+
+def _not_live(
+    client: Client, target: Target, resource: Resource | None, candidates: Sequence[Instance]
+) -> Absent:
+    """Why none of ``candidates`` is a live instance of ``target``: raised, unless one may come."""
+    assert target.kind is not None, "only a named resource can be looked up"
+    kind, name, node = target.kind, target.name, target.node_or_first
+    others = sorted({instance.node or "algo-1" for instance in candidates if instance.online}, key=rank_of)
+    of_node = [instance for instance in candidates if (instance.node or "algo-1") == node]
     if others:
         count = resource.instance_count if resource is not None else None
-        if count is not None and _rank(node) > count:
+        if count is not None and rank_of(node) > count:
             raise TargetNotFound(
                 f"{name} has no {node}: it has {count} node{'s' if count > 1 else ''}",
                 fix=f"Name one of: {', '.join(others)}",
@@ -350,8 +388,11 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
         raise NotInstrumented(
             f"{name} runs, but was not started with ssh",
             evidence=f"status {status}, no START_SSH=true in its environment",
-            fix="Launch it with sagemaker_ssh_helper.launch.enable_ssh(request), or call "
-            "the create(...) of its SSH…Wrapper before it is started",
+            fix=_INSTRUMENT.format(
+                enable=f"Turn it on: sm-ssh enable {name}. Or launch"
+                if kind is ResourceKind.TRAINING
+                else "Launch"
+            ),
         )
     said = logs.helper_failure(client, kind, name, node)
     if said:
@@ -363,6 +404,12 @@ def _absent(client: Client, target: Target, candidates: Sequence[Instance]) -> I
         may_come=True,
     )
     return Absent(starting, resource)
+
+
+def _native_instance(target: Target, native_id: InstanceId) -> Instance:
+    return Instance(
+        id=native_id, ping_status=ONLINE, kind=target.kind, name=target.name, node=target.node_or_first
+    )
 
 
 def _by_other_case(client: Client, target: Target) -> Instance | Absent:
@@ -458,10 +505,6 @@ def _where(client: Client) -> str:
     return f"region {session.region} from {session.region_origin}" + (
         f", profile {session.profile}" if session.profile else ""
     )
-
-
-def _rank(node: str | None) -> int:
-    return int(node.rpartition("-")[2]) if node else 1
 
 
 def _clock(at: float) -> str:

@@ -71,6 +71,9 @@ def events(
             raise
         for event in answer.get("events") or ():
             stream = str(event.get("logStreamName", ""))
+            if kind is ResourceKind.TRAINING and stream.endswith("/ssm"):
+                # Remote debugging's agent wrote it, not the job.
+                continue
             yield Event(
                 id=str(event.get("eventId", "")),
                 at=float(event.get("timestamp", 0)) / 1000,

@@ -135,6 +135,8 @@ class Resource:
     """When SageMaker stops it, if it has started and has a longest run time."""
     isolated: bool = False
     """Whether its containers have no network: not even AWS's services."""
+    remote_debug: bool = False
+    """Whether SageMaker itself lets Session Manager into its containers."""
     transitions: tuple[tuple[str, float], ...] = ()
     """The secondary statuses so far, and when each began."""
 
@@ -204,6 +206,7 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
         else None,
         instance_type=str(shape.get("InstanceType", "")),
         isolated=bool({**answer, **(answer.get("NetworkConfig") or {})}.get("EnableNetworkIsolation")),
+        remote_debug=bool((answer.get("RemoteDebugConfig") or {}).get("EnableRemoteDebug")),
         stops_at=_stops_at(answer),
         transitions=tuple(
             (str(entry.get("Status", "")), float(entry["StartTime"]))

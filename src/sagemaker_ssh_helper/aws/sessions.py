@@ -52,12 +52,19 @@ def start_document(
 
     Otherwise like ``start``.
     """
+    if instance_id.startswith("arn:"):
+        # A space: SageMaker starts its sessions, and knows one kind only.
+        return _granted(client.call("sagemaker", "StartSession", ResourceIdentifier=instance_id), instance_id)
     named = {"DocumentName": document} if document else {}
     given = {"Parameters": {name: list(values) for name, values in parameters.items()}} if parameters else {}
     try:
         answer = client.call("ssm", "StartSession", Target=instance_id, **named, **given, Reason=_reason())
     except AccessDenied as error:
         raise refused(client, "ssm:StartSession", instance_id, owner, error) from error
+    return _granted(answer, instance_id)
+
+
+def _granted(answer: dict[str, object], instance_id: InstanceId) -> SessionGrant:
     grant = _grant(answer)
     if not (grant.id and grant.url and grant.token):
         raise ServiceError(f"StartSession on {instance_id} gave no session", code="EmptyAnswer")

@@ -69,7 +69,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "not-instrumented": (
         "the job runs, but was not launched with ssh",
-        "launch it with `enable_ssh` or a wrapper",
+        "`sm-ssh enable`, if it is a training job; else launch it with `enable_ssh` or a wrapper",
     ),
     "network-isolated": (
         "the job was launched with `EnableNetworkIsolation`: nothing in it can reach Systems Manager",

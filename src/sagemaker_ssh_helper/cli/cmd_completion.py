@@ -68,7 +68,7 @@ Register-ArgumentCompleter -Native -CommandName sm-ssh -ScriptBlock {
 # Commands whose words are names.
 _TAKE_TARGETS = frozenset(
     ["connect", "ssh", "exec", "cp", "forward", "session", "status", "wait", "logs", "continue", "stop",
-     "ide", "doctor", "list", "ls", "known-hosts", "start-proxy"]
+     "enable", "disable", "ide", "doctor", "list", "ls", "known-hosts", "start-proxy"]
 )  # fmt: skip
 
 

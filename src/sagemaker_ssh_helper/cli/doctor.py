@@ -238,6 +238,9 @@ class Examination:
         except TargetNotFound as error:
             raise naming.located(error, found.session, found.target) from error
         self._named = found
+        if instance.is_native:
+            self._instance = instance
+            return Result("target", OK, f"{found.host} is {instance.id}: SageMaker's own agent serves it")
         if instance.tags is None:
             instance = instance.with_tags(instances.tags_of(found.client, instance.id))
         self._instance = instance
@@ -248,12 +251,17 @@ class Examination:
         )
 
     def _owner(self) -> Result:
+        if self._is_native:
+            return Result("owner", SKIPPED, "such a target has none: policies alone say who may")
         assert self._caller is not None
         return whose(self._tags.get(Tag.OWNER, ""), self._caller.user_id)
 
     def _trust(self) -> Result:
         assert self._named is not None
         assert self._instance is not None
+        if self._is_native:
+            self._trusted = True
+            return Result("trust", SKIPPED, "SageMaker vouches for such a target")
         instance, client = self._instance, self._named.client
         known = trust.verify(
             instance, self._tags, launch_ids=lambda claimed: connect.launch_ids(client, instance, claimed)
@@ -264,6 +272,8 @@ class Examination:
         )
 
     def _key(self) -> Result:
+        if self._is_native:
+            return Result("key", SKIPPED, "such a target needs none")
         pair = keys.ensure_key() if self._fix else keys.load_key()
         if pair is not None and pair.public.fingerprint in self._tags.get(Tag.KEYS, ""):
             return Result("key", OK, f"{pair.public.fingerprint} was admitted at launch")
@@ -274,10 +284,19 @@ class Examination:
         assert self._named is not None
         assert self._instance is not None
         client = self._named.client
+        if self._is_native:
+            grant = sessions.start_document(client, self._instance.id, None, {})
+            sessions.terminate(client, grant.id)
+            return Result("session", OK, "a shell was granted, and ended")
         port = trust.port_of(self._tags)
         grant = sessions.start(client, self._instance.id, port, self._tags.get(Tag.OWNER))
         sessions.terminate(client, grant.id)
         return Result("session", OK, f"one to port {port} was granted, and ended")
+
+    @property
+    def _is_native(self) -> bool:
+        assert self._instance is not None
+        return self._instance.is_native
 
     @property
     def _tags(self) -> Any:

@@ -32,6 +32,8 @@ COMMANDS = {
     "wait": "wait until a target can be reached, runs, or has ended",
     "logs": "show what a target's containers wrote",
     "continue": "let a job go on that waits for connections",
+    "enable": "make a running training job reachable that was launched without ssh",
+    "disable": "turn a training job's remote debugging off again",
     "stop": "have SageMaker stop a job",
     "ide": "open a container's folder in an editor",
     "doctor": "find what keeps a connection from being made",

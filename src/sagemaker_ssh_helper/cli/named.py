@@ -92,7 +92,7 @@ def resource_of(named: Named) -> tuple[ResourceKind, str]:
         return target.kind, target.name
     assert target.instance_id is not None, "a target is an instance id or a kind and a name"
     instance = instances.resolve(named.client, target)
-    if instance.kind is None:
+    if instance.kind is None and not instance.is_native:
         instance = instance.with_tags(instances.tags_of(named.client, instance.id))
     if instance.kind is None or not instance.name:
         raise NotInstrumented(f"{instance.id} belongs to no resource of SageMaker", evidence="by its tags")
@@ -101,10 +101,12 @@ def resource_of(named: Named) -> tuple[ResourceKind, str]:
 
 def is_whole(text: str) -> bool:
     """Whether nothing has to be looked up, or read, to know which host is meant."""
+    if text.startswith(("arn:", "@")):
+        return False
     try:
         Target.parse(text)
     except UsageError:
-        return split_bare(text) is None and not text.startswith(("arn:", "@"))
+        return split_bare(text) is None
     return True
 
 

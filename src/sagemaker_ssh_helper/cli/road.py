@@ -87,7 +87,7 @@ def prepare(named: Named, wishes: Wishes) -> Road:
         named.host,
         user=user,
         proxy=proxy,
-        learn_host_key=prepared.pin.host_key is None,
+        learn_host_key=prepared.pin.host_key is None and not prepared.instance.is_native,
     )
     return Road(named, settings, user, prepared.instance.kind or named.target.kind, prepared.pin.port)
 

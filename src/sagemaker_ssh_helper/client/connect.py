@@ -104,6 +104,9 @@ def prepare(
             from sagemaker_ssh_helper.client import naming
 
             raise naming.located(error, client.session, target) from error
+    if instance.is_native:
+        # The relay brings our key, and tells the container's.
+        return Prepared(instance, trust.relayed(instance, host))
     pin = trust.load(instance.id)
     if pin is not None and instance_id is not None and pin.name.lower() == instance.name.lower():
         # ssh and users may fold its letters.

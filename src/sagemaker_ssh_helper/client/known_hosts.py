@@ -15,7 +15,7 @@ from sagemaker_ssh_helper.names import InstanceId
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 # What a host name of ours can hold; nothing that known_hosts reads as a pattern, a list or a marker.
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,254}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
 
 
 def path() -> Path:

@@ -122,8 +122,8 @@ class Starting:
         until_ready: UntilReady | None = None,
     ) -> None:
         self.future: Future[Started | None] = Future()
+        self.options = options
         self._client = client
-        self._options = options
         self._tell = tell
         self._until_ready = until_ready
         self._parent = os.getppid()
@@ -145,12 +145,22 @@ class Starting:
         if prepared is None or self._called_off.is_set():
             return None
         pin, instance = prepared.pin, prepared.instance
+        if instance.is_native:
+            if self.options.via_plugin:
+                raise LocalSetup(
+                    "--via plugin carries no ssh to a target of SageMaker's own",
+                    evidence=f"{instance.id} gives a shell, in which this program starts a relay",
+                    fix="Leave it out, or take the shell: sm-ssh session --via plugin",
+                )
+            return self._session(
+                instance, 0, lambda: sessions.start_document(self._client, instance.id, None, {})
+            )
         return self._session(
             instance, pin.port, lambda: sessions.start(self._client, instance.id, pin.port, pin.owner)
         )
 
     def _prepared(self) -> connect.Prepared | None:
-        options = self._options
+        options = self.options
         target = Target.parse(options.host)
         while True:
             try:
@@ -176,7 +186,7 @@ class Starting:
             self._client,
             instance,
             attempt,
-            wait=self._options.wait,
+            wait=self.options.wait,
             pause=self._pause,
             tell=self._tell,
         )

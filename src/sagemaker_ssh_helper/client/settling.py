@@ -73,6 +73,8 @@ def _raise_if_ended(client: Client, instance: Instance, error: NotConnected) -> 
 
 
 def _is_young(client: Client, instance: Instance) -> bool:
+    if instance.is_native:
+        return False
     registered_at = instance.registered_at
     if registered_at is None:
         found = instances.by_id(client, instance.id)

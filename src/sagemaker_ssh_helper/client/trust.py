@@ -46,6 +46,7 @@ _KEPT_USERS = 500
 _USE_INTERVAL = 86400.0  # seconds; how exactly the last use is known
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
+_USER_LINES = r"^Host (\S+)\n  User (\S+)$"
 _OPTION_TRUST = "--trust-first-use"
 
 
@@ -166,6 +167,34 @@ def announce(pin: Pin, host: str) -> None:
     write_user_line(host, pin.user)
 
 
+def announce_relayed(host: str, host_key: PublicKey, user: str, instance_id: InstanceId) -> None:
+    """
+    The same for a native target, whose key came through the session: nothing is pinned beyond it.
+
+    Raises LocalSetup.
+    """
+    private_dir(config_dir())
+    with locked(known_hosts.path()):
+        known_hosts.set_key(host, host_key, instance_id)
+    write_user_line(host, user)
+
+
+def relayed(instance: Instance, host: str) -> Pin:
+    """What stands for the pin of a native target: nothing but the login name it told last."""
+    users = dict(re.findall(_USER_LINES, read_text(hosts_path()) or "", re.MULTILINE))
+    return Pin(
+        instance_id=instance.id,
+        name=instance.name,
+        host_key=None,
+        port=22,
+        user=users.get(host),
+        owner=None,
+        keys=frozenset(),
+        checked_at=0.0,
+        used_at=0.0,
+    )
+
+
 def hosts_path() -> Path:
     """The file of ``Host`` and ``User`` lines that our ssh block includes."""
     return config_dir() / "hosts.conf"
@@ -184,7 +213,7 @@ def write_user_line(host: str, user: str | None) -> None:
     private_dir(path.parent)
     with locked(path):
         before = read_text(path) or ""
-        users = dict(re.findall(r"^Host (\S+)\n  User (\S+)$", before, re.MULTILINE))
+        users = dict(re.findall(_USER_LINES, before, re.MULTILINE))
         if users.get(host) == wanted:
             return
         users.pop(host, None)

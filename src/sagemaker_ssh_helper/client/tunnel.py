@@ -115,7 +115,7 @@ async def _run(
         elif stop.is_set():
             await terminate(client, started.grant)
         else:
-            tunnel = Tunnel(client, started, stdout, stop, tell)
+            tunnel = _new_tunnel(client, starting, started, stdout, stop, tell)
             try:
                 await tunnel.run()
             finally:
@@ -125,6 +125,21 @@ async def _run(
         stdout.close()
         interrupts.close()
     return 0 if interrupts.received is None else 128 + interrupts.received
+
+
+def _new_tunnel(
+    client: Client,
+    starting: Starting,
+    started: Started,
+    stdout: Output,
+    stop: asyncio.Event,
+    tell: Callable[[str], None],
+) -> Tunnel:
+    if not started.instance.is_native:
+        return Tunnel(client, started, stdout, stop, tell)
+    from sagemaker_ssh_helper.client.relay import RelayTunnel  # few sessions need it
+
+    return RelayTunnel(client, started, stdout, stop, tell, starting.options)
 
 
 async def wait_started(starting: Starting, stop: asyncio.Event) -> Started | None:

@@ -1,0 +1,113 @@
+"""
+SageMaker's own roads to a container: targets of Session Manager that need no helper in it.
+
+A training job has one while remote debugging is on, an endpoint when its variant was created with
+``EnableSSMAccess`` in an account that AWS has allowed to. Others (HyperPod, spaces) are named by the user.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.aws.resources import Resource
+from sagemaker_ssh_helper.errors import AccessDenied, ServiceError, TargetStarting
+from sagemaker_ssh_helper.names import InstanceId, ResourceKind, endpoint_target, training_target
+from sagemaker_ssh_helper.targets import rank_of
+
+DEBUGGABLE = frozenset({"Downloading", "Training"})
+"""Secondary statuses in which remote debugging can be turned on or off, by UpdateTrainingJob's reference."""
+
+_INTERVAL = 1.0
+
+
+def find(client: Client, resource: Resource, node: str) -> InstanceId | None:
+    """
+    The native target of one container; None when the resource has none.
+
+    No call for a training job, two and a look at its log streams for an endpoint. Raises TargetStarting when
+    there will be one soon, AwsError.
+    """
+    if resource.kind is ResourceKind.TRAINING and resource.remote_debug:
+        if resource.secondary_status not in DEBUGGABLE:
+            raise TargetStarting(
+                f"{resource.name} is still starting",
+                evidence=f"status {resource.secondary_status or resource.status}",
+                fix="Try again in a minute",
+                may_come=True,
+            )
+        if resource.instance_count is None or rank_of(node) <= resource.instance_count:
+            return InstanceId(training_target(resource.name, node))
+    if resource.kind is ResourceKind.INFERENCE and resource.status == "InService":
+        found = _of_endpoint(client, resource.name)
+        return found[rank_of(node) - 1] if rank_of(node) <= len(found) else None
+    return None
+
+
+def set_remote_debug(client: Client, job_name: str, on: bool) -> None:
+    """Turn a training job's remote debugging on or off. Raises AwsError."""
+    client.call(
+        "sagemaker",
+        "UpdateTrainingJob",
+        TrainingJobName=job_name,
+        RemoteDebugConfig={"EnableRemoteDebug": on},
+    )
+
+
+def wait_connected(
+    client: Client,
+    target: str,
+    timeout: float,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """
+    Whether the service's agent behind a native target was there within ``timeout`` seconds.
+
+    Who may not ask is told that it was. Raises AwsError.
+    """
+    deadline = monotonic() + timeout
+    while True:
+        try:
+            status = client.call("ssm", "GetConnectionStatus", Target=target).get("Status")
+        except AccessDenied:
+            return True
+        if str(status).lower() == "connected":
+            return True
+        if monotonic() + _INTERVAL > deadline:
+            return False
+        sleep(_INTERVAL)
+
+
+def _of_endpoint(client: Client, name: str) -> list[InstanceId]:
+    """The targets of an endpoint's instances that take sessions, the newest first."""
+    try:
+        endpoint = client.call("sagemaker", "DescribeEndpoint", EndpointName=name)
+        config_name = endpoint.get("EndpointConfigName")
+        config = client.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config_name)
+        variants = [
+            str(variant.get("VariantName"))
+            for variant in config.get("ProductionVariants") or ()
+            if variant.get("EnableSSMAccess")
+        ]
+        if not variants:
+            return []
+        group = f"{ResourceKind.INFERENCE.log_group}/{name}"
+        # Nothing but the log streams, VARIANT/i-…, tells the instances of an endpoint.
+        streams = list(
+            client.call(
+                "logs", "DescribeLogStreams", logGroupName=group, orderBy="LastEventTime", descending=True
+            ).get("logStreams")
+            or ()
+        )
+    except (AccessDenied, ServiceError):
+        return []
+    found: dict[InstanceId, None] = {}
+    for stream in streams:
+        variant, _, rest = str(stream.get("logStreamName", "")).partition("/")
+        instance_id = rest.partition("/")[0]
+        if variant in variants and instance_id.startswith("i-"):
+            found[InstanceId(endpoint_target(name, variant, instance_id))] = None
+    return list(found)
