@@ -194,7 +194,9 @@ def test_processing(alice: Laptop, name: str) -> None:
 
 @pytest.mark.sdk
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", ["endpoint.py", "multi_model.py", "multi_model_of_model.py"])
+@pytest.mark.parametrize(
+    "name", ["endpoint.py", "large_model.py", "multi_model.py", "multi_model_of_model.py"]
+)
 def test_endpoints(alice: Laptop, name: str) -> None:
     with run(alice, name) as example:
         example.look_into("inference")

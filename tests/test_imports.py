@@ -1,6 +1,7 @@
 """Layers import downwards, and what runs in a container needs the standard library alone."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 from typing import Iterator, Tuple
@@ -87,6 +88,31 @@ def test_container_code_imports_the_standard_library_and_itself(path: Path) -> N
     if path.name == "asyncssh_server.py":
         allowed |= {"asyncssh"}
     assert {name.split(".")[0] for name in imports(path)} <= allowed
+
+
+def test_the_sdk_is_imported_where_one_of_its_objects_is_there_already_and_nowhere_else() -> None:
+    importing = {
+        (str(path.relative_to(ROOT)), name)
+        for _, path in modules()
+        for name in imports(path)
+        if name.split(".")[0] == "sagemaker"
+    }
+    of_a_processor = {("wrapper.py", "sagemaker.processing"), ("wrapper.py", "sagemaker.core")}
+    # The demonstration of the SDK, which asks for it by name.
+    of_the_demo = {("cli/demo.py", "sagemaker.session"), ("cli/demo.py", "sagemaker.estimator")}
+    assert importing == of_a_processor | of_the_demo
+
+
+@pytest.mark.parametrize("name", ["wrapper", "launch", "manager", "log", "proxy"])
+def test_what_users_import_loads_neither_the_sdk_nor_boto3(name: str) -> None:
+    code = (
+        f"import sys, {PACKAGE}.{name}; "
+        "print([loaded for loaded in ('sagemaker', 'boto3', 'botocore') if loaded in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_every_module_has_a_row() -> None:

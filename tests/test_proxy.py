@@ -95,23 +95,38 @@ def test_what_ssh_says_is_told_when_it_gives_up(
         proxy.run_command("true")
 
 
-def test_a_tunnel_that_has_gone_is_told_with_its_last_words(
-    session: boto3.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def ssh_that_loses_its_connection(said: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's ssh writes what was said, ends the tunnel's, and fails as ssh does."""
     monkeypatch.setattr("sagemaker_ssh_helper.proxy._LOST_TIMEOUT", 60)
-    gone = tmp_path / "gone"
+    gone = folder / "gone"
     os.mkfifo(gone)
-    # The command's ssh ends the tunnel's, and fails as ssh does when the connection is lost.
     ssh_that(
-        f"if '-p' in sys.argv: open({str(gone)!r}, 'w').write('x'); sys.exit(255)\n"
+        f"if '-p' in sys.argv: print({said!r}, end=''); open({str(gone)!r}, 'w').write('x'); sys.exit(255)\n"
         f"print('listening', flush=True); open({str(gone)!r}).read(); sys.exit('Connection lost')",
-        tmp_path,
+        folder,
         monkeypatch,
     )
+
+
+def test_a_connection_lost_in_a_command_is_no_failure_of_the_command(
+    session: boto3.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh_that_loses_its_connection("", tmp_path, monkeypatch)
     with SSMProxy(0, session=session) as proxy:
         proxy.connect_to_ssm_instance(ID)
-        with pytest.raises(ConnectionFailed, match=r"there is no tunnel"):
-            proxy.run_command_with_output("true")
+        with pytest.raises(ConnectionFailed, match="there is no tunnel"):
+            proxy.terminate_waiting_loop()
+
+
+def test_a_job_that_ends_as_soon_as_it_may_go_on_was_let_go(
+    session: boto3.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh_that_loses_its_connection("stopped 1 waiting\n", tmp_path, monkeypatch)
+    with SSMProxy(0, session=session) as proxy:
+        proxy.connect_to_ssm_instance(ID)
+        proxy.terminate_waiting_loop()
+        with pytest.raises(ConnectionFailed, match="there is no tunnel"):
+            proxy.run_command("true")
 
 
 def test_a_status_of_the_command_is_the_commands_own(

@@ -1,14 +1,16 @@
 """The wrappers around objects that look like the SDK's; with the SDK itself in e2e and test_examples."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator, Type
+from typing import Any, Callable, Dict, Iterator, Type
 
 import boto3
 import pytest
 
+from aws_stub import Refusal, aws_stub
 from local_cloud import LocalCloud
-from sagemaker_ssh_helper.errors import LaunchRefused, NodeNotFound, TargetEnded, TargetNotFound
+from sagemaker_ssh_helper.errors import LaunchRefused, NodeNotFound, TargetEnded, TargetNotFound, WrongRegion
 from sagemaker_ssh_helper.wrapper import (
     SSHEnvironmentWrapper,
     SSHEstimatorWrapper,
@@ -96,6 +98,146 @@ def test_attaching_to_what_is_not_there_says_so(
     assert isinstance(caught.value, TargetNotFound)
 
 
+def start_a_job_that_fails(cloud: LocalCloud, session: boto3.Session, name: str) -> None:
+    session.client("sagemaker").create_training_job(
+        TrainingJobName=name,
+        RoleArn=cloud.info["role_arn"],
+        AlgorithmSpecification={
+            "TrainingImage": "image",
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ["sh", "-c", "exit 3"],
+        },
+        OutputDataConfig={"S3OutputPath": "s3://sagemaker-output/jobs"},
+        ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
+        StoppingCondition={"MaxRuntimeInSeconds": 60},
+    )
+
+
+def estimator(cloud: LocalCloud, session: boto3.Session, **members: Any) -> SimpleNamespace:
+    return SimpleNamespace(
+        **{
+            "role": cloud.info["role_arn"],
+            "environment": {},
+            "sagemaker_session": SimpleNamespace(boto_session=session),
+            "enable_network_isolation": lambda: False,
+            "latest_training_job": None,
+            "latest_job": None,
+            **members,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "what", "fix"),
+    [
+        (
+            {"latest_training_job": SimpleNamespace(name="my-job")},
+            "the estimator has already started my-job",
+            "Call SSHEstimatorWrapper.create(estimator) before",
+        ),
+        ({"role": None}, "it has no role", "Give it one: role="),
+        (
+            {"role": "arn:aws:iam::123456789012:user/alice"},
+            "'arn:aws:iam::123456789012:user/alice' is no ARN of a role",
+            "arn:aws:iam::ACCOUNT:role/NAME",
+        ),
+        (
+            {"environment": {f"V{number}": "1" for number in range(93)}},
+            "the estimator would have 101 environment variables, and SageMaker takes 100 for a training job",
+            "Remove 1 of its own",
+        ),
+        (
+            {"environment": {"LONG": "x" * 513}},
+            "the value of LONG has 513 characters, and SageMaker takes 512 for a training job",
+            "Shorten it, or let the job read it from S3",
+        ),
+        (
+            {"enable_network_isolation": lambda: True},
+            "the estimator runs in network isolation",
+            "Make it without enable_network_isolation",
+        ),
+    ],
+    ids=["after the start", "no role", "no role's ARN", "too many variables", "long value", "isolated"],
+)
+def test_an_estimator_that_cannot_have_ssh_is_refused_with_what_to_change(
+    cloud: LocalCloud, session: boto3.Session, members: Dict[str, Any], what: str, fix: str
+) -> None:
+    given = estimator(cloud, session, **members)
+    before = given.environment
+    with pytest.raises(ValueError, match=f"(?s){re.escape(what)}.*{re.escape(fix)}") as caught:
+        SSHEstimatorWrapper.create(given)
+    assert isinstance(caught.value, LaunchRefused)
+    assert given.environment is before
+
+
+def test_a_role_may_be_given_by_its_name_as_the_sdk_takes_it(
+    cloud: LocalCloud, session: boto3.Session
+) -> None:
+    given = estimator(cloud, session, role="service-role/Mine")
+    SSHEstimatorWrapper.create(given)
+    assert given.environment["SSH_SSM_ROLE"] == "service-role/Mine"
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "create"),
+    [
+        ({"latest_job": SimpleNamespace(job_name="my-job")}, SSHProcessorWrapper.create),
+        ({"endpoint_name": "my-endpoint"}, SSHModelWrapper.create),
+        ({"endpoint_name": "my-endpoint"}, SSHMultiModelWrapper.create),
+        (
+            {"latest_transform_job": SimpleNamespace(job_name="my-job")},
+            lambda transformer: SSHTransformerWrapper.create(transformer, SSHModelWrapper(None)),
+        ),
+    ],
+)
+def test_what_was_started_already_is_refused_by_every_wrapper(
+    wrapped: Dict[str, Any], create: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"already .* (my-job|my-endpoint)\. Call .* before") as caught:
+        create(SimpleNamespace(**wrapped))
+    assert isinstance(caught.value, LaunchRefused)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "wrapped"),
+    [
+        (SSHEstimatorWrapper, {"latest_training_job": None}),
+        (SSHProcessorWrapper, {"latest_job": None}),
+        (SSHModelWrapper, {"endpoint_name": None}),
+        (SSHTransformerWrapper, {"latest_transform_job": None}),
+    ],
+)
+def test_what_was_not_started_yet_has_no_nodes(
+    wrapper: Type[SSHEnvironmentWrapper], wrapped: Dict[str, Any], session: boto3.Session
+) -> None:
+    for ask in ("get_instance_ids", "print_ssh_info", "is_job_in_progress"):
+        with pytest.raises(ValueError, match=r"not (started a job|deployed) yet\. Call .* first") as caught:
+            getattr(wrapper(SimpleNamespace(**wrapped)), ask)()
+        assert isinstance(caught.value, TargetNotFound)
+
+
+@pytest.mark.parametrize(
+    "resource", ["my-job.training.sagemaker", "arn:aws:sagemaker:eu-west-2:123456789012:training-job/my-job"]
+)
+def test_a_resource_of_another_region_is_told_with_its_region(
+    monkeypatch: pytest.MonkeyPatch, resource: str
+) -> None:
+    with aws_stub() as stub:
+        for name, value in stub.environment(AWS_DEFAULT_REGION="eu-west-2").items():
+            monkeypatch.setenv(name, value)
+
+        def describe(_: Dict[str, Any]) -> Any:
+            if "/eu-west-2/" in stub.asked[-1].headers["Authorization"]:
+                return {"TrainingJobName": "my-job", "TrainingJobStatus": "InProgress"}
+            return Refusal("ValidationException", "Requested resource not found.")
+
+        stub.answers["DescribeTrainingJob"] = describe
+        elsewhere = boto3.Session(region_name="eu-west-1")
+        with pytest.raises(ValueError, match=r"boto3\.Session\(region_name='eu-west-2'\)") as caught:
+            SSHEnvironmentWrapper.attach_to_resource(resource, elsewhere)
+    assert isinstance(caught.value, WrongRegion)
+
+
 def attach_by_name(session: boto3.Session, name: str) -> SSHEnvironmentWrapper:
     return SSHEstimatorWrapper.attach(name, session)
 
@@ -118,18 +260,7 @@ def test_a_job_that_has_ended_is_not_waited_for(
     attach: Callable[[boto3.Session, str], SSHEnvironmentWrapper],
 ) -> None:
     name = f"ended-{attach.__name__.replace('_', '-')}"
-    session.client("sagemaker").create_training_job(
-        TrainingJobName=name,
-        RoleArn=cloud.info["role_arn"],
-        AlgorithmSpecification={
-            "TrainingImage": "image",
-            "TrainingInputMode": "File",
-            "ContainerEntrypoint": ["sh", "-c", "exit 3"],
-        },
-        OutputDataConfig={"S3OutputPath": "s3://sagemaker-output/jobs"},
-        ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
-        StoppingCondition={"MaxRuntimeInSeconds": 60},
-    )
+    start_a_job_that_fails(cloud, session, name)
     wrapper = attach(session, name)
     assert isinstance(wrapper, SSHEstimatorWrapper)
     assert wrapper.wait_training_job_with_status() == "Failed"

@@ -204,7 +204,8 @@ class SshLaunch:
             connection_wait_time_seconds = int(connection_wait_time.total_seconds())
         if connection_wait_time_seconds < 0 or ssh_instance_count < 1:
             raise LaunchRefused(
-                "connection_wait_time_seconds must be 0 or more, and ssh_instance_count 1 or more"
+                "connection_wait_time_seconds must be 0 or more, and ssh_instance_count 1 or more",
+                evidence=f"they are {connection_wait_time_seconds} and {ssh_instance_count}",
             )
         owner = local_user_id or session.client("sts").get_caller_identity()["UserId"]
         return cls(
@@ -483,8 +484,9 @@ def add_variables(
     for key, value in variables.items():
         if len(str(value)) > kind.max_value_chars:
             raise LaunchRefused(
-                f"the value of {key} is longer than SageMaker's {kind.max_value_chars} characters "
-                f"for a {kind.label}"
+                f"the value of {key} has {len(str(value))} characters, and SageMaker takes "
+                f"{kind.max_value_chars} for a {kind.label}",
+                fix="Shorten it, or let the job read it from S3",
             )
     return variables
 

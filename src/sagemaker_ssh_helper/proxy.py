@@ -114,7 +114,12 @@ class SSMProxy:
 
     def terminate_waiting_loop(self) -> None:
         """Let the job go on: ``sm-wait stop`` in the container. Raises as ``run_command``."""
-        self.run_command_with_output("sm-wait stop")
+        try:
+            self.run_command_with_output("sm-wait stop")
+        except ConnectionFailed as error:
+            # The job that goes on may end at once, and our connection with it: then the answer is enough.
+            if not getattr(error.__cause__, "output", None):
+                raise
 
     def disconnect(self) -> None:
         """Close the tunnel, and end its session; again, and without one, it does nothing."""
@@ -170,6 +175,7 @@ class SSMProxy:
 
     def _run(self, command: str, **streams: Any) -> subprocess.CompletedProcess[bytes]:
         tunnel = self._tunnel
+        cause = None
         if tunnel is not None and tunnel.alive:
             try:
                 return subprocess.run(
@@ -179,11 +185,12 @@ class SSMProxy:
                 # 255 is the command's own, or ssh's because the tunnel has ended, or is about to.
                 if error.returncode != _LOST or not tunnel.ends():
                     raise
+                cause = error
         raise ConnectionFailed(
             "there is no tunnel",
             evidence=tunnel.said() if tunnel is not None else None,
             fix="Open one: connect_to_ssm_instance(…)",
-        )
+        ) from cause
 
 
 class _Tunnel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Type, TypeVar
 
-from sagemaker_ssh_helper.errors import LaunchRefused, NodeNotFound, TargetNotFound
+from sagemaker_ssh_helper.errors import LaunchRefused, NodeNotFound, TargetNotFound, WrongRegion
 from sagemaker_ssh_helper.launch import (
     MODEL_REQUEST,
     PROCESSING_REQUEST,
@@ -54,7 +54,8 @@ class SSHEnvironmentWrapper(abc.ABC):
         A wrapper for a resource that was launched earlier, by whatever means.
 
         ``sagemaker_session`` gives credentials and region: an SDK session, or a boto3 session; the default
-        boto3 session if None. Raises TargetNotFound when there is no such resource in its region.
+        boto3 session if None. Raises TargetNotFound when there is no such resource in its region: WrongRegion
+        when another region has it that the environment or a profile names.
         """
         return cls(_Attached(cls.kind, resource_name, boto3_session(sagemaker_session)))
 
@@ -63,8 +64,8 @@ class SSHEnvironmentWrapper(abc.ABC):
         """
         As attach, by an ARN, which tells the kind: called on any class it gives the wrapper of that kind.
 
-        Without ``sagemaker_session`` the region is the ARN's. Raises TargetNotFound for an ARN of another
-        region than the session's, and for one that names nothing a wrapper is for.
+        Without ``sagemaker_session`` the region is the ARN's. Raises WrongRegion for an ARN of another region
+        than the session's, TargetNotFound for one that names nothing a wrapper is for.
         """
         from sagemaker_ssh_helper.aws.instances import kind_of_arn
 
@@ -81,10 +82,7 @@ class SSHEnvironmentWrapper(abc.ABC):
         else:
             session = boto3_session(sagemaker_session)
         if session.region_name != parts[3]:
-            raise TargetNotFound(
-                f"{arn} is in {parts[3]}, and the session in {session.region_name}",
-                fix=f"Give a session of its region: boto3.Session(region_name={parts[3]!r})",
-            )
+            raise _elsewhere(f"{arn} is not in {session.region_name}", parts[3])
         return wrapper.attach(parts[5].rpartition("/")[2], session)
 
     @classmethod
@@ -667,11 +665,22 @@ def _described(session: Any, kind: ResourceKind, name: str) -> Resource:
     else:
         found = resources.describe(client, kind, name)
     if found is None:
-        raise TargetNotFound(
-            f"there is no {kind.label} {name!r} in {session.region_name}",
-            fix=f"See what is there: sm-ssh list {kind.domain}.{DOMAIN}",
-        )
+        from sagemaker_ssh_helper.client import naming
+
+        what = f"there is no {kind.label} {name!r} in {session.region_name}"
+        regions = naming.regions_with(client.session, kind, name)
+        if regions:
+            raise _elsewhere(what, regions[0])
+        raise TargetNotFound(what, fix=f"See what is there: sm-ssh list {kind.domain}.{DOMAIN}")
     return found
+
+
+def _elsewhere(what: str, region: str) -> WrongRegion:
+    return WrongRegion(
+        what,
+        evidence=f"it is in {region}",
+        fix=f"Give a session of that region: boto3.Session(region_name={region!r})",
+    )
 
 
 def _training_job(estimator: Any) -> Any:

@@ -5,7 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any, Callable
 
+import pytest
+
 from e2e.laptop import Laptop, launch, running, until
+from local_cloud import LocalCloud
+from sagemaker_ssh_helper.wrapper import SSHEstimatorWrapper
 
 # The user's own program: its keys are given in the code, and nothing else in its environment names any.
 PREAMBLE = """
@@ -45,6 +49,20 @@ wrapper.start_ssm_connection_and_continue(0, extra_args="-R localhost:0:localhos
     assert job.wait_ended()["TrainingJobStatus"] == "Completed"
     assert "trained" in job.log()
     until(lambda: not active_sessions(alice), "the session to be over")
+
+
+def test_the_ids_of_a_known_job_take_one_call(
+    laptop: Callable[[str], Laptop], e2e_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = laptop("alice")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", e2e_cloud.endpoint_url)
+    with running(alice) as job:
+        instance_id = job.wait_online()
+        wrapper = SSHEstimatorWrapper.attach(job.name, alice.session())
+        e2e_cloud.reset_requests()
+        assert wrapper.get_instance_ids() == [instance_id]
+        calls = {row["action"]: row["count"] for row in e2e_cloud.requests() if row["user"] == "alice"}
+        assert calls == {"ssm:DescribeInstanceInformation": 1}
 
 
 def test_a_proxy_runs_commands_through_its_port_until_it_is_disconnected(

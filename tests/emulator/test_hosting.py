@@ -118,6 +118,34 @@ def test_a_model_that_fails_is_a_model_error(alice: User, endpoint: str) -> None
     assert caught.value.response["OriginalStatusCode"] == 500
 
 
+LARGE = """
+import pathlib
+from djl_python import Input, Output
+loaded = []
+
+def handle(inputs):
+    if inputs.is_empty():
+        loaded.append(pathlib.Path(__file__).name)
+        return None
+    if inputs.get_as_string() == "[]":
+        return Output(400, "nothing to do")
+    return Output().add_as_json(loaded + inputs.get_as_json())
+"""
+
+
+def test_a_model_with_serving_properties_is_served_as_large_ones_are(alice: User) -> None:
+    properties = "# one\nengine=Python\noption.entryPoint = run.py\n"
+    files = {"large/serving.properties": properties, "large/run.py": LARGE}
+    data = alice.put(f"{alice.new_name('large')}/model.tar.gz", archive(files))
+    name = deploy(alice, model(alice, ModelDataUrl=data, Environment={}))
+    described = settled(alice, name)
+    assert described["EndpointStatus"] == "InService", described
+    assert invoke(alice, name, ["there"]) == ["run.py", "there"]
+    with pytest.raises(ClientError, match="400 nothing to do"):
+        invoke(alice, name, [])
+    alice.sagemaker.delete_endpoint(EndpointName=name)
+
+
 def test_an_endpoint_that_does_not_exist_is_not_invoked(alice: User) -> None:
     with pytest.raises(
         ClientError, match=r"ValidationError.*Endpoint none of account 123456789012 not found"

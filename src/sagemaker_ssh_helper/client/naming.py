@@ -61,9 +61,12 @@ def located(error: TargetNotFound, session: Session, target: Target) -> TargetNo
     """
     if target.kind is None:
         return error
-    kind = target.kind
-    regions = _regions_with(session, lambda client: resources.describe(client, kind, target.name) is not None)
-    return _with_regions(error, regions, target.fqdn)
+    return _with_regions(error, regions_with(session, target.kind, target.name), target.fqdn)
+
+
+def regions_with(session: Session, kind: ResourceKind, name: str) -> list[str]:
+    """The other configured regions that have a resource of this name."""
+    return _regions_with(session, lambda client: resources.describe(client, kind, name) is not None)
 
 
 def _not_found(client: Client, name: str, known: Sequence[Resource]) -> TargetNotFound:

@@ -1,5 +1,5 @@
 """
-What SageMaker's framework images do to serve "script mode": a model server around the user's functions.
+What SageMaker's images do to serve a model that brings its code: a model server around the user's functions.
 
 A program for a node, standard library only. It finds everything in its environment:
 
@@ -7,9 +7,12 @@ A program for a node, standard library only. It finds everything in its environm
 * ``SAGEMAKER_BIND_TO_PORT``: where it answers, on the loopback address;
 * ``SAGEMAKER_MULTI_MODEL=true``: models are loaded and unloaded by ``/models``, each with its own script.
 
+Without ``SAGEMAKER_PROGRAM`` it is the server of the images for large models: ``serving.properties`` in the
+model's folder, or in the only folder there, names a script whose ``handle`` gets each request.
+
 Conventions of those images, public in their documentation: ``GET /ping``, ``POST /invocations``,
 ``POST /models``, ``POST /models/NAME/invoke``; ``model_fn``, ``input_fn``, ``predict_fn``, ``output_fn`` or
-``transform_fn`` in the script.
+``transform_fn`` in the script; ``Input`` and ``Output`` of ``djl_python``.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import os
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,20 +35,14 @@ TEXT_TYPES = ("application/json", "text/csv")
 
 DEFAULT_TYPE = "application/json"
 
+_PROPERTIES = "serving.properties"
+
 
 class Model:
     """One loaded model. Raises whatever the script raises when it is loaded."""
 
     def __init__(self, folder: Path, code: Path, program: str) -> None:
-        for path in (str(code), str(code / "lib")):
-            if path not in sys.path:
-                sys.path.insert(0, path)
-        name = f"sagemaker_model_{abs(hash(str(code)))}"
-        spec = importlib.util.spec_from_file_location(name, code / program)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{program} is no Python script")
-        self._script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self._script)
+        self._script = _load(code, program)
         load: Callable[[str], Any] | None = getattr(self._script, "model_fn", None)
         self._model = load(str(folder)) if load is not None else None
 
@@ -63,6 +61,89 @@ class Model:
         return answer.encode() if isinstance(answer, str) else bytes(answer), accept
 
 
+class Input:
+    """A request, as ``djl_python`` gives it to ``handle``; an empty one says: load the model."""
+
+    def __init__(self, body: bytes = b"", content_type: str = "") -> None:
+        self._body = body
+        self._properties = {"Content-Type": content_type}
+
+    def is_empty(self) -> bool:
+        return not self._body
+
+    def get_as_bytes(self) -> bytes:
+        return self._body
+
+    def get_as_string(self) -> str:
+        return self._body.decode()
+
+    def get_as_json(self) -> Any:
+        return json.loads(self._body)
+
+    def get_properties(self) -> dict[str, str]:
+        return self._properties
+
+
+class Output:
+    """The answer of ``handle``; its parts are sent one after the other."""
+
+    def __init__(self, code: int = 200, message: str = "OK") -> None:
+        self.code = code
+        self.message = message
+        self.properties: dict[str, str] = {}
+        self.body = b""
+
+    def add(self, value: str | bytes) -> Output:
+        self.body += value.encode() if isinstance(value, str) else value
+        return self
+
+    def add_as_json(self, value: Any) -> Output:
+        self.properties.setdefault("Content-Type", "application/json")
+        return self.add(json.dumps(value))
+
+    def add_property(self, key: str, value: str) -> Output:
+        self.properties[key] = value
+        return self
+
+
+class LargeModel:
+    """A model with ``serving.properties``. Raises whatever its script raises when it is loaded."""
+
+    def __init__(self, properties: Path) -> None:
+        lines = [line.partition("=") for line in properties.read_text().splitlines() if "=" in line]
+        options = {name.strip(): value.strip() for name, _, value in lines if not name.startswith("#")}
+        djl_python = types.ModuleType("djl_python")
+        vars(djl_python).update(Input=Input, Output=Output)
+        sys.modules.setdefault("djl_python", djl_python)
+        self._script = _load(properties.parent, options.get("option.entryPoint", "model.py"))
+        self._script.handle(Input())
+
+    def invoke(self, body: bytes, content_type: str, accept: str) -> tuple[bytes, str]:
+        """The answer and its type. Raises whatever the script raises, RuntimeError for its own failure."""
+        answer = self._script.handle(Input(body, content_type))
+        if answer.code >= 300:
+            raise RuntimeError(f"{answer.code} {answer.message}")
+        return answer.body, answer.properties.get("Content-Type", accept)
+
+
+def _load(code: Path, program: str) -> Any:
+    """The script as a module, which may import what lies beside it."""
+    for path in (str(code), str(code / "lib")):
+        if path not in sys.path:
+            sys.path.insert(0, path)
+    spec = importlib.util.spec_from_file_location(f"sagemaker_model_{abs(hash(str(code)))}", code / program)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{program} is no Python script")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def serving_properties(folder: Path) -> Path | None:
+    """The file that makes a model's folder one for the images of large models."""
+    return next((path for path in (*folder.glob(_PROPERTIES), *folder.glob(f"*/{_PROPERTIES}"))), None)
+
+
 def _default_input(data: Any, content_type: str) -> Any:
     return json.loads(data) if content_type.partition(";")[0] == "application/json" else data
 
@@ -76,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     program: str
-    models: dict[str, Model]
+    models: dict[str, Model | LargeModel]
     """By name; a server of one model calls it the empty name."""
     loading: threading.Lock
 
@@ -116,7 +197,7 @@ class Handler(BaseHTTPRequestHandler):
             self.models[name] = Model(folder, _code(folder), self.program)
         self._answer(200, b"")
 
-    def _invoke(self, model: Model, body: bytes) -> None:
+    def _invoke(self, model: Model | LargeModel, body: bytes) -> None:
         content_type = self.headers.get("Content-Type", DEFAULT_TYPE)
         accept = self.headers.get("Accept", DEFAULT_TYPE)
         answer, answer_type = model.invoke(body, content_type, DEFAULT_TYPE if accept == "*/*" else accept)
@@ -142,10 +223,14 @@ def _code(folder: Path) -> Path:
 
 def main() -> None:
     """The program. Ends with the server; raises what the script raises while it is loaded."""
-    program = os.environ["SAGEMAKER_PROGRAM"]
-    models: dict[str, Model] = {}
-    if os.environ.get("SAGEMAKER_MULTI_MODEL", "").lower() != "true":
-        folder = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "model"
+    program = os.environ.get("SAGEMAKER_PROGRAM", "")
+    models: dict[str, Model | LargeModel] = {}
+    folder = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "model"
+    if not program:
+        properties = serving_properties(folder)
+        assert properties is not None, "the cloud has seen it"
+        models[""] = LargeModel(properties)
+    elif os.environ.get("SAGEMAKER_MULTI_MODEL", "").lower() != "true":
         models[""] = Model(folder, _code(folder), program)
     handler = type(
         "OneHandler", (Handler,), {"program": program, "models": models, "loading": threading.Lock()}

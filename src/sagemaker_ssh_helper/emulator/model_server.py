@@ -118,7 +118,8 @@ class ModelServer:
             raise ServerFailed(
                 "CannotStartContainerError. Please ensure the model container for variant can be run with "
                 f"'docker run {self._definition.get('Image', '')} serve'. The local cloud runs every image "
-                "with this machine's programs: put a program 'serve' on PATH, or give SAGEMAKER_PROGRAM."
+                "with this machine's programs: put a program 'serve' on PATH, give SAGEMAKER_PROGRAM, or "
+                "have serving.properties in the model."
             )
         logs = await self._in_thread(partial(self._cloud.aws, "logs"))
         try:
@@ -248,7 +249,7 @@ class ModelServer:
         environment = container_environment(
             node, self._cloud, self._credentials, own, insisted=insisted, isolated=self._isolated
         )
-        if PROGRAM not in own:
+        if PROGRAM not in own and inference_toolkit.serving_properties(model) is None:
             return ["serve"], environment
         code = model / "code"
         submitted = own.get(SUBMIT_DIRECTORY, "")
