@@ -22,7 +22,7 @@ import pytest
 from agent.http_server import Reply, ScriptedServer
 from agent.job_script import SECRET, TIMEOUT, eventually, processes_of, status_of
 from sagemaker_ssh_helper import __version__
-from sagemaker_ssh_helper.agent import bootstrap
+from sagemaker_ssh_helper.agent import bootstrap, sshd
 from sagemaker_ssh_helper.agent.resource import Resource
 from sagemaker_ssh_helper.agent.state import State, StateDir
 from sagemaker_ssh_helper.agent.waiting import Waiter, list_all, stop_all
@@ -258,6 +258,27 @@ def test_a_certificate_that_is_not_trusted_is_told_with_the_variable_to_set(star
 
     assert "its certificate is not trusted" in status.why
     assert "Set AWS_CA_BUNDLE to a file with the certificate authority's certificate" in status.why
+
+
+# With another program in the place of sshd, which is told to be the only ssh server.
+OTHER_SSHD = 'mount --bind "$0" "$1" || exit 99; shift; exec "$@"'
+
+
+def test_an_sshd_that_refuses_is_one_line_with_its_own_words(start, aws, tmp_path):
+    refusing = tmp_path / "refusing-sshd"
+    refusing.write_text("#!/bin/sh\necho 'sshd: no hostkeys available -- exiting.' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    words = ["unshare", "-Urm", "sh", "-c", OTHER_SSHD, str(refusing), sshd.find_program("sshd")]
+
+    job = start(*words, SSH_SSHD="openssh")
+    job.goes_on()
+    status = status_of(job)
+    eventually(lambda: not StateDir.open(job.state_path).has_agent())
+
+    (line,) = [line for line in job.end()[1].splitlines() if "no ssh in this container" in line]
+    assert "no hostkeys available" in line
+    assert status.why in line
+    assert aws.parameters("CreateActivation") == []
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from agent.job_script import eventually, processes_of
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.agent.waiting import list_all, stop_all
 
@@ -134,3 +135,28 @@ def test_words_that_cannot_be_run_are_told_at_once(state, words, status, said):
     assert found == status
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("may", [True, False], ids=["its role may", "its role may not"])
+def test_the_node_leaves_the_list_with_the_container(environment, aws, may):
+    denied = (400, {"__type": "AccessDeniedException"})
+    aws.answers.update(
+        {
+            "RegisterManagedInstance": (200, {"InstanceId": "mi-00000000000000001"}),
+            "RequestManagedInstanceRoleToken": denied,
+            "DeregisterManagedInstance": (200, {}) if may else denied,
+        }
+    )
+    script = (
+        "from sagemaker_ssh_helper import setup_and_start_ssh; setup_and_start_ssh(); import os, time\n"
+        "from sagemaker_ssh_helper.agent.state import StateDir\n"
+        "while not StateDir.open(os.environ['SSH_STATE_DIR']).read_status().instance_id: time.sleep(0.02)"
+    )
+    hold = [sys.executable, "-m", "sagemaker_ssh_helper.agent.hold", "--", sys.executable, "-c", script]
+    done = subprocess.run(hold, env=environment, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0
+    (said,) = done.stderr.splitlines()
+    assert said.endswith("Managed instance-id: mi-00000000000000001")
+    assert aws.parameters("DeregisterManagedInstance") == [{"InstanceId": "mi-00000000000000001"}]
+    eventually(lambda: not processes_of(environment["SSH_STATE_DIR"]))

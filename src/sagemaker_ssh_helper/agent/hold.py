@@ -19,6 +19,9 @@ from sagemaker_ssh_helper.names import Env
 HOLD_SECONDS = 1800
 """How long a container is kept when ``--for`` does not say so."""
 
+END_TIMEOUT = 2.0
+"""Seconds that the node's agent may take to end; most often it takes a tenth."""
+
 USAGE = f"""\
 usage: sm-hold [--for SECONDS] -- COMMAND [ARGUMENT…]
 
@@ -38,7 +41,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except UsageError as error:
         sys.stderr.write(f"sm-hold: error[{error.id}]: {error}\n")
         return error.exit_code
-    return _Holder().run(command, seconds)
+    status = _Holder().run(command, seconds)
+    _end_agent()
+    return status
+
+
+def _end_agent() -> None:
+    """The container goes: its node should not stay in the list of those that can be reached."""
+    if os.environ.get(Env.START_SSH, "").strip().lower() == "true":
+        try:
+            StateDir.choose(os.environ).end_agent(END_TIMEOUT)
+        except (SSHHelperError, OSError):
+            # It was told already why there is no ssh.
+            pass
 
 
 def _parse(words: List[str]) -> Tuple[int, List[str]]:

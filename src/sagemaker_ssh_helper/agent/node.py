@@ -64,6 +64,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         # The agent ends by it in good order, once it runs; until then so does the set-up.
         signal.signal(signal.SIGTERM, _end)
+        state.write(state.agent_pid, b"%d" % os.getpid())
         why = _become_agent(state, job, log_path)
     except Exception as error:
         why = str(error)

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import stat
 import time
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ SYSTEM_PATH = "/var/lib/sagemaker-ssh-helper"
 _LOCK_ATTEMPTS = 5
 _LOCK_RETRY_DELAY = 0.02
 
+
+_END_LOOK_INTERVAL = 0.02
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _STATUS_BYTES = 2048
@@ -128,6 +131,7 @@ class StateDir:
         self.sshd_pid = os.path.join(path, "sshd.pid")
         self.groups = os.path.join(path, "group")
         self.sshd_log = os.path.join(path, "sshd.log")
+        self.agent_pid = os.path.join(path, "agent.pid")
         self.agent_key = os.path.join(path, "agent_key.pem")
         self.waiting = os.path.join(path, "waiting")
         self.bin = os.path.join(path, "bin")
@@ -256,7 +260,13 @@ class StateDir:
 
     def begin(self, why: str) -> None:
         """Forget what an earlier set-up left here, and be ``starting``. Raises OSError."""
-        for path in (self.agent_json, self.registration_json, self.agent_key, self.sessions_json):
+        for path in (
+            self.agent_json,
+            self.registration_json,
+            self.agent_key,
+            self.agent_pid,
+            self.sessions_json,
+        ):
             _unlink(path)
         with self.lock("status", wait=True):
             data = _to_json(Status(State.STARTING, why, updated_at=time.time()))
@@ -304,6 +314,19 @@ class StateDir:
             except BlockingIOError:
                 continue
         return None
+
+    def end_agent(self, timeout: float) -> None:
+        """Tell the node's agent to end, and wait for that, seconds at most. Nothing when there is none."""
+        deadline = time.monotonic() + timeout
+        try:
+            pid = int(self.read(self.agent_pid) or 0)
+            if not pid or not self.has_agent():
+                return
+            os.kill(pid, signal.SIGTERM)
+        except (OSError, ValueError):
+            return
+        while self.has_agent() and time.monotonic() < deadline:
+            time.sleep(_END_LOOK_INTERVAL)
 
     def has_agent(self) -> bool:
         """Whether some process holds that lock."""
