@@ -220,10 +220,11 @@ def test_a_container_that_never_registered_is_told(alice: Laptop) -> None:
         assert "/aws/sagemaker/TrainingJobs" in refused(alice, job.host, "target-starting", 5)
 
 
-def unregistered(laptop: Laptop, error_id: str, status: int) -> str:
-    """The line for a job whose helper could not register, and wrote why."""
-    with launched(laptop, wait=0) as job:
-        until(lambda: "no ssh in this container" in job.log(), "the helper to give up", 60)
+def unregistered(laptop: Laptop, error_id: str, status: int, seconds: int = 60) -> str:
+    """The line for a job whose helper gave up registering within ``seconds``, and wrote why."""
+    lasting = f"import time; time.sleep({seconds + 600})"
+    with launched(laptop, lasting, wait=0, StoppingCondition={"MaxRuntimeInSeconds": seconds + 600}) as job:
+        until(lambda: "no ssh in this container" in job.log(), "the helper to give up", seconds)
         line = refused(laptop, job.host, error_id, status)
     assert job.name in line
     return line
@@ -240,10 +241,11 @@ def test_an_account_with_too_many_instances_is_told(alice: Laptop, e2e_cloud: Lo
 
 @provokes("registration-throttled")
 @pytest.mark.soak
+@pytest.mark.timeout(1200)
 def test_a_container_that_was_throttled_is_told(alice: Laptop, e2e_cloud: LocalCloud) -> None:
-    # It tries for half a minute.
+    # It stands in line for some minutes.
     with e2e_cloud.fault(kind="throttle", action="ssm:CreateActivation"):
-        assert "Rate exceeded" in unregistered(alice, "registration-throttled", 8)
+        assert "Rate exceeded" in unregistered(alice, "registration-throttled", 8, 1000)
 
 
 @provokes("role-not-trusted")

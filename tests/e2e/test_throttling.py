@@ -1,12 +1,10 @@
 """Many nodes that start at once, where five activations a second are allowed; counted by the service."""
 
-import base64
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,12 +13,9 @@ from typing import Any, Dict, Iterator, List
 import pytest
 
 from e2e.laptop import until
+from e2e.many_instances import start_instances
 from local_cloud import LocalCloud
-from sagemaker_ssh_helper.agent import activation, registration, rsa, sigv4
-from sagemaker_ssh_helper.agent.aws_api import AwsApi
-from sagemaker_ssh_helper.agent.resource import Resource
-from sagemaker_ssh_helper.agent.state import AgentConfig, StateDir
-from sagemaker_ssh_helper.names import ResourceKind
+from sagemaker_ssh_helper.agent import rsa
 
 RATE = 5
 
@@ -40,31 +35,6 @@ def settings(cloud: LocalCloud) -> Dict[str, str]:
         "secret": keys["secret_access_key"],
         "role": cloud.info["role_arn"].rpartition("/")[2],
     }
-
-
-def start_instance(given: Dict[str, str], rank: int, folder: Path, key: bytes) -> None:
-    """What a node does until it is registered, by the same code, but with a key made before."""
-    environ = {"AWS_ENDPOINT_URL": given["url"], "NO_PROXY": "*"}
-    resource = Resource(ResourceKind.TRAINING, "many", "", rank)
-    credentials = sigv4.Credentials(given["id"], given["secret"])
-    api = AwsApi(given["region"], lambda: credentials, environ=environ)
-    made = api.create_activation(
-        given["role"], f"algo-{rank + 1}.many.training.sagemaker", {}, retry=activation.retry(resource)
-    )
-    state = StateDir.open(str(folder / str(rank)), create=True)
-    state.write(state.agent_key, base64.b64encode(key))
-    config = AgentConfig(given["region"], made.activation_id, made.activation_code, "many", 0, state.path)
-    registration.register(state, config, AwsApi(given["region"], environ=environ))
-
-
-def start_instances(given: Dict[str, str], ranks: List[int], folder: str, key: bytes) -> None:
-    threads = [
-        threading.Thread(target=start_instance, args=(given, rank, Path(folder), key)) for rank in ranks
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def registered(cloud: LocalCloud) -> int:

@@ -446,7 +446,8 @@ class World:
         store = receiver._store
         if self.channels[CLIENT].state in (State.GRACE, State.OPEN):
             held = [store[number][0] for number in range(receiver.expected, receiver._contiguous)]
-            self.owed = b"".join(message.payload for message in held)
+            # Probes are held as well, and are nobody's bytes.
+            self.owed = b"".join(one.payload for one in held if one.payload_type == PayloadType.OUTPUT)
         for index in (CLIENT, AGENT):
             if self.channels[index].state is not State.CLOSED:
                 body = payloads.ChannelClosed("a session", created_date="now").serialize()
