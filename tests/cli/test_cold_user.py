@@ -29,6 +29,8 @@ WORDS = {
     "logs": [HOST],
     "continue": [HOST],
     "stop": [HOST, "--yes"],
+    "enable": [HOST],
+    "disable": [HOST],
     "ide": [HOST],
     "doctor": [],
     "config-ssh": ["--dry-run"],
