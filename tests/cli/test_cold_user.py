@@ -33,6 +33,7 @@ WORDS = {
     "disable": [HOST],
     "ide": [HOST],
     "doctor": [],
+    "config": ["list"],
     "config-ssh": ["--dry-run"],
     "start-proxy": [HOST],
     "known-hosts": [HOST],
@@ -42,7 +43,7 @@ WORDS = {
     "emulator": ["--help"],
     "demo": ["--help"],
 }
-NEED_NO_AWS = {"config-ssh", "known-hosts", "completion", "explain", "emulator", "demo"}
+NEED_NO_AWS = {"config", "config-ssh", "known-hosts", "completion", "explain", "emulator", "demo"}
 
 Cold = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -100,11 +101,19 @@ class Session:
 
     @classmethod
     def open(
-        cls, profile: str | None = None, region: str | None = None, environ: Mapping[str, str] = os.environ
+        cls,
+        profile: str | None = None,
+        region: str | None = None,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        defaults: Mapping[str, str] = MappingProxyType({}),
+        defaults_origin: str = "",
     ) -> Session:
         """
-        The caller that flags, environment and AWS's own files describe, in that order.
+        The caller that flags, environment, defaults and AWS's own files describe, in that order.
 
+        ``defaults`` may name a ``profile`` and a ``region``, ``defaults_origin`` where they are from. A
+        profile that a flag or the environment names brings its own region with it, before the default one.
         Credentials are looked for when they are first needed. Raises RegionMissing; CredentialsMissing when
         the named profile does not exist.
         """
@@ -113,6 +122,12 @@ class Session:
             found, origin, warnings = region, "--region", ()
         profile_name = profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or None
         static = None if profile else _keys_of_environment(environ)
+        is_chosen = profile_name is not None
+        if profile_name is None and static is None and defaults.get("profile"):
+            # botocore knows flags and environment by itself.
+            profile = profile_name = defaults["profile"]
+        if found is None and not is_chosen and defaults.get("region"):
+            found, origin, warnings = defaults["region"], defaults_origin, ()
         botocore_session = None
         if static is None or found is None or _needs_botocore(environ):
             botocore_session = _botocore_session(profile_name if profile else None)
@@ -120,6 +135,8 @@ class Session:
             if found is None and configured:
                 found = configured
                 origin = f"profile {profile_name or 'default'}"
+            elif found is None and defaults.get("region"):
+                found, origin, warnings = defaults["region"], defaults_origin, ()
             elif found is None:
                 found, origin, warnings = _region_of_metadata(botocore_session)
         if not found:

@@ -125,12 +125,12 @@ def refresh() -> None:
 
     from sagemaker_ssh_helper.aws import resources
     from sagemaker_ssh_helper.aws.json_rpc import Client
-    from sagemaker_ssh_helper.aws.session import Session
     from sagemaker_ssh_helper.client.files import private_dir, write_atomic
+    from sagemaker_ssh_helper.client.settings import open_session
     from sagemaker_ssh_helper.names import ResourceKind
     from sagemaker_ssh_helper.targets import Target
 
-    client = Client(Session.open(), attempts=1)
+    client = Client(open_session(), attempts=1)
 
     def hosts(kind: ResourceKind) -> list[str]:
         try:

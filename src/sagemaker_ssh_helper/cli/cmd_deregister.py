@@ -45,11 +45,11 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from sagemaker_ssh_helper.aws import fleet
     from sagemaker_ssh_helper.aws.json_rpc import Client
-    from sagemaker_ssh_helper.aws.session import Session
+    from sagemaker_ssh_helper.client.settings import open_session
 
     if args.delete_older_than_n_days < 0:
         raise UsageError("a number of days is not negative")
-    session = Session.open(args.profile, args.region)
+    session = open_session(args.profile, args.region)
     client = Client(session, attempts=fleet.ATTEMPTS)
     found = fleet.left_over(client, args.delete_older_than_n_days * _DAY)
     if not args.json:

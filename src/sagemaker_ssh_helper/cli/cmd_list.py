@@ -55,11 +55,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sagemaker_ssh_helper.aws.json_rpc import Client
-    from sagemaker_ssh_helper.aws.session import Session
+    from sagemaker_ssh_helper.client.settings import open_session
 
     bare = _bare(args.name)
     kinds, name = ([], "") if bare else _asked(args.name)
-    session = Session.open(args.profile, args.region)
+    session = open_session(args.profile, args.region)
     for line in session.warnings:
         say(line)
     say(f"{__version__}, region {session.region} (from {session.region_origin})")

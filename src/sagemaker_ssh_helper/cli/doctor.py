@@ -20,6 +20,7 @@ from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.cli import named
 from sagemaker_ssh_helper.client import connect, keys, ssh_config, trust
 from sagemaker_ssh_helper.client.files import locked
+from sagemaker_ssh_helper.client.settings import open_session
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     AdvancedTierOff,
@@ -173,7 +174,7 @@ class Examination:
         region = self._region
         if region is None and self._typed is not None and named.is_spelled_out(self._typed):
             _, region = named.spelled_out(self._typed)
-        self._session = Session.open(self._profile, region)
+        self._session = open_session(self._profile, region)
         self._client = Client(self._session)
         text = f"{self._session.region} (from {self._session.region_origin})"
         if self._session.warnings:

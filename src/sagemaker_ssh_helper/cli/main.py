@@ -37,6 +37,7 @@ COMMANDS = {
     "stop": "have SageMaker stop a job",
     "ide": "open a container's folder in an editor",
     "doctor": "find what keeps a connection from being made",
+    "config": "set what is used when no option says otherwise",
     "config-ssh": "teach plain ssh the names of containers",
     "start-proxy": "carry ssh's bytes to a container (for ProxyCommand)",
     "known-hosts": "print a container's pinned host key (for KnownHostsCommand)",

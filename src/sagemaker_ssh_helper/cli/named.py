@@ -13,6 +13,7 @@ from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.client import last_target, naming
 from sagemaker_ssh_helper.client.last_target import LastTarget
+from sagemaker_ssh_helper.client.settings import open_session
 from sagemaker_ssh_helper.errors import NotInstrumented, UsageError
 from sagemaker_ssh_helper.names import ResourceKind
 from sagemaker_ssh_helper.targets import Target, of_arn, split_bare
@@ -67,7 +68,7 @@ def find(text: str | None, profile: str | None, region: str | None) -> Named:
         target = Target.parse(text)
     elif text is None and not _asking_makes_sense():
         raise UsageError("no target is named", fix="Name one: sm-ssh connect NAME.training.sagemaker")
-    session = Session.open(profile, region)
+    session = open_session(profile, region)
     for line in session.warnings:
         say(line)
     client = Client(session)

@@ -2,7 +2,8 @@
 Where the files of the user's machine are, and how they are changed: whole, private, one process at a time.
 
 ====================================  =========================================================
-``$XDG_CONFIG_HOME/sm-ssh/``          ``key``, ``key.pub``, ``known_hosts``, ``hosts.conf``
+``$XDG_CONFIG_HOME/sm-ssh/``          ``config.toml``, ``key``, ``key.pub``, ``known_hosts``,
+                                      ``hosts.conf``
 ``$XDG_STATE_HOME/sm-ssh/``           ``pins.json``, ``launches/``, ``last.json``,
                                       ``timings.json``, ``logs/``
 ``$XDG_CACHE_HOME/sm-ssh/``           ``names.json``

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from sagemaker_ssh_helper.aws import sessions
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.client import connect, settling
+from sagemaker_ssh_helper.client.settings import open_session
 from sagemaker_ssh_helper.errors import LocalSetup, TargetOffline
 from sagemaker_ssh_helper.names import Env, InstanceId
 from sagemaker_ssh_helper.protocol.payload_size import MAX_PAYLOAD_BYTES, PAYLOAD_BYTES
@@ -213,7 +213,7 @@ def run(options: ProxyOptions, tell: Callable[[str], None], until_ready: UntilRe
     # What makes no sense is refused before anything else is looked at.
     Target.parse(options.host)
     max_payload_bytes()
-    session = Session.open(options.profile, options.region)
+    session = open_session(options.profile, options.region)
     for line in session.warnings:
         tell(line)
     client = Client(session)

@@ -24,7 +24,6 @@ from typing import Any
 
 from sagemaker_ssh_helper.aws import instances, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.client import port_forwarding
 from sagemaker_ssh_helper.client.pipes import Output
 from sagemaker_ssh_helper.client.proxy_command import (
@@ -34,6 +33,7 @@ from sagemaker_ssh_helper.client.proxy_command import (
     Starting,
     max_payload_bytes,
 )
+from sagemaker_ssh_helper.client.settings import open_session
 from sagemaker_ssh_helper.client.tunnel import FLUSH_TIMEOUT, HURRY_TIMEOUT, Tunnel, terminate, wait_started
 from sagemaker_ssh_helper.errors import LocalSetup, SessionLost, SSHHelperError
 from sagemaker_ssh_helper.names import Tag
@@ -82,7 +82,7 @@ def run(options: SessionOptions, tell: Callable[[str], None]) -> int:
     """
     Target.parse(options.host)
     max_payload_bytes()
-    session = Session.open(options.profile, options.region)
+    session = open_session(options.profile, options.region)
     for line in session.warnings:
         tell(line)
     if options.via_plugin:
