@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Each sets up what it needs, then runs.
 PYTHON ?= python3
-# Test processes at once. Most tests wait for processes of theirs, so two share two cores well.
-export WORKERS ?= 2
+# Test processes at once. Most tests wait for processes of theirs, so four share two cores well.
+export WORKERS ?= 4
 VENV ?= .venv
 PY := $(VENV)/bin/python
 DEV := $(VENV)/.dev
@@ -48,7 +48,7 @@ demo: system $(VENV)/.demo
 endif
 
 test: system-for-tests $(DEV) $(SDK2)/.ready
-	SDK2_PYTHON=$(SDK2)/bin/python $(PY) -m pytest -n $(WORKERS) --dist loadfile
+	SDK2_PYTHON=$(SDK2)/bin/python $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 # What takes longer, too: every estimator and both versions of the SageMaker SDK (5 GB), on the oldest and the
 # newest Python.

@@ -46,7 +46,8 @@ class Site:
     @property
     def pids(self) -> Dict[str, int]:
         """The processes between a client and a port, except the client."""
-        agent = process_with("sagemaker_ssh_helper.agent.node", self.job.name)
+        # The one above it has the same words.
+        _, agent = processes_with("sagemaker_ssh_helper.agent.keeper", self.job.name)
         return {"gateway": self.cloud.process.pid, "agent": agent}
 
     def instance_id(self) -> str:
@@ -69,16 +70,22 @@ class Site:
             process.communicate()
 
 
-def process_with(*words: str) -> int:
-    """The process whose command line or environment has these words."""
+def processes_with(*words: str) -> List[int]:
+    """The processes whose command line or environment has these words, the oldest first."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             text = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
         except OSError:
             continue
         if all(word.encode() in text for word in words):
-            return int(folder.name)
-    raise LookupError(f"no process with {words}")
+            found.append(int(folder.name))
+    return sorted(found, key=started_at)
+
+
+def started_at(pid: int) -> int:
+    """In the kernel's ticks since the machine's start."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def cpu_seconds(pid: int) -> float:

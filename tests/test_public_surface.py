@@ -54,7 +54,7 @@ wrapper.SSHTransformerWrapper.create(cls, transformer, ssh_model_wrapper)
 wrapper.SSHTransformerWrapper.resource_name(self)
 wrapper.SSHTransformerWrapper.transform_job_name(self)
 wrapper.SSHTransformerWrapper.wait_transform_job(self)
-manager.SSMManager.__init__(self, region_name=None, sleep_between_retries_in_seconds=10,
+manager.SSMManager.__init__(self, region_name=None, sleep_between_retries_in_seconds=2,
     redo_attempts=5, clock_timestamp_override=None, *, session=None)
 aws.AWS.__init__(self, region_name=None, boto_session=None)
 env.get_caller_script_name()

@@ -78,5 +78,5 @@ class SSHLog:
         return console.resource_url(self.region_name, ResourceKind.INFERENCE, endpoint_name)
 
 
-_INTERVAL = 10.0
+_INTERVAL = 3.0
 """Seconds between two looks."""

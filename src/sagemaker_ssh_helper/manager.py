@@ -33,7 +33,7 @@ class SSMManager:
     def __init__(
         self,
         region_name: Optional[str] = None,
-        sleep_between_retries_in_seconds: float = 10,
+        sleep_between_retries_in_seconds: float = 2,
         redo_attempts: int = 5,
         clock_timestamp_override: Optional[float] = None,
         *,

@@ -325,7 +325,7 @@ def test_a_start_that_is_told_to_end_says_so_and_leaves_nothing(start, aws, sign
         assert job.process.wait(TIMEOUT) == -signal.SIGTERM
         go_on.set()
     else:
-        words = b"sagemaker_ssh_helper.agent.node"
+        words = b"sagemaker_ssh_helper.agent.keeper"
         for pid in processes_of(job.state_path):
             if words in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGTERM)

@@ -6,8 +6,10 @@ Nothing here says that the real program does the same.
 
 import json
 import os
+import shutil
 import signal
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from agent import official_stand_in
 from agent.fake_aws import ACTIVATION
 from agent.job_script import TIMEOUT, eventually, processes_of, status_of
 from sagemaker_ssh_helper.agent import daemon, official, packages
-from sagemaker_ssh_helper.agent.state import State, StateDir
+from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
 from sagemaker_ssh_helper.errors import LocalSetup
 
 pytestmark = pytest.mark.container
@@ -98,9 +100,7 @@ def reached(job, wanted):
 
 def agent_process(job):
     """The process that set this node up, and looks after its agent."""
-    words = b"sagemaker_ssh_helper.agent.node"
-    (found,) = [p for p in processes_of(job.state_path) if words in Path(f"/proc/{p}/cmdline").read_bytes()]
-    return found
+    return int(Path(job.state_path, "agent.pid").read_text())
 
 
 def test_it_is_configured_registered_and_started_and_its_end_is_orderly(launch, system, aws):
@@ -154,6 +154,45 @@ def test_one_that_dies_is_started_again(launch, system):
 
     eventually(lambda: len([entry for entry in system.starts if entry.get("words") == []]) == 2)
     reached(job, State.ONLINE)
+
+
+def test_an_agent_that_is_started_again_takes_over_what_was_registered(launch, system, aws):
+    system.install()
+    job = launch()
+    reached(job, State.ONLINE)
+    first = agent_process(job)
+    os.kill(first, signal.SIGKILL)
+
+    eventually(lambda: len([entry for entry in system.starts if entry.get("words") == []]) == 2)
+    reached(job, State.ONLINE)
+    assert [entry["words"][:1] for entry in system.starts if "words" in entry] == [["-register"], [], []]
+    assert agent_process(job) != first
+    assert len(aws.parameters("CreateActivation")) == 1
+
+
+def test_a_program_whose_agent_died_is_ended(tmp_path, monkeypatch):
+    """Two would end each other's workers."""
+    program = tmp_path / "amazon-ssm-agent"
+    shutil.copy(shutil.which("sleep"), program)
+    registration = tmp_path / "registration"
+    registration.write_text(json.dumps({"ManagedInstanceID": INSTANCE}))
+    monkeypatch.setattr(official, "PROGRAM", str(program))
+    monkeypatch.setattr(official, "REGISTRATION", str(registration))
+    state = StateDir.open(str(tmp_path / "node"), create=True)
+    state.update_status(State.ONLINE, instance_id="mi-00000000000000043")
+    agent = official.OfficialAgent(state, AgentConfig("eu-west-1", "", "", "algo-1", 22, ""))
+    left = subprocess.Popen([str(program), "600"])
+
+    try:
+        # The file is of another registration.
+        assert agent.take_over() is None
+        assert left.poll() is None
+        state.update_status(instance_id=INSTANCE)
+        assert agent.take_over() == INSTANCE
+        assert left.wait(TIMEOUT) == -signal.SIGKILL
+    finally:
+        left.kill()
+        left.wait()
 
 
 def test_a_service_with_too_much_to_do_is_asked_again(launch, system):

@@ -44,6 +44,7 @@ class Laptop:
         self.user = next(entry for entry in info["users"] if entry["name"] == user)
         self.home = folder / f"home-{user}-{secrets.token_hex(2)}"
         self.home.mkdir(parents=True)
+        self._clients: Dict[str, Any] = {}
         empty = folder / "empty"
         empty.touch()
         keep = {
@@ -95,9 +96,12 @@ class Laptop:
         )
 
     def client(self, service: str) -> Any:
-        return self.session().client(
-            service, endpoint_url=self.info["endpoint_url"], verify=self.info.get("ca_file")
-        )
+        """A boto3 client of this user; the same for each call, as conditions are asked again and again."""
+        if service not in self._clients:
+            self._clients[service] = self.session().client(
+                service, endpoint_url=self.info["endpoint_url"], verify=self.info.get("ca_file")
+            )
+        return self._clients[service]
 
     def python(self, code: str, *arguments: str) -> str:
         """What a Python program of this user prints; it must end well."""

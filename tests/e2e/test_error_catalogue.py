@@ -288,7 +288,7 @@ def test_a_node_whose_agent_is_gone_is_told_by_each_call(
         with e2e_cloud.fault(kind="ping-status", grace=600):
             # Its own agent only: other jobs share this machine.
             killer = alice.popen(
-                *alice.configure_ssh(), job.host, 'pkill -KILL -f "agent[.]node $SSH_STATE_DIR"'
+                *alice.configure_ssh(), job.host, 'pkill -KILL -f "agent[.]keeper $SSH_STATE_DIR"'
             )
             try:
                 until(

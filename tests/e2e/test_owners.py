@@ -41,12 +41,14 @@ def job(laptop: Callable[[str], Laptop]) -> Iterator[Job]:
 
 @pytest.fixture
 def held(e2e_cloud: LocalCloud, job: Job) -> Iterator[Tuple[str, str]]:
-    """The node, and a session of its owner."""
+    """The node, and a session of its owner. No session of the node is left: the cloud is shared."""
     node = job.instances()[0]["InstanceId"]
-    ssm = e2e_cloud.client("ssm", "alice")
-    session = str(ssm.start_session(Target=node)["SessionId"])
+    session = str(e2e_cloud.client("ssm", "alice").start_session(Target=node)["SessionId"])
     yield node, session
-    ssm.terminate_session(SessionId=session)
+    ssm = e2e_cloud.client("ssm", "admin")
+    left = ssm.describe_sessions(State="Active", Filters=[{"key": "Target", "value": node}])["Sessions"]
+    for one in left:
+        ssm.terminate_session(SessionId=one["SessionId"])
 
 
 @pytest.fixture

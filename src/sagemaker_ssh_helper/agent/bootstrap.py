@@ -3,9 +3,9 @@ The set-up: from a call in the user's script to an agent that is online.
 
 Two processes share the work. This module is the *caller*, in the user's script: it takes the node's lock,
 keeps the script's environment, starts the second process and waits as long as it was told to. The second one,
-``node``, is in a session of its own and makes everything that takes time. So the script is never held up by
-more than it asked for, and whatever goes wrong stays in the other process, in one line of the job's log and
-in ``sm-wait status``.
+``node`` below its ``keeper``, is in a session of its own and makes everything that takes time. So the script
+is never held up by more than it asked for, and whatever goes wrong stays in the other process, in one line of
+the job's log and in ``sm-wait status``.
 
 Standard library only; Python 3.8.
 """
@@ -26,7 +26,7 @@ from sagemaker_ssh_helper.names import DOMAIN, Env, Line
 START_TIMEOUT = 60.0
 """Seconds that a script which waits for connections waits for the node to come online, at most."""
 
-_NODE = "sagemaker_ssh_helper.agent.node"
+_KEEPER = "sagemaker_ssh_helper.agent.keeper"
 
 
 def setup_and_start_ssh() -> None:
@@ -97,7 +97,7 @@ def _start_agent_process(state: StateDir, lock: Lock, *, tell_job: bool) -> None
     """Start it so that it is no child of the user's script, which may wait for children of its own."""
     log_path, how = state.agent_log, "tell-job" if tell_job else "quiet"
     arguments = [state.path, log_path, str(os.getpid()), str(lock.fileno), how]
-    command = environment.python_command(state, _NODE, arguments)
+    command = environment.python_command(state, _KEEPER, arguments)
     with open(log_path, "ab") as log:
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *command],

@@ -16,7 +16,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Awaitable, List, Optional, Sequence
 
-from sagemaker_ssh_helper.agent import official, packages, peers, registration, ssh_servers
+from sagemaker_ssh_helper.agent import keeper, official, packages, peers, registration, ssh_servers
 from sagemaker_ssh_helper.agent.aws_api import AwsApi, Retry
 from sagemaker_ssh_helper.agent.control import Control
 from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
@@ -130,7 +130,7 @@ class Agent:
 
     async def _run_official(self, executor: ThreadPoolExecutor) -> None:
         agent = official.OfficialAgent(self._state, self._config)
-        instance_id = await agent.register()
+        instance_id = agent.take_over() or await agent.register()
         self._state.update_status(State.REGISTERED, instance_id=instance_id)
         try:
             await _side_by_side(agent.run(), _keep_sshd(self._state, executor))
@@ -259,7 +259,7 @@ def _run(state: StateDir, config: AgentConfig) -> int:
         why, status = str(error), 1
         _logger.error("the agent ends: %s", why)
     except Exception as error:
-        why, status = f"the agent failed: {type(error).__name__}: {error}", 1
+        why, status = f"the agent failed: {type(error).__name__}: {error}", keeper.EXIT_DIED
         _logger.exception("the agent failed")
     try:
         state.update_status(State.FAILED, why=why)

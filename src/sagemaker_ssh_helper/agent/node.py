@@ -1,8 +1,9 @@
 """
 The agent process: from a started process to a node that is online.
 
-The caller (``bootstrap``) starts it in a session of its own. It makes the host key, starts sshd, gets an
-activation, and then becomes the agent. One line in the job's log and the node's state say when that fails.
+The caller (``bootstrap``) starts it in a session of its own, below a ``keeper``. It makes the host key,
+starts sshd, gets an activation, and then becomes the agent. When that fails, one line in the job's log and
+the node's state say so. When it is started again it finds what was made, and becomes the agent at once.
 
 Standard library only; Python 3.8.
 """
@@ -18,7 +19,7 @@ import threading
 import time
 from typing import Callable, Generic, Mapping, Optional, Sequence, TypeVar
 
-from sagemaker_ssh_helper.agent import environment, peers, resource, ssh_servers, sshd
+from sagemaker_ssh_helper.agent import environment, keeper, peers, resource, ssh_servers, sshd
 from sagemaker_ssh_helper.agent.job_output import JobLogHandler, JobOutput
 from sagemaker_ssh_helper.agent.state import AgentConfig, AgentKind, State, StateDir, explained_os_error
 from sagemaker_ssh_helper.errors import (
@@ -44,6 +45,10 @@ _USER_ID_TIMEOUT = 0.5
 _logger = logging.getLogger(__name__)
 
 
+class _Died(Exception):
+    """The agent failed in a way that nobody foresaw, and told it."""
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """
     The agent process: ``STATE_FOLDER LOG JOB_PID LOCK_DESCRIPTOR tell-job|quiet``. Returns its exit status.
@@ -66,6 +71,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         signal.signal(signal.SIGTERM, _end)
         state.write(state.agent_pid, b"%d" % os.getpid())
         why = _become_agent(state, job, log_path)
+    except _Died:
+        return keeper.EXIT_DIED
     except Exception as error:
         why = str(error)
         if isinstance(error, OSError) and not isinstance(error, SSHHelperError):
@@ -86,6 +93,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _end(number: int, frame: object) -> None:
+    # Once is enough; the next would disturb the clearing up.
+    signal.signal(number, signal.SIG_IGN)
     raise LocalSetup("the set-up was told to end")
 
 
@@ -111,17 +120,21 @@ def _become_agent(state: StateDir, job: JobOutput, log_path: str) -> str:
     state.update_status(log=log_path)
 
     with contextlib.ExitStack() as leftovers:
-        # The slowest step on a bare image, so it is begun first, beside everything else.
-        key_maker = subprocess.Popen(
-            environment.python_command(state, _RSA, [state.agent_key]), stdin=subprocess.DEVNULL
-        )
-        leftovers.callback(key_maker.wait)
-        leftovers.callback(key_maker.kill)
-        server = _Beside(lambda: _start_sshd(state))
+        if state.read_config() is None:
+            # The slowest step on a bare image, so it is begun first, beside everything else.
+            key_maker = subprocess.Popen(
+                environment.python_command(state, _RSA, [state.agent_key]), stdin=subprocess.DEVNULL
+            )
+            leftovers.callback(key_maker.wait)
+            leftovers.callback(key_maker.kill)
+            server = _Beside(lambda: _start_sshd(state))
+        else:
+            server = _Beside(lambda: ssh_servers.attach(state))
         # When the agent ends nobody can reach it any more.
         leftovers.callback(_stop_servers, state, server)
-        state.write_config(_activate(state, server, log_path, log_to_stdout))
-        state.update_status(why="registering")
+        if state.read_config() is None:
+            state.write_config(_activate(state, server, log_path, log_to_stdout))
+            state.update_status(why="registering")
 
         from sagemaker_ssh_helper.agent import daemon
 
@@ -131,6 +144,8 @@ def _become_agent(state: StateDir, job: JobOutput, log_path: str) -> str:
             signal.signal(signal.SIGTERM, _end)
             state.write_config(_activate(state, server, log_path, log_to_stdout))
             ended = daemon.main(["--state", state.path])
+        if ended == keeper.EXIT_DIED:
+            raise _Died
         if ended == 0:
             return ""
     status = state.read_status()

@@ -15,7 +15,7 @@ import os
 import random
 import signal
 import subprocess
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from sagemaker_ssh_helper.agent.aws_api import endpoint_url
@@ -66,7 +66,7 @@ def find() -> str:
             f"the official agent runs as root only, and this is uid {os.geteuid()}",
             fix=f"Run the container as root, or {_EMBEDDED_INSTEAD}",
         )
-    running = _processes(lambda pid: os.readlink(f"/proc/{pid}/exe") == PROGRAM)
+    running = _running()
     if running:
         # Each ends the worker of the other, as an orphan of its own.
         raise LocalSetup(
@@ -174,6 +174,25 @@ class OfficialAgent:
         self._environ = _environment(state, config)
         self._told: Tuple[State, str] = (State.REGISTERED, "")
 
+    def take_over(self) -> Optional[InstanceId]:
+        """
+        What this node is registered as when an agent before us did that and died; None when none did.
+
+        The program that it left is ended: two of them would end each other's workers.
+        """
+        status = self._state.read_status()
+        if status is None or not status.instance_id:
+            return None
+        try:
+            if self._registered() != status.instance_id:
+                return None
+        except LocalSetup:
+            return None
+        for pid in _running():
+            _logger.info("= the official agent before this, process %d, is ended", pid)
+            _kill(pid)
+        return InstanceId(status.instance_id)
+
     async def register(self) -> InstanceId:
         """
         Use the activation up, with some patience for a service that has too much to do.
@@ -187,7 +206,9 @@ class OfficialAgent:
         for attempt in range(1, _REGISTER_ATTEMPTS + 1):
             status, said = await self._run_to_its_end(words)
             if status == 0:
-                return self._registered()
+                instance_id = self._registered()
+                _logger.info(Line.REGISTERED.format(instance_id=instance_id))
+                return instance_id
             said = said.replace(config.activation_code, "…")
             if attempt == _REGISTER_ATTEMPTS or not any(word in said for word in _PASSING):
                 raise LocalSetup(
@@ -205,15 +226,13 @@ class OfficialAgent:
         try:
             with open(REGISTRATION, encoding="utf-8") as file:
                 found = json.load(file)
-            instance_id = InstanceId(str(found["ManagedInstanceID"]))
+            return InstanceId(str(found["ManagedInstanceID"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LocalSetup(
                 f"the official agent says that it registered, but {REGISTRATION} does not tell as what",
                 evidence=str(error),
                 fix=f"Use a newer {AGENT_NAME}, or {_EMBEDDED_INSTEAD}",
             ) from error
-        _logger.info(Line.REGISTERED.format(instance_id=instance_id))
-        return instance_id
 
     async def run(self) -> None:
         """
@@ -344,10 +363,18 @@ async def _end(process: "asyncio.subprocess.Process") -> None:
     finally:
         if process.returncode is None:
             for pid in (process.pid, *workers):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+                _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _running() -> List[int]:
+    return _processes(lambda pid: os.readlink(f"/proc/{pid}/exe") == PROGRAM)
 
 
 def _workers_of(parent: int) -> List[int]:

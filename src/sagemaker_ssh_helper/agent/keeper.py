@@ -1,0 +1,160 @@
+"""
+The process above the node's agent: it starts the agent, and starts it again when it dies.
+
+An agent that ends by itself has said why, and stays ended. One that is killed, or fails in a way that nobody
+foresaw, is started again after growing pauses, with the same registration; sshd goes on meanwhile. One that
+dies again and again soon after its start is given up. Should this process be killed, the agent goes on.
+
+It forks before it imports anything large, so that it stays small and costs the start no time.
+
+Standard library only; Python 3.8.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+from typing import List, Optional, Sequence
+
+EXIT_DIED = 5
+"""The exit status of an agent that failed in a way that nobody foresaw."""
+
+# As for the official agent: it died that often, each time sooner than that many seconds after its start.
+QUICK_ENDS = 5
+QUICK = 10.0
+
+# Seconds before it is started again, doubled up to the longest; up to half of each is left out by chance.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """
+    Keep the agent until it ends: the words of ``node.main``.
+
+    Returns the agent's exit status, or 1 when it was given up.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    keeper = _Keeper(words)
+    signal.signal(signal.SIGTERM, keeper.end)
+    while True:
+        if keeper.fork() == 0:
+            from sagemaker_ssh_helper.agent import node
+
+            return node.main(words)
+        status = keeper.wait()
+        if status is None:
+            status = keeper.pause()
+        if status is not None:
+            return status
+
+
+class _Keeper:
+    def __init__(self, words: List[str]) -> None:
+        self._words = words
+        self._agent = 0
+        self._began_at = 0.0
+        self._told_to_end = False
+        self._wake_reader, self._wake_writer = os.pipe()
+        self._quick_ends = 0
+        self._next_pause = FIRST_PAUSE
+        self._was_online = False
+        self._how = ""
+
+    def end(self, number: int, frame: object) -> None:
+        """The handler of SIGTERM: the agent ends in good order, and is not started again."""
+        if not self._told_to_end:
+            self._told_to_end = True
+            os.write(self._wake_writer, b".")
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._told_to_end and self._agent:
+            try:
+                os.kill(self._agent, signal.SIGTERM)
+            except ProcessLookupError:
+                # It ended this moment.
+                pass
+
+    def fork(self) -> int:
+        """Like os.fork."""
+        self._began_at = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+        else:
+            self._agent = pid
+            # It may have come before there was anybody to hand it to.
+            self._pass_on()
+        return pid
+
+    def wait(self) -> Optional[int]:
+        """Until the agent ended; its exit status, or None when it died."""
+        _, ended = os.waitpid(self._agent, 0)
+        self._agent = 0
+        code = os.WEXITSTATUS(ended) if os.WIFEXITED(ended) else -os.WTERMSIG(ended)
+        if code >= 0 and code != EXIT_DIED:
+            return code
+        self._how = "it failed" if code == EXIT_DIED else f"signal {-code}"
+        return None
+
+    def pause(self) -> Optional[int]:
+        """Until it may be started again; an exit status when it may not."""
+        # Only those that see an agent die need them.
+        import random
+
+        from sagemaker_ssh_helper.agent.job_output import JobOutput
+        from sagemaker_ssh_helper.agent.state import State, StateDir
+        from sagemaker_ssh_helper.errors import LocalSetup
+        from sagemaker_ssh_helper.names import Line
+
+        path, log, job, _, how_told = self._words
+        state = StateDir.open(path)
+
+        def tell(new: State, why: str) -> None:
+            _log(why)
+            try:
+                state.update_status(new, why=why)
+            except OSError as error:
+                _log(f"the state cannot be written: {error}")
+
+        status = state.read_status()
+        self._was_online = self._was_online or (status is not None and status.state is State.ONLINE)
+        how = status.why if status is not None and status.state is State.FAILED else self._how
+        if time.monotonic() - self._began_at < QUICK:
+            self._quick_ends += 1
+        else:
+            self._quick_ends, self._next_pause = 0, FIRST_PAUSE
+        if self._quick_ends == QUICK_ENDS:
+            error = LocalSetup(
+                f"the agent died {QUICK_ENDS} times soon after its start", evidence=how, fix=f"See {log}"
+            )
+            tell(State.FAILED, str(error))
+            # As long as it never was online whoever waits for that tells it.
+            if how_told == "tell-job" or self._was_online:
+                JobOutput(int(job)).say(f"{Line.NO_SSH}{error}")
+            return 1
+        known = status is not None and status.instance_id
+        tell(
+            State.REGISTERED if known else State.STARTING, f"the agent died ({how}) and will be started again"
+        )
+        try:
+            # Meanwhile whoever wants to end the agent finds us.
+            state.write(state.agent_pid, b"%d" % os.getpid())
+        except OSError as error:
+            _log(f"{state.agent_pid} cannot be written: {error}")
+        seconds = self._next_pause * (0.5 + 0.5 * random.random())
+        self._next_pause = min(LONGEST_PAUSE, 2 * self._next_pause)
+        if select.select([self._wake_reader], [], [], seconds)[0]:
+            tell(State.FAILED, "the agent was told to end")
+            return 0
+        return None
+
+
+def _log(text: str) -> None:
+    """Our standard error is the agent's log."""
+    sys.stderr.write(f"! {text}\n")
+    sys.stderr.flush()
