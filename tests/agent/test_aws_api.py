@@ -1,6 +1,7 @@
 """The agent's calls as they go over the wire, and what becomes of AWS's answers."""
 
 import base64
+import hashlib
 import re
 from email.utils import formatdate
 from pathlib import Path
@@ -128,6 +129,7 @@ def verify_rsa(key: rsa.PrivateKey, request: Any, url: str) -> None:
     assert scheme == "AWS4-HMAC-SHA256"
     assert fields["Credential"] == f"{MI}/20231114/eu-west-1/ssm/aws4_request"
     assert fields["SignedHeaders"] == "content-type;host;x-amz-date;x-amz-target"
+    assert request.headers["x-amz-content-sha256"] == hashlib.sha256(request.body).hexdigest()
     assert encoded == rsa._encode_pss(text.encode(), salt, 2047)
 
 
