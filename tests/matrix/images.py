@@ -130,7 +130,9 @@ def _stand_in(base: Base, debian: Path, python: str, folder: Path) -> RootFileSy
         (folder / "home" / base.user).mkdir()
     files.environ["PATH"] = f"{base.prefix}/bin:{DEFAULT_PATH}"
     files.run(
-        "ldconfig && python3 -m ensurepip --default-pip"
+        # Slim images have no manuals either, and there is less to copy.
+        "rm -rf /usr/share/doc/* /usr/share/man/* /usr/share/locale/*"
+        " && ldconfig && python3 -m ensurepip --default-pip"
         " && dpkg --purge openssh-server openssh-sftp-server openssh-client && apt-get clean",
         network=False,
     )

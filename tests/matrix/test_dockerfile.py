@@ -1,12 +1,13 @@
 """The interpreter of the example images' Dockerfiles: what it reads, and that it refuses the rest."""
 
+import re
 from pathlib import Path
 from typing import List
 
 import pytest
 
 from matrix.dockerfile import Refused, RootFileSystem, Step, parse
-from matrix.images import BASES, EXAMPLES
+from matrix.images import BASES, EXAMPLES, ROOT
 
 EXAMPLE_FILES = sorted(EXAMPLES.glob("*/Dockerfile"))
 
@@ -110,3 +111,12 @@ def test_there_are_a_training_and_a_studio_image_with_and_without_internet() -> 
     names = [path.parent.name for path in EXAMPLE_FILES]
 
     assert names == ["studio", "studio-offline", "training", "training-offline"]
+
+
+def test_the_how_to_fetches_packages_in_the_base_image() -> None:
+    how_to = (ROOT / "docs" / "how-to" / "prepare-an-image.md").read_text()
+    found = re.findall(r"-w /images/(\S+) (\S+) \.\./fetch-packages", how_to)
+
+    assert found
+    for name, base in found:
+        assert parse((EXAMPLES / name / "Dockerfile").read_text())[0].text == base
