@@ -61,7 +61,7 @@ soak: system $(DEV)
 	$(PY) -m pytest -m soak -s
 
 # Containers of every kind, each with a real login: every Python x user x read-only x ssh server, in a Debian of
-# their own. As root on Linux; minutes.
+# their own, and the example images, built by their Dockerfiles. As root on Linux; minutes.
 matrix: system $(DEV)
 	cd tests && PYTHONPATH=.:../src ../$(PY) -m matrix
 

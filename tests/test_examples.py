@@ -33,7 +33,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     programs = tmp_path_factory.mktemp("image")
     (programs / "smspark-submit").write_text(textwrap.dedent(SPARK_SUBMIT).lstrip())
     (programs / "smspark-submit").chmod(0o755)
-    path = os.pathsep.join([str(EXAMPLES / "own_image"), str(programs), os.environ["PATH"]])
+    path = os.pathsep.join([str(EXAMPLES / "images" / "training"), str(programs), os.environ["PATH"]])
     with LocalCloud(tmp_path_factory.mktemp("cloud"), environment={"PATH": path}) as cloud:
         yield cloud
 

@@ -1,7 +1,10 @@
 """The agent's calls as they go over the wire, and what becomes of AWS's answers."""
 
 import base64
+import hashlib
+import re
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any, Dict, List
 from urllib.parse import urlsplit
 
@@ -32,6 +35,7 @@ from sagemaker_ssh_helper.names import InstanceId
 
 pytestmark = pytest.mark.container
 
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "agent.md"
 NOW = 1700000000.0
 MI = InstanceId("mi-0123456789abcdef0")
 CREDENTIALS = Credentials("ASIAEXAMPLE", "secret", "session-token")
@@ -125,6 +129,7 @@ def verify_rsa(key: rsa.PrivateKey, request: Any, url: str) -> None:
     assert scheme == "AWS4-HMAC-SHA256"
     assert fields["Credential"] == f"{MI}/20231114/eu-west-1/ssm/aws4_request"
     assert fields["SignedHeaders"] == "content-type;host;x-amz-date;x-amz-target"
+    assert request.headers["x-amz-content-sha256"] == hashlib.sha256(request.body).hexdigest()
     assert encoded == rsa._encode_pss(text.encode(), salt, 2047)
 
 
@@ -411,13 +416,13 @@ def test_endpoint_follows_the_environment(environ: Dict[str, str], url: str) -> 
     assert endpoint_url("ssm", "eu-west-1", environ) == url
 
 
-def test_only_endpoints_of_the_region_are_contacted() -> None:
-    found = AwsApi("eu-west-1", environ={})
-    urls = (found.ssm_url, found.gateway_url, found.kms_url, found._sts_url)
+def test_only_endpoints_of_the_region_that_the_reference_lists_are_contacted() -> None:
+    urls = [value for name, value in vars(AwsApi("eu-west-1", environ={})).items() if name.endswith("_url")]
+    listed = re.findall(r"([a-z0-9.]+)\.REGION\.amazonaws\.com", REFERENCE.read_text(encoding="utf-8"))
 
-    # As docs/reference/agent.md lists them; S3's are in test_s3_keys.
-    hosts = [urlsplit(url).netloc for url in urls]
-    assert hosts == [f"{name}.eu-west-1.amazonaws.com" for name in ("ssm", "ssmmessages", "kms", "sts")]
+    hosts = {urlsplit(url).netloc for url in urls}
+    # Those of S3 are in test_s3_keys.
+    assert hosts == {f"{name}.eu-west-1.amazonaws.com" for name in listed if name not in ("s3", ".s3")}
 
 
 def test_endpoint_follows_the_partition() -> None:

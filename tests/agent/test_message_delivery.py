@@ -25,6 +25,7 @@ class Api:
         self.troubles = []
         self.told = []
         self.asked = 0
+        self.payloads = []
 
     def get_messages(self, instance_id):
         assert instance_id == MI
@@ -43,7 +44,8 @@ class Api:
         self._tell("acknowledge", message_id)
 
     def send_reply(self, message_id, payload):
-        self._tell("reply", message_id, json.loads(payload)["documentStatus"])
+        self.payloads.append(json.loads(payload))
+        self._tell("reply", message_id, self.payloads[-1]["documentStatus"])
 
     def fail_message(self, message_id, failure_type):
         self._tell("fail", message_id, failure_type)
@@ -54,7 +56,7 @@ def message(topic="aws.ssm.sendCommand.x", payload='{"CommandId": "c"}', **chang
 
 
 def reply(status, topic=JobTopic.SEND_COMMAND):
-    return AgentJobReply(JOB, {"documentStatus": status}, topic)
+    return AgentJobReply(JOB, {"additionalInfo": {"runId": ""}, "documentStatus": status}, topic)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,7 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(message_delivery, "_DELAYS", (0.01, 0.02))
 
 
-def run(api, until, offered=lambda delivery, offer: None):
+def run(api, until, offered=lambda delivery, offer: None, connected=False):
     """Poll until something is so."""
     offers = []
 
@@ -84,7 +86,7 @@ def run(api, until, offered=lambda delivery, offer: None):
             offers.append(job)
             offered(delivery, job)
 
-        delivery = MessageDelivery(MI, api, call, offer)
+        delivery = MessageDelivery(MI, api, call, offer, is_connected=lambda: connected)
         polling = asyncio.ensure_future(delivery.poll())
 
         async def wait():
@@ -119,6 +121,15 @@ def test_a_command_is_told_before_it_is_acknowledged_as_official_agents_do_it():
     assert delivery.brought(JOB)
     assert not delivery.brought("another")
     assert api.told == FLOW
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_replies_say_whether_the_gateway_can_be_reached(connected):
+    api = Api([message()])
+    run(api, lambda: len(api.told) == 3, take, connected)
+
+    told = [payload["additionalInfo"] for payload in api.payloads]
+    assert told == [{"runId": "", "ableToOpenMGSConnection": connected}] * 2
 
 
 @pytest.mark.parametrize("trouble", [EndpointUnreachable("x"), Throttled("x")], ids=["silence", "throttled"])

@@ -1,7 +1,9 @@
 """
 Real starts in containers of every kind, each with a real ssh login, with no network but the cloud's.
 
-    python -m matrix            every interpreter x user x read-only x ssh server, on a Debian of its own
+    python -m matrix            every interpreter x user x read-only x ssh server, on a Debian of its own,
+                                and the example images, built on it
+    python -m matrix --images   the example images alone
     python -m matrix --quick    a few of them that hold each pair that matters, on this machine's own files
 
 Prints each row, what it found and how long the login took to be possible, and ends with 1 when one failed. A
@@ -11,6 +13,7 @@ missing interpreter, program or root file system is a failure, too. Needs root o
 import argparse
 import ctypes
 import fcntl
+import functools
 import os
 import shutil
 import socket
@@ -19,12 +22,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from e2e.laptop import Laptop
 from local_cloud import LocalCloud
-from matrix.container import Container, Image, Row
+from matrix.container import Container, Image, ImageRow, Row
+from matrix.dockerfile import Refused
+from matrix.images import build_all
 
 VERSIONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +45,17 @@ _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
 _ONLINE_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """One row of the list, and how its container is made."""
+
+    row: Union[Row, ImageRow]
+    kind: str
+    """Of its host name."""
+    make: Callable[[Dict[str, str], Path], Container]
+    """Takes the job's variables and a folder for it."""
 
 
 def rows() -> List[Row]:
@@ -65,25 +82,29 @@ def quick_rows(own: str, oldest: str) -> List[Row]:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m matrix", description="Start containers of every kind.")
-    parser.add_argument("--quick", action="store_true", help="a few rows, with what this machine has")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--quick", action="store_true", help="a few rows, with what this machine has")
+    some.add_argument("--images", action="store_true", help="the example images alone")
     options = parser.parse_args(arguments)
     if sys.platform != "linux" or os.geteuid() != 0:
         print("matrix: namespaces and chroots need root on Linux", file=sys.stderr)
         return 1
     own = "{}.{}".format(*sys.version_info)
-    wanted = quick_rows(own, _oldest()) if options.quick else rows()
-    try:
-        images = _images(wanted, quick=options.quick)
-    except (subprocess.CalledProcessError, FileNotFoundError) as error:
-        print(f"matrix: {error}", file=sys.stderr)
-        return 1
-    _leave_network()
+    wanted = quick_rows(own, _oldest()) if options.quick else [] if options.images else rows()
     with tempfile.TemporaryDirectory(prefix="matrix-") as folder:
-        failed = _run(wanted, images, Path(folder))
+        try:
+            starts = _starts(wanted, quick=options.quick)
+            if not options.quick:
+                starts += _image_starts(Path(folder))
+        except (subprocess.CalledProcessError, FileNotFoundError, Refused) as error:
+            print(f"matrix: {error}", file=sys.stderr)
+            return 1
+        _leave_network()
+        failed = _run(starts, Path(folder))
     if not options.quick:
         for text in UNPROVEN:
             print(f"not run  {text}")
-    print(f"{len(wanted) - failed} passed, {failed} failed")
+    print(f"{len(starts) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 
@@ -107,8 +128,10 @@ def _oldest() -> str:
     return "{}.{}".format(*sys.version_info)
 
 
-def _images(wanted: Sequence[Row], *, quick: bool) -> Dict[Row, Image]:
+def _starts(wanted: Sequence[Row], *, quick: bool) -> List[Start]:
     own = "{}.{}".format(*sys.version_info)
+    if not wanted:
+        return []
     root = "/" if quick else _debian()
     pythons = {version: _find_python(version) for version in sorted({row.version for row in wanted})}
     packages: Dict[str, str] = {}
@@ -116,10 +139,23 @@ def _images(wanted: Sequence[Row], *, quick: bool) -> Dict[Row, Image]:
         if not row.sshd and row.version not in packages:
             packages[row.version] = _own_packages() if quick else _packages(row.version, pythons[row.version])
     assert not quick or set(packages) <= {own}, "a quick run installs nothing"
-    return {
+    images = {
         row: Image(root, pythons[row.version], packages.get(row.version, "") if not row.sshd else "")
         for row in wanted
     }
+    return [
+        Start(row, "training", functools.partial(Container.of_row, row, image))
+        for row, image in images.items()
+    ]
+
+
+def _image_starts(folder: Path) -> List[Start]:
+    """Builds the example images first, while there is a network."""
+    return [
+        Start(row, "studio" if built.is_studio else "training", functools.partial(Container.of_image, row))
+        for built in build_all(Path(_debian()), _find_python, folder)
+        for row in (ImageRow(built, False), ImageRow(built, True))
+    ]
 
 
 def _own_packages() -> str:
@@ -152,6 +188,7 @@ def _debian() -> str:
         more = "openssh-server,openssh-client,openssh-sftp-server,libssl3,libffi8,zlib1g,ca-certificates"
         words = ["debootstrap", "--variant=minbase", f"--include={more}", "bookworm", str(unfinished)]
         subprocess.run(words, check=True, stdout=sys.stderr)
+        subprocess.run(["chroot", str(unfinished), "apt-get", "clean"], check=True)
         unfinished.rename(folder)
     return str(folder)
 
@@ -168,22 +205,22 @@ def _leave_network() -> None:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
-def _run(wanted: Sequence[Row], images: Dict[Row, Image], folder: Path) -> int:
+def _run(starts: Sequence[Start], folder: Path) -> int:
     """How many failed."""
     failed = 0
     with LocalCloud(folder / "cloud") as cloud:
         laptop = Laptop(cloud.info, "admin", folder)
-        for row in wanted:
-            seconds, problem = _try(row, images[row], cloud, laptop, folder)
+        for start in starts:
+            seconds, problem = _try(start, cloud, laptop, folder)
             failed += bool(problem)
             print(
-                f"{'FAILED' if problem else 'ok':8} {row}: {problem or f'{seconds:.1f} s to a login'}",
+                f"{'FAILED' if problem else 'ok':8} {start.row}: {problem or f'{seconds:.1f} s to a login'}",
                 flush=True,
             )
     return failed
 
 
-def _try(row: Row, image: Image, cloud: LocalCloud, laptop: Laptop, folder: Path) -> Tuple[float, str]:
+def _try(start: Start, cloud: LocalCloud, laptop: Laptop, folder: Path) -> Tuple[float, str]:
     """Seconds from the start of the container to its first login, and what is wrong."""
     key = laptop.python("from sagemaker_ssh_helper.client import keys; print(keys.ensure_key().public.line)")
     variables = {
@@ -195,9 +232,9 @@ def _try(row: Row, image: Image, cloud: LocalCloud, laptop: Laptop, folder: Path
         "SSH_PUBLIC_KEY": key.strip(),
     }
     began_at = time.monotonic()
-    container = Container(row, image, variables, folder)
+    container = start.make(variables, folder)
     try:
-        host = f"{container.name}.training.sagemaker"
+        host = f"{container.name}.{start.kind}.sagemaker"
         while not _is_online(cloud, container.name):
             if time.monotonic() - began_at > _ONLINE_TIMEOUT or container.process.poll() is not None:
                 return 0.0, f"never online: {container.last_words()[-4000:]}"
@@ -205,7 +242,7 @@ def _try(row: Row, image: Image, cloud: LocalCloud, laptop: Laptop, folder: Path
         command = 'id -u; printf %s "$JOB_SECRET"; echo; sm-wait status'
         done = laptop.sm_ssh("exec", host, "--trust-first-use", "--", command)
         seconds = time.monotonic() - began_at
-        expected = f'{row.uid}\nit\'s "{container.secret}"\n$HOME'.encode()
+        expected = f'{start.row.uid}\nit\'s "{container.secret}"\n$HOME'.encode()
         if done.returncode != 0 or not done.stdout.startswith(expected):
             return (
                 seconds,

@@ -575,6 +575,34 @@ def test_what_the_peer_has_but_will_never_acknowledge_holds_nothing_up() -> None
     assert sender.acknowledge(50, now)
 
 
+def test_messages_wrongly_presumed_delivered_are_soon_repeated() -> None:
+    """Two cuts at the client, the second while the first one's messages were sent again: nobody told us."""
+    sender = make_foreign_sender(200)
+    sender.take(0.0)
+    sender.connection_lost()
+    sender.restart(1.0)
+    assert len(sender.take(1.0)) == 200
+    push(sender, 1)
+    assert numbers(sender.take(1.01)) == [200]
+    assert sender.acknowledge(200, 1.02)
+    # Of the others it has every fourth, and says nothing about those.
+    missing = {number for number in range(200) if number % 4}
+
+    now = 1.02
+    while missing:
+        deadline = sender.next_deadline()
+        assert deadline is not None
+        now = max(now, deadline)
+        sender.handle_timer(now)
+        while taken := missing & set(numbers(sender.take(now))):
+            now += 0.01
+            assert all(sender.acknowledge(number, now) for number in taken)
+            missing -= taken
+
+    assert now < 5.0
+    assert sender.resent < 200 + 300
+
+
 def test_new_messages_pass_those_that_are_never_acknowledged() -> None:
     sender = make_foreign_sender(3)
     sender.take(0.0)

@@ -6,6 +6,7 @@ raised as one of our errors, after the retries that make sense for it.
 """
 
 import base64
+import hashlib
 import json
 import logging
 import os
@@ -491,7 +492,12 @@ class AwsApi:
             signed = {"Host": sigv4.host_of(self.ssm_url), **headers, **date}
             text = sigv4.string_to_sign(scope, "POST", self.ssm_url, signed, body)
             signature = base64.b64encode(sign_pss(key, text.encode("utf-8"))).decode("ascii")
-            return {**date, "Authorization": sigv4.authorization(instance_id, scope, signed, signature)}
+            return {
+                **date,
+                "Authorization": sigv4.authorization(instance_id, scope, signed, signature),
+                # Not signed, as the official agent sends it: it holds what the signature covers anyway.
+                "X-Amz-Content-Sha256": hashlib.sha256(body).hexdigest(),
+            }
 
         return sign
 

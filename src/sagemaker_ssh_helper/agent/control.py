@@ -117,7 +117,14 @@ class Control:
             ack=self._ack_job,
             reply=self._reply_job,
         )
-        self._delivery = MessageDelivery(instance_id, api, self._call, self.jobs.offer, chance=chance)
+        self._delivery = MessageDelivery(
+            instance_id,
+            api,
+            self._call,
+            self.jobs.offer,
+            is_connected=lambda: self._is_up,
+            chance=chance,
+        )
         # Set while commands have to be asked for.
         self._wants_delivery = asyncio.Event()
         self._changes_delivery = self._loop.call_later(_DELIVERY_AFTER, self._wants_delivery.set)

@@ -44,6 +44,7 @@ class MessageDelivery:
     Args:
         call: runs a function of ``api`` beside the loop.
         offer: is given each command; its answers come to :meth:`ack` and :meth:`reply`.
+        is_connected: whether the control channel is open, which replies tell the service.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class MessageDelivery:
         call: _Call,
         offer: Callable[[JobOffered], None],
         *,
+        is_connected: Callable[[], bool],
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._instance_id = instance_id
         self._api = api
         self._call = call
         self._offer = offer
+        self._is_connected = is_connected
         self._chance = chance
         self._loop = asyncio.get_running_loop()
         self._ours: Set[str] = set()
@@ -115,7 +118,9 @@ class MessageDelivery:
             self._taken.discard(job_id)
             self._send(self._api.fail_message, job_id, _FAILURE)
             return
-        self._send(self._api.send_reply, job_id, serialize_json(reply.content).decode("utf-8"))
+        info = {**reply.content["additionalInfo"], "ableToOpenMGSConnection": self._is_connected()}
+        content = {**reply.content, "additionalInfo": info}
+        self._send(self._api.send_reply, job_id, serialize_json(content).decode("utf-8"))
         if job_id in self._taken:
             self._taken.discard(job_id)
             self._send(self._api.acknowledge_message, job_id)

@@ -19,7 +19,7 @@ until it is acknowledged. See docs/explanation/the-stream.md.
 
 A peer that never acknowledges an old message again, as the official client, needs one place more: a message
 whose acknowledge was lost stays here for ever. Such a one is PRESUMED delivered: repeated now and then, in
-case it was not, but nothing waits for it.
+case it was not, but nothing waits for it. When one turns out not to have been, others are repeated at once.
 """
 
 from collections import deque
@@ -43,6 +43,7 @@ OVERTAKEN_AGE = 1.25  # round trips
 LONGEST_SAMPLE = 5.0  # seconds; longer is a peer that was away, not a path
 BURST_MESSAGES = 32  # unanswered resends; grows by one with each acknowledge, so it doubles every round trip
 PRESUMED_DELAYS = (0.25, 1.0)  # seconds between repeats of messages presumed delivered: at first, at last
+DOUBTED_MESSAGES = 8  # more repeats of such, at once, for each of them that was not delivered after all
 # The part of the window that is added when nothing but the acknowledge of something new will open it.
 WIDENING = 1 / 64
 HELD_MESSAGES = 10_000
@@ -122,7 +123,7 @@ class Sender:
         self._acked_order = 0  # the latest send that was answered
         self._presumed: Deque[int] = deque()
         self._presumed_at = 0.0
-        self._presumed_due = False
+        self._presumed_due = 0  # how many of them to repeat now
         self._presumed_delay = PRESUMED_DELAYS[0]
         self._extra_bytes = self._extra_messages = 0  # by how much the window is wider than it should be
         self._silent = False  # nothing was acknowledged since the last timeout
@@ -248,7 +249,9 @@ class Sender:
                 self._take_back()
             if sequence_number > self._newest_acked:
                 self._newest_acked = sequence_number
-        elif not entry.lost and not entry.presumed:
+        elif entry.presumed:
+            self._doubt_presumed()
+        elif not entry.lost:
             self._again_count -= 1
         self._burst += 1
         if sequence_number == self._oldest:
@@ -348,7 +351,7 @@ class Sender:
                 self._lose(number, entry)
                 timed_out = True
         if self._presumed and now >= self._presumed_at:
-            self._presumed_due = True
+            self._presumed_due = max(1, self._presumed_due)
             self._presumed_at = now + self._presumed_delay
             self._presumed_delay = min(PRESUMED_DELAYS[1], self._presumed_delay * 1.1)
         if timed_out:
@@ -414,16 +417,24 @@ class Sender:
         if number == self._oldest:
             self._advance()
 
+    def _doubt_presumed(self) -> None:
+        """One was not delivered, so what was lost with it is among the others."""
+        self._presumed_due = min(BURST_MESSAGES, self._presumed_due + DOUBTED_MESSAGES)
+        self._presumed_delay = PRESUMED_DELAYS[0]
+
     def _repeat_presumed(self, messages: List[bytes]) -> None:
-        """Hand out one of those presumed delivered, each in its turn."""
-        self._presumed_due = False
-        while self._presumed:
+        """Hand out those presumed delivered that are due, each in its turn."""
+        due, self._presumed_due = self._presumed_due, 0
+        for _ in range(len(self._presumed)):
             number = self._presumed.popleft()
             entry = self._entries.get(number)
-            if entry is not None:
-                self._presumed.append(number)
-                messages.append(entry.message)
-                self.resent += 1
+            if entry is None:
+                continue
+            self._presumed.append(number)
+            messages.append(entry.message)
+            self.resent += 1
+            due -= 1
+            if not due:
                 return
 
     def _take_back(self) -> None:
