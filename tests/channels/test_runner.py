@@ -467,16 +467,17 @@ async def test_a_socket_that_takes_nothing_holds_the_writer_within_its_window(re
 @in_loop
 async def test_a_writer_that_knows_no_window_is_left_in_its_socket_and_loses_nothing(relay: Relay) -> None:
     """Official peers have none; what is held here has an end."""
-    data = os.urandom(20_000_000)
+    data = os.urandom(2_000_000)
 
     # Nor do they probe for larger payloads, and wait for the answer.
     official = {"window_bytes": 64 << 20, "max_payload_bytes": 1024}
     async with party(Side.AGENT, relay, **official) as agent, party(Side.CLIENT, relay) as client:
         agent.runner.channel._sender.window_messages = 1 << 20
         await client.wait_for(lambda: client.ready)
+        channel = client.runner.channel
+        channel._receiver.max_bytes = 1 << 20
         client.runner.pause_delivery()
         agent.send(data)
-        channel = client.runner.channel
         await relay.wait_for(lambda: channel.overloaded)
         assert agent.sent == len(data)
         client.runner.resume_delivery()
