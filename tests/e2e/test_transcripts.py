@@ -95,7 +95,7 @@ def masked(laptop: Laptop, text: str) -> str:
         (r"version \d+\.\d+\.\d+\S*,", "version VERSION,"),
         (r"OpenSSH\S* at \S+", "OpenSSH at PATH"),
         (r"\b\d+\.\d+\.\d{3,}\.\d+\b", "AGENT"),
-        (r"SHA256:\S+|\b[A-Za-z0-9_-]{16}(?= was admitted)", "FINGERPRINT"),
+        (r"SHA256:\S+|(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{16}(?= was admitted)", "FINGERPRINT"),
     ):
         text = re.sub(pattern, mask, text)
     return re.sub(r" {2,}", "  ", text)
