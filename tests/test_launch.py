@@ -135,6 +135,32 @@ def test_what_cannot_have_ssh_is_refused(
     assert launches.load(ResourceKind.TRAINING, "my-job") is None
 
 
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [
+        ({"TransformJobName": "mine", "ModelName": "my-model"}, "mine is a transform job"),
+        ({"EndpointConfigName": "mine", "ProductionVariants": []}, "mine is an endpoint configuration"),
+        ({"EndpointName": "mine", "EndpointConfigName": "config"}, "mine is an endpoint, and"),
+    ],
+)
+def test_what_runs_a_model_has_the_ssh_of_the_model(
+    session: boto3.Session, made: Dict[str, Any], what: str
+) -> None:
+    with pytest.raises(LaunchRefused, match=rf"{what}.*keyword arguments of create_model"):
+        enable_ssh(made, session)
+
+
+def test_each_definition_of_a_tuning_job_registers_with_its_own_role(session: boto3.Session) -> None:
+    roles = [f"arn:aws:iam::123456789012:role/{name}" for name in ("service-role/A", "B")]
+    definitions = [{"DefinitionName": role[-1], "RoleArn": role} for role in roles]
+    tuning = {"HyperParameterTuningJobName": "tune", "TrainingJobDefinitions": definitions}
+    enabled = enable_ssh(tuning, session)["TrainingJobDefinitions"]
+    assert [each["Environment"]["SSH_SSM_ROLE"] for each in enabled] == ["service-role/A", "B"]
+    assert len({each["Environment"]["SSH_LAUNCH_ID"] for each in enabled}) == 1
+    with pytest.raises(LaunchRefused, match="tune has no role"):
+        enable_ssh({**tuning, "TrainingJobDefinitions": [*definitions, {}]}, session)
+
+
 @pytest.mark.parametrize("options", [{"connection_wait_time_seconds": -1}, {"ssh_instance_count": 0}])
 def test_numbers_that_make_no_sense_are_refused(
     cloud: LocalCloud, session: boto3.Session, options: Dict[str, int]
@@ -203,6 +229,37 @@ def test_without_a_session_it_is_the_one_that_tools_use(
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
     enable_for_session()
     assert "START_SSH" in created(boto3.client("sagemaker"), cloud, "by-the-default-session")
+
+
+def test_a_definition_in_s3_is_replaced_by_one_beside_it(cloud: LocalCloud, session: boto3.Session) -> None:
+    enable_for_session(session, connection_wait_time_seconds=0)
+    s3 = session.client("s3")
+    bucket = f"sagemaker-{cloud.info['region']}-{cloud.info['account_id']}"
+    s3.create_bucket(Bucket=bucket)
+    training = {"Name": "train", "Type": "Training", "Arguments": {"RoleArn": cloud.info["role_arn"]}}
+    definition = json.dumps({"Version": "2020-12-01", "Steps": [training]})
+    s3.put_object(Bucket=bucket, Key="all/pipe.json", Body=definition.encode())
+    client, seen = session.client("sagemaker"), []
+
+    def answer(params: Dict[str, Any], **_: Any) -> Any:
+        seen.append(json.loads(params["body"])["PipelineDefinitionS3Location"])
+        return Answer(), {}
+
+    client.meta.events.register("before-call.sagemaker.CreatePipeline", answer)
+    wanted = {"PipelineName": "pipe", "RoleArn": cloud.info["role_arn"], "ClientRequestToken": "x" * 32}
+    client.create_pipeline(
+        **wanted, PipelineDefinitionS3Location={"Bucket": bucket, "ObjectKey": "all/pipe.json"}
+    )
+    assert seen == [{"Bucket": bucket, "ObjectKey": "all/ssh/pipe/pipe.json"}]
+    (step,) = json.loads(s3.get_object(Bucket=bucket, Key="all/ssh/pipe/pipe.json")["Body"].read())["Steps"]
+    assert step["Arguments"]["Environment"]["START_SSH"] == "true"
+    assert s3.get_object(Bucket=bucket, Key="all/pipe.json")["Body"].read() == definition.encode()
+    with pytest.raises(LaunchRefused, match=r"NoSuchKey.*s3:GetObject"):
+        client.create_pipeline(**wanted, PipelineDefinitionS3Location={"Bucket": bucket, "ObjectKey": "no"})
+
+
+class Answer:
+    status_code = 200
 
 
 def test_a_client_stands_for_itself_alone(cloud: LocalCloud, session: boto3.Session) -> None:

@@ -41,12 +41,13 @@ class RequestKind:
     """Members with the containers' definitions, and whether each is a list; empty: the request itself."""
 
     def with_environment(
-        self, request: Mapping[str, Any], change: Callable[[Mapping[str, str]], Dict[str, str]]
+        self, request: Mapping[str, Any], change: Callable[[Mapping[str, str], str], Dict[str, str]]
     ) -> Dict[str, Any]:
-        """A copy of the request in which every container's environment was changed."""
+        """A copy of the request in which every container's environment was changed, by its role too."""
 
         def changed(holder: Mapping[str, Any]) -> Dict[str, Any]:
-            return {**holder, "Environment": change(holder.get("Environment") or {})}
+            role = holder.get(self.role) or request.get(self.role) or ""
+            return {**holder, "Environment": change(holder.get("Environment") or {}, role)}
 
         if not self.holders:
             return changed(request)
@@ -133,6 +134,14 @@ MODEL_REQUEST = RequestKind(
 )
 REQUESTS = (TRAINING_REQUEST, PROCESSING_REQUEST, TUNING_REQUEST, MODEL_REQUEST)
 """Every request that ``enable_ssh`` takes, with the limits of SageMaker's own model of it."""
+
+
+_RUN_A_MODEL = {
+    "TransformJobName": "a transform job",
+    # It names its configuration, too.
+    "EndpointName": "an endpoint",
+    "EndpointConfigName": "an endpoint configuration",
+}
 
 
 def _nodes(job: Mapping[str, Any]) -> int:
@@ -277,6 +286,12 @@ def enable_ssh(
         LaunchRefused: the request cannot have ssh, and says why: network isolation, no role, no room in the
             environment, an entry point that the archive lacks, a kind of request other than these.
     """
+    for member, what in _RUN_A_MODEL.items():
+        if request.get(member):
+            raise LaunchRefused(
+                f"{request[member]} is {what}, and has the ssh of the model that it runs",
+                fix="Give enable_ssh the keyword arguments of create_model, and leave this request as it is",
+            )
     kind = next((kind for kind in REQUESTS if request.get(kind.name)), None)
     if kind is None:
         raise LaunchRefused(
@@ -311,12 +326,16 @@ def _enable(
             f"{name} runs in network isolation, where nothing in it can reach Systems Manager",
             fix="Launch it without EnableNetworkIsolation, or without ssh",
         )
-    role = kind.roles(request)[0] if kind.roles(request) else ""
-    if not role:
+    roles = kind.roles(request)
+    if not roles or not all(roles):
         raise LaunchRefused(f"{name} has no role", fix=f"Give the request {_article(kind.role)}")
-    ssh = SshLaunch.prepare(session, role, nodes=kind.nodes(request), **options)
+    ssh = SshLaunch.prepare(session, roles[0], nodes=kind.nodes(request), **options)
     variables = ssh.environment()
-    enabled = kind.with_environment(request, lambda own: add_variables(name, own, variables, kind))
+
+    def change(own: Mapping[str, str], role: str) -> Dict[str, str]:
+        return add_variables(name, own, {**variables, Env.SSM_ROLE: role_name(role)}, kind)
+
+    enabled = kind.with_environment(request, change)
 
     from sagemaker_ssh_helper import delivery
 
@@ -354,12 +373,19 @@ def enable_for_session(session: Optional[Any] = None, **options: Any) -> None:
     def pipeline_hook(params: Mapping[str, Any], **_: Any) -> Optional[Dict[str, Any]]:
         from sagemaker_ssh_helper import pipeline_steps
 
-        if "PipelineDefinition" not in params:
-            return None
-        definition = pipeline_steps.with_ssh(
-            params["PipelineName"], params["PipelineDefinition"], enable_step
-        )
-        return {**params, "PipelineDefinition": definition}
+        name = params["PipelineName"]
+        if "PipelineDefinition" in params:
+            definition = pipeline_steps.with_ssh(name, params["PipelineDefinition"], enable_step)
+            return {**params, "PipelineDefinition": definition}
+        if "PipelineDefinitionS3Location" in params:
+            location = pipeline_steps.with_ssh_in_s3(
+                name,
+                params["PipelineDefinitionS3Location"],
+                session if client is None else _session_of(client),
+                enable_step,
+            )
+            return {**params, "PipelineDefinitionS3Location": location}
+        return None
 
     def hook(params: Mapping[str, Any], model: Any, **_: Any) -> Optional[Dict[str, Any]]:
         kind = next(kind for kind in REQUESTS if kind.operation == model.name)
