@@ -4,6 +4,7 @@ Processes of this machine, by /proc; containers of the local cloud share them.
 
 import contextlib
 import os
+import socket
 from pathlib import Path
 from typing import Dict, Iterator, List
 
@@ -42,12 +43,13 @@ def agent_above(pid: int) -> int:
     )
 
 
-def holder_of(port: int) -> int:
-    """The process with the end of a TCP connection that has this port on 127.0.0.1."""
-    address = f"0100007F:{port:04X}"
+def other_end_of(connection: socket.socket) -> int:
+    """The process with the other end of this TCP connection on 127.0.0.1."""
+    # Connections to others may have the same port at that end.
+    ends = [f"0100007F:{port:04X}" for port in (connection.getpeername()[1], connection.getsockname()[1])]
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
-    (socket,) = [f"socket:[{row[9]}]" for row in rows if row[1] == address]
-    return next(pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if socket in _opened(pid))
+    (found,) = [f"socket:[{row[9]}]" for row in rows if row[1:3] == ends]
+    return next(pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if found in _opened(pid))
 
 
 def _opened(pid: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Callable, Dict, Iterator, List
 import pytest
 
 from e2e.laptop import SM_SSH, Job, Laptop, end, running, until
-from e2e.processes import footprint, holder_of
+from e2e.processes import footprint, other_end_of
 from local_cloud import LocalCloud
 
 MB = 1_000_000
@@ -114,7 +114,7 @@ class Memory:
     """What client, gateway and agent hold more than in the beginning, in KiB."""
 
     def __init__(self, cloud: LocalCloud, stream: Stream) -> None:
-        agent = holder_of(stream.target.getpeername()[1])
+        agent = other_end_of(stream.target)
         self._pids = {"client": stream.process.pid, "gateway": cloud.process.pid, "agent": agent}
         self._before = self._now()
 
