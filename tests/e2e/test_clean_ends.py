@@ -167,7 +167,8 @@ class OnTerminal(Way):
         self.process = self.screen.process
         self.screen.wait_for(rb"[$#] ", 60)
         self.screen.type(b"echo shell=$$.\r")
-        self.server = int(self.screen.wait_for(rb"shell=(\d+)\.")[1])
+        # The end of input is a key for who reads keys: the shell at its prompt.
+        self.server = int(self.screen.wait_for(rb"shell=(\d+)\.\r\n.*[$#] ")[1])
 
     def finish_input(self) -> None:
         self.screen.type(b"\x04")

@@ -152,7 +152,7 @@ def test_keys_of_signals_are_for_the_container(alice: Laptop, job: Job) -> None:
         until(lambda: _runs(f"sleep {SECONDS}"), "sleep to run")
         screen.type(b"\x03")
         screen.type(b"echo after $?\r")
-        screen.wait_for(rb"after 130\r\n")
+        screen.wait_for(rb"after 130\r\n.*[$#] ")
         assert not _runs(f"sleep {SECONDS}")
         screen.type(b"\x04")
         assert screen.wait_end() == 0
