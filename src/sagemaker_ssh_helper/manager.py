@@ -87,6 +87,10 @@ class SSMManager:
         """As get_training_instance_ids, for a notebook instance."""
         return self.get_instance_ids_of(ResourceKind.NOTEBOOK, instance_name, timeout_in_sec=timeout_in_sec)
 
+    def get_studio_instance_ids(self, app_name: str, timeout_in_sec: int = 0) -> List[str]:
+        """As get_training_instance_ids, for an app of Studio."""
+        return self.get_instance_ids_of(ResourceKind.STUDIO, app_name, timeout_in_sec=timeout_in_sec)
+
     def get_instance_ids_of(
         self,
         kind: ResourceKind,

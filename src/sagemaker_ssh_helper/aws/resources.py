@@ -169,6 +169,18 @@ class Resource:
         return (self.environment or {}).get(Env.LAUNCH_ID)
 
 
+def description(client: Client, operation: str, **names: str) -> dict[str, Any] | None:
+    """What a ``Describe…`` of SageMaker answers, or None when there is no such thing. Raises AwsError."""
+    try:
+        return client.call("sagemaker", operation, **names)
+    except ServiceError as error:
+        if error.code in ("ResourceNotFound", "ResourceNotFoundException"):
+            return None
+        if error.code == "ValidationException" and _MISSING.search(error.evidence or ""):
+            return None
+        raise
+
+
 def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
     """
     The resource, or None when there is no such one in this account and region.
@@ -178,14 +190,9 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
     calls = _CALLS[kind]
     if not calls.describe:
         return None
-    try:
-        answer = client.call("sagemaker", calls.describe, **{calls.name: name})
-    except ServiceError as error:
-        if error.code in ("ResourceNotFound", "ResourceNotFoundException"):
-            return None
-        if error.code == "ValidationException" and _MISSING.search(error.evidence or ""):
-            return None
-        raise
+    answer = description(client, calls.describe, **{calls.name: name})
+    if answer is None:
+        return None
     shape = (
         answer.get("ResourceConfig") or (answer.get("ProcessingResources") or {}).get("ClusterConfig") or {}
     )
