@@ -1,6 +1,6 @@
 """
-A company's proxy: it wants a password, ends TLS by certificates of an authority of its own, and passes on what
-is inside.
+A company's proxy: it wants a password, ends TLS by certificates of an authority of its own, and passes on
+what is inside.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ TIMEOUT = 60
 
 class InspectingProxy:
     """
-    Every CONNECT to ``endpoint_url`` leads to the cloud at ``target_url``, which speaks plain http. Use it as a
-    context manager.
+    Every CONNECT to ``endpoint_url`` leads to the cloud at ``target_url``, which speaks plain http. Use it as
+    a context manager.
 
     Args:
         target_url: where the cloud is.

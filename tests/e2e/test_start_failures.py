@@ -1,8 +1,8 @@
 """
 A job whose ssh cannot start: it goes on, its log has one line with what to do, and the state says the same.
 
-The faults come from the cloud, over the wire, and from what is around the container: its proxy, its names, its
-disk, its programs.
+The faults come from the cloud, over the wire, and from what is around the container: its proxy, its names,
+its disk, its programs.
 """
 
 import json
@@ -157,8 +157,7 @@ def test_a_container_with_a_wrong_clock_registers(cloud: LocalCloud, wrong_by: f
 
 # --- what is around the container -------------------------------------------------------------------
 
-# The script again, where a file system of this size is all that it may write to, with this much room left, and
-# where this stands in the place of sshd.
+# The script again, in a file system of its own: with little room, or with another program for sshd.
 ELSEWHERE = """
 import os, subprocess, sys
 if "ELSEWHERE" not in os.environ:
