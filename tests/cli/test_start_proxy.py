@@ -94,7 +94,7 @@ def proxy(alice: Laptop, job: Job, *words: str, **streams: Any) -> Iterator[subp
 
 def until_over(cloud: LocalCloud, terminated: int = 1) -> None:
     """No session is left, and this many were ended by the client."""
-    until(lambda: not active_sessions(cloud), "the session to be over", 5)
+    until(lambda: not active_sessions(cloud), "the session to be over")
     assert cloud.count("ssm:TerminateSession", "alice") == terminated
 
 
@@ -133,7 +133,7 @@ def test_an_interrupt_at_any_moment_leaves_no_session(alice: Laptop, job: Job, c
             process.send_signal(signal.SIGTERM)
             out, told = process.communicate(timeout=15)
             assert (process.returncode, out, told) == (128 + signal.SIGTERM, b"", b"")
-            until(lambda: not active_sessions(cloud), "no session", 5)
+            until(lambda: not active_sessions(cloud), "no session")
             counted = _calls(cloud)
             assert counted.get("ssm:StartSession", 0) == counted.get("ssm:TerminateSession", 0)
 

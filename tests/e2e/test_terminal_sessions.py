@@ -170,8 +170,8 @@ def test_a_signal_leaves_the_terminal_as_it_was_and_no_session(
         os.kill(screen.process.pid, number)
         assert screen.wait_end() == 128 + number
         assert screen.is_as_before
-    until(lambda: active_sessions(alice) == 0, "the session to be over", 5)
-    until(lambda: not _runs(f"sleep {SECONDS}"), "sleep to end", 5)
+    until(lambda: active_sessions(alice) == 0, "the session to be over")
+    until(lambda: not _runs(f"sleep {SECONDS}"), "sleep to end")
 
 
 def test_a_session_that_the_service_ends_gives_the_terminal_back(alice: Laptop, job: Job) -> None:
@@ -264,7 +264,7 @@ def test_two_interrupts_end_a_session_whose_command_takes_none(alice: Laptop, jo
         assert output.read(2) == b"^C"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
-    until(lambda: not _runs(f"sleep {SECONDS}"), "sleep to end", 5)
+    until(lambda: not _runs(f"sleep {SECONDS}"), "sleep to end")
 
 
 def test_a_reader_that_leaves_ends_the_session(alice: Laptop, job: Job) -> None:
@@ -276,7 +276,7 @@ def test_a_reader_that_leaves_ends_the_session(alice: Laptop, job: Job) -> None:
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(timeout=30) == 141
-    until(lambda: not _runs(f"yes {SECONDS}"), "yes to end", 5)
+    until(lambda: not _runs(f"yes {SECONDS}"), "yes to end")
 
 
 # --- one line when it cannot be --------------------------------------------------------------------

@@ -172,9 +172,9 @@ def test_a_killed_ssh_leaves_no_process_and_no_session(alice: Laptop, job: Job) 
     process.wait()
     process.stdin.close()
     process.stdout.close()
-    until(lambda: not _proxies_of(job.host), "start-proxy to end", 5)
+    until(lambda: not _proxies_of(job.host), "start-proxy to end")
     ssm = alice.client("ssm")
-    until(lambda: not ssm.describe_sessions(State="Active")["Sessions"], "the session to be over", 5)
+    until(lambda: not ssm.describe_sessions(State="Active")["Sessions"], "the session to be over")
 
 
 def test_the_job_goes_on_when_the_wait_is_stopped(alice: Laptop) -> None:

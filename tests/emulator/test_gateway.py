@@ -634,7 +634,7 @@ def test_agent_that_does_not_take_the_offer_ends_the_session(switched: CloudProc
 
 def test_offer_comes_again_until_the_agent_asks_for_the_channel(ssm_cloud: CloudProcess) -> None:
     with Session(ssm_cloud) as session:
-        again = session.control.receive(InteractiveShell, timeout=8)[1]
+        again = session.control.receive(InteractiveShell, timeout=30)[1]
         assert again == session.offer
         session.keep(session.node.open_data(session.id))
         session.control.peer.assert_silent(3.5)

@@ -199,7 +199,7 @@ def test_unacknowledged_job_comes_again_as_the_same_message(ssm: Any, node: Node
     with node.open_control() as control:
         send(ssm, node.id)
         first = control.peer.receive()
-        again = control.peer.receive(timeout=8)
+        again = control.peer.receive(timeout=30)
 
     assert again == first
 
