@@ -160,7 +160,7 @@ def _errors(done: "subprocess.CompletedProcess[bytes]") -> list[str]:
 
 
 def test_ssh_as_an_ordinary_user(tmp_path: Path) -> None:
-    # A user namespace where the cloud and its jobs are number 1000, without any rights, with an account of it.
+    # A user namespace where the cloud and its jobs are number 1000, with an account and without any rights.
     home = tmp_path / "home"
     home.mkdir()
     accounts = tmp_path / "passwd"
