@@ -57,14 +57,17 @@ def processes_of(text):
     """The processes that have this temporary folder in their words."""
     found = []
     for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                words = Path(f"/proc/{name}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(text) in words:
-                found.append(int(name))
+        if name.isdigit() and int(name) != os.getpid() and os.fsencode(text) in words_of(int(name)):
+            found.append(int(name))
     return found
+
+
+def words_of(pid):
+    """A process's command line; none when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def eventually(question, timeout=TIMEOUT):

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from agent.http_server import Reply, ScriptedServer
-from agent.job_script import SECRET, TIMEOUT, eventually, processes_of, status_of
+from agent.job_script import SECRET, TIMEOUT, eventually, processes_of, status_of, words_of
 from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.agent import bootstrap, sshd
 from sagemaker_ssh_helper.agent.resource import Resource
@@ -327,7 +327,7 @@ def test_a_start_that_is_told_to_end_says_so_and_leaves_nothing(start, aws, sign
     else:
         words = b"sagemaker_ssh_helper.agent.keeper"
         for pid in processes_of(job.state_path):
-            if words in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if words in words_of(pid):
                 os.kill(pid, signal.SIGTERM)
         status = status_of(job)
         job.goes_on()

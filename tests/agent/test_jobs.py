@@ -264,8 +264,12 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     # A process that ended and that nobody waits for is still in the list.
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()[0] != b"Z"
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        # It ended this moment.
+        return False
 
 
 def _wait_gone(pid: int) -> None:

@@ -10,7 +10,7 @@ from typing import Callable, Iterator, List
 import pytest
 
 from e2e.laptop import COMMAND_TIMEOUT, Job, Laptop, running, until
-from e2e.processes import descendants, lives
+from e2e.processes import descendants, lives, name_of
 
 CONNECTED = """
 import os, signal, sys, time
@@ -77,7 +77,7 @@ def test_nothing_is_left_when_a_program_ends_with_its_tunnel_open(
         assert program.stdout is not None
         assert program.stdout.readline() == b"up\n"
         behind = descendants(program.pid)
-        names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in behind]
+        names = [name_of(pid) for pid in behind]
         assert "ssh" in names
         if ending == "interrupted in a command":
             # As a notebook does: the program alone, not those that it started.
@@ -140,5 +140,5 @@ with wrapper.start_ssm_connection(0) as proxy:
         os.killpg(program.pid, signal.SIGINT)
         told, _ = program.communicate(timeout=COMMAND_TIMEOUT)
     assert (program.returncode, told) == (0, b"still\n")
-    assert all_gone(behind)
+    until(lambda: all_gone(behind), "the end of what was started")
     until(lambda: no_session(alice), "the session to be over")
