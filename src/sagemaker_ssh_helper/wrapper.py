@@ -692,8 +692,8 @@ def _elsewhere(what: str, region: str) -> WrongRegion:
 
 def _has_ssh(shipped: Any, model_name: Any) -> bool:
     """
-    Whether there is a model of this name, with ssh. Raises LaunchRefused when it is without: the SDK then goes
-    on with that one as it is.
+    Whether there is a model of this name, with ssh. Raises LaunchRefused when it is without: the SDK then
+    goes on with that one as it is.
     """
     if not isinstance(model_name, str):
         return False

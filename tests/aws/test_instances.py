@@ -187,7 +187,8 @@ def test_the_nodes_of_all_groups_of_a_heterogeneous_cluster_count(stub: AwsStub,
         {"InstanceGroupName": "gpu", "InstanceType": "ml.g5.xlarge", "InstanceCount": 2},
     ]
     stub.answers["DescribeTrainingJob"] = job(
-        ResourceConfig={"InstanceGroups": groups}, Environment={"START_SSH": "true", "SSH_INSTANCE_COUNT": "all"}
+        ResourceConfig={"InstanceGroups": groups},
+        Environment={"START_SSH": "true", "SSH_INSTANCE_COUNT": "all"},
     )
     found = resources.describe(client, ResourceKind.TRAINING, "job")
     assert found is not None
