@@ -205,7 +205,7 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
         failure_reason=" ".join(str(answer.get("FailureReason", "")).split()),
         created_at=_time(answer.get("CreationTime")),
         ended_at=_time(answer.get(calls.ended_at)),
-        instance_count=shape.get("InstanceCount"),
+        instance_count=_instance_count(shape),
         arn=str(answer.get(calls.arn, "")),
         # Those of an endpoint and of a transform job stand in their models, a notebook's nowhere.
         environment=(answer.get("Environment") or {})
@@ -283,6 +283,14 @@ def stop(client: Client, kind: ResourceKind, name: str) -> None:
 def article(kind: ResourceKind) -> str:
     """The kind's label with its article."""
     return f"{'an' if kind.label[0] in 'aeiou' else 'a'} {kind.label}"
+
+
+def _instance_count(shape: Mapping[str, Any]) -> int | None:
+    """Of all instance groups, where there are such."""
+    groups = shape.get("InstanceGroups")
+    if not groups:
+        return shape.get("InstanceCount")
+    return sum(int(group.get("InstanceCount") or 0) for group in groups)
 
 
 def _stops_at(answer: Mapping[str, Any]) -> float | None:
