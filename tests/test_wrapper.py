@@ -203,7 +203,15 @@ def estimator(cloud: LocalCloud, session: boto3.Session, **members: Any) -> Simp
             "Make it without enable_network_isolation",
         ),
     ],
-    ids=["after the start", "no role", "role of a pipeline", "no role's ARN", "too many variables", "long value", "isolated"],
+    ids=[
+        "after the start",
+        "no role",
+        "role of a pipeline",
+        "no role's ARN",
+        "too many variables",
+        "long value",
+        "isolated",
+    ],
 )
 def test_an_estimator_that_cannot_have_ssh_is_refused_with_what_to_change(
     cloud: LocalCloud, session: boto3.Session, members: Dict[str, Any], what: str, fix: str
