@@ -17,7 +17,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,21 @@ class LocalCloud:
         folder: an empty one, for its home and its log.
         options: further arguments of ``emulator start``, such as ``--tls``.
         environment: further variables of its process.
+        within: a command that runs the one after it, such as another user's view of this machine.
     """
 
     info: dict[str, Any]
     """What ``--json`` printed."""
 
-    def __init__(self, folder: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         self._folder = folder
+        self._within = within
         self._options = options
         self._environment = dict(environment or {})
         self._clients: dict[Any, Any] = {}
@@ -64,6 +72,7 @@ class LocalCloud:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
+                    *self._within,
                     sys.executable,
                     "-m",
                     "sagemaker_ssh_helper",

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, Type
+from typing import Any, Callable, Dict, Iterator, List, Type
 
 import boto3
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from aws_stub import Refusal, aws_stub
 from local_cloud import LocalCloud
 from sagemaker_ssh_helper.errors import LaunchRefused, NodeNotFound, TargetEnded, TargetNotFound, WrongRegion
+from sagemaker_ssh_helper.manager import SSMManager
 from sagemaker_ssh_helper.wrapper import (
     SSHEnvironmentWrapper,
     SSHEstimatorWrapper,
@@ -87,6 +88,45 @@ def test_network_isolation_of_the_inner_model_is_refused(cloud: LocalCloud, sess
     with pytest.raises(LaunchRefused, match="network isolation"):
         SSHMultiModelWrapper.create(model(cloud, session, model=isolated))
     assert isolated.env == {"MINE": "1"}
+
+
+def existing_model(cloud: LocalCloud, session: boto3.Session, name: str, **environment: str) -> None:
+    session.client("sagemaker").create_model(
+        ModelName=name,
+        PrimaryContainer={"Image": "image", "Environment": environment},
+        ExecutionRoleArn=cloud.info["role_arn"],
+    )
+
+
+def test_a_model_that_exists_already_is_too_late(cloud: LocalCloud, session: boto3.Session) -> None:
+    # The SDK goes on with a model of that name, and what it would have said of the environment is lost.
+    existing_model(cloud, session, "made-before", MINE="1")
+    given = model(cloud, session, name="made-before", endpoint_name=None)
+    with pytest.raises(ValueError, match=r"the model made-before exists already.*Delete it, or") as caught:
+        SSHModelWrapper.create(given)
+    assert isinstance(caught.value, LaunchRefused)
+    assert given.env == {"MINE": "1"}
+
+
+def test_a_model_that_exists_already_with_ssh_is_found_by_its_endpoint(
+    cloud: LocalCloud, session: boto3.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = model(cloud, session, name="twice", endpoint_name=None)
+    SSHModelWrapper.create(first)
+    existing_model(cloud, session, "twice", **first.env)
+    asked: List[str] = []
+
+    def ids_of(self: SSMManager, kind: Any, name: str, **_: Any) -> List[str]:
+        asked.append(name)
+        return ["mi-0123456789abcdef0"]
+
+    monkeypatch.setattr(SSMManager, "get_instance_ids_of", ids_of)
+    again = model(cloud, session, name="twice", endpoint_name=None)
+    wrapper = SSHModelWrapper.create(again)
+    again.endpoint_name = "my-endpoint"
+    wrapper.get_instance_ids()
+    # Not by the id of a launch that never came.
+    assert asked == ["my-endpoint"]
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
@@ -267,6 +307,38 @@ def test_a_job_that_has_ended_is_not_waited_for(
     # Less patience than the 900 seconds that it has by default could not tell the two apart.
     with pytest.raises(TargetEnded, match=f"{name} has ended: Failed"):
         wrapper.get_instance_ids()
+
+
+@pytest.mark.parametrize(
+    ("variables", "nodes"),
+    [
+        # What the container takes when it is told no number, as a launch by others may leave it.
+        ({"START_SSH": "true"}, 2),
+        ({"START_SSH": "true", "SSH_INSTANCE_COUNT": "all"}, 3),
+        ({"START_SSH": "true", "SSH_INSTANCE_COUNT": "1"}, 1),
+    ],
+)
+def test_a_wrapper_attached_to_a_job_waits_for_the_nodes_that_start_ssh(
+    monkeypatch: pytest.MonkeyPatch, variables: Dict[str, str], nodes: int
+) -> None:
+    asked: List[int] = []
+
+    def ids_of(self: SSMManager, *_: Any, count: int, **__: Any) -> List[str]:
+        asked.append(count)
+        return ["mi-0123456789abcdef0"]
+
+    monkeypatch.setattr(SSMManager, "get_instance_ids_of", ids_of)
+    with aws_stub() as stub:
+        for name, value in stub.environment(AWS_DEFAULT_REGION="eu-west-1").items():
+            monkeypatch.setenv(name, value)
+        stub.answers["DescribeTrainingJob"] = {
+            "TrainingJobName": "my-job",
+            "TrainingJobStatus": "InProgress",
+            "ResourceConfig": {"InstanceGroups": [{"InstanceCount": 1}, {"InstanceCount": 2}]},
+            "Environment": variables,
+        }
+        SSHEstimatorWrapper.attach("my-job").get_instance_ids()
+    assert asked == [nodes]
 
 
 def test_an_index_beyond_the_nodes_is_an_error_that_is_also_pythons_own(

@@ -7,9 +7,10 @@ They work by duck typing: the SDK is never imported here, and its classes are to
 from __future__ import annotations
 
 import abc
+import logging
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Type, TypeVar
 
-from sagemaker_ssh_helper.errors import LaunchRefused, NodeNotFound, TargetNotFound, WrongRegion
+from sagemaker_ssh_helper.errors import AccessDenied, LaunchRefused, NodeNotFound, TargetNotFound, WrongRegion
 from sagemaker_ssh_helper.launch import (
     MODEL_REQUEST,
     PROCESSING_REQUEST,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from sagemaker_ssh_helper.aws.resources import Resource
     from sagemaker_ssh_helper.manager import SSMManager
     from sagemaker_ssh_helper.proxy import SSMProxy
+
+logger = logging.getLogger(__name__)
 
 W = TypeVar("W", bound="SSHEnvironmentWrapper")
 
@@ -497,7 +500,9 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
         Its ``env`` gets what the container needs, and its ``dependencies`` this library when it ships code; a
         builder's ``source_code`` must hold the library.
         The inference script then calls ``sagemaker_ssh_helper.setup_and_start_ssh()`` when it is loaded.
-        Arguments as for ``SSHEstimatorWrapper.create``. Raises LaunchRefused as that does.
+        When SageMaker has a model of its name already, with ssh, that one is taken as it is.
+        Arguments as for ``SSHEstimatorWrapper.create``. Raises LaunchRefused as that does, and when the model
+        of that name has no ssh.
         """
         if getattr(model, "endpoint_name", None):
             raise LaunchRefused(
@@ -515,8 +520,13 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
                 "the model is already built, with its environment",
                 fix=f"Call {cls.__name__}.create(builder) before builder.build()",
             )
+        holder = inner if getattr(inner, "sagemaker_session", None) is not None else model
+        name = getattr(model, "model_name" if builder else "name", None)
+        if _has_ssh(holder, name):
+            logger.warning("the model %s exists already, and its own choices of ssh hold", name)
+            return cls(model)
         ssh = _prepare(
-            inner if getattr(inner, "sagemaker_session", None) is not None else model,
+            holder,
             inner.role_arn if builder else getattr(inner, "role", None) or model.role,
             connection_wait_time_seconds=connection_wait_time_seconds,
             connection_wait_time=connection_wait_time,
@@ -647,10 +657,7 @@ class _Attached:
         found = _described(session, kind, name)
         # AWS describes a name in any letter case; the containers know it as it was given.
         self.name = found.name
-        self.instance_count = found.instance_count or 1
-        wanted = (found.environment or {}).get(Env.INSTANCE_COUNT, "")
-        if wanted.isdigit():
-            self.instance_count = min(self.instance_count, int(wanted))
+        self.instance_count = found.ssh_nodes or found.instance_count or 1
 
 
 def _described(session: Any, kind: ResourceKind, name: str) -> Resource:
@@ -680,6 +687,33 @@ def _elsewhere(what: str, region: str) -> WrongRegion:
         what,
         evidence=f"it is in {region}",
         fix=f"Give a session of that region: boto3.Session(region_name={region!r})",
+    )
+
+
+def _has_ssh(shipped: Any, model_name: Any) -> bool:
+    """
+    Whether there is a model of this name, with ssh. Raises LaunchRefused when it is without: the SDK then
+    goes on with that one as it is.
+    """
+    if not isinstance(model_name, str):
+        return False
+    from sagemaker_ssh_helper.aws import resources
+    from sagemaker_ssh_helper.aws.json_rpc import Client
+    from sagemaker_ssh_helper.aws.session import Session
+
+    session = boto3_session(getattr(shipped, "sagemaker_session", None))
+    try:
+        environments = resources.model_environments(Client(Session.from_boto3(session)), model_name)
+    except AccessDenied:
+        return False
+    if environments is None:
+        return False
+    if any(Env.START_SSH in environment for environment in environments):
+        return True
+    raise LaunchRefused(
+        f"the model {model_name} exists already, and SageMaker changes no model",
+        fix="Delete it, or give this one another name, and call create before the model is made, deployed or "
+        "given to a transformer",
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from aws_stub import AwsStub, Refusal
 from sagemaker_ssh_helper import errors
-from sagemaker_ssh_helper.aws import instances, inventory
+from sagemaker_ssh_helper.aws import instances, inventory, resources
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.names import ResourceKind
 from sagemaker_ssh_helper.targets import Target
@@ -179,6 +179,21 @@ def test_a_node_that_the_job_does_not_have(stub: AwsStub, client: Client) -> Non
     stub.answers["DescribeTrainingJob"] = job()
     with pytest.raises(errors.TargetNotFound, match=r"has no algo-3: it has 2 nodes.*algo-1"):
         resolve(client, "algo-3.job.training.sagemaker")
+
+
+def test_the_nodes_of_all_groups_of_a_heterogeneous_cluster_count(stub: AwsStub, client: Client) -> None:
+    groups = [
+        {"InstanceGroupName": "data", "InstanceType": "ml.m5.xlarge", "InstanceCount": 1},
+        {"InstanceGroupName": "gpu", "InstanceType": "ml.g5.xlarge", "InstanceCount": 2},
+    ]
+    stub.answers["DescribeTrainingJob"] = job(
+        ResourceConfig={"InstanceGroups": groups},
+        Environment={"START_SSH": "true", "SSH_INSTANCE_COUNT": "all"},
+    )
+    found = resources.describe(client, ResourceKind.TRAINING, "job")
+    assert found is not None
+    assert (found.instance_count, found.ssh_nodes) == (3, 3)
+    assert found.instance_type == "ml.m5.xlarge, ml.g5.xlarge"
 
 
 def test_a_node_that_has_not_registered(stub: AwsStub, client: Client) -> None:

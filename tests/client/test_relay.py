@@ -32,7 +32,7 @@ def test_the_typed_line_fits_into_a_terminal_and_is_no_answer() -> None:
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_a_shell_without_python_says_so(shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_relay, "_PYTHONS", "python3 python")
+    monkeypatch.setattr(client_relay, "_PYTHONS", ("python3", "python"))
     done = subprocess.run(
         [shell], input=typed_line("0" * 32), env={"PATH": str(tmp_path)}, capture_output=True, check=False
     )
@@ -40,7 +40,7 @@ def test_a_shell_without_python_says_so(shell: str, tmp_path: Path, monkeypatch:
 
 
 def test_a_python_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_relay, "_PYTHONS", "python3")
+    monkeypatch.setattr(client_relay, "_PYTHONS", ("python3",))
     old = tmp_path / "python3"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o700)

@@ -1,11 +1,17 @@
 """A training job that nobody prepared: remote debugging turned on while it runs, a shell in it, and ssh."""
 
+import json
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from e2e.laptop import Job, Laptop, launch, until
+from local_cloud import LocalCloud
 
 HOLD = "import time; print('begun', flush=True); time.sleep(600)"
 
@@ -104,3 +110,85 @@ def test_disable_ends_it(alice: Laptop) -> None:
     assert done.returncode == 255
     assert b"error[not-instrumented]" in done.stderr
     job.stop()
+
+
+PREFERENCES = "SSM-SessionManagerRunShell"
+
+
+@pytest.fixture
+def bare_image(laptop: Callable[[str], Laptop], tmp_path: Path) -> Iterator[None]:
+    """The shells of the account's sessions see another file system, with a shell in it and nothing else."""
+    root = tmp_path / "image"
+    loaded = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True).stdout
+    for file in ["/bin/sh", *re.findall(r"(/\S+) \(0x", loaded)]:
+        copy = root / file.lstrip("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    chroot = ["chroot"] if os.getuid() == 0 else ["unshare", "-r", "chroot"]
+    profile = {"linux": " ".join(["exec", *chroot, str(root), "/bin/sh"])}
+    content = {"schemaVersion": "1.0", "sessionType": "Standard_Stream", "inputs": {"shellProfile": profile}}
+    ssm = laptop("admin").client("ssm")
+    before = ssm.get_document(Name=PREFERENCES)["Content"]
+    ssm.update_document(Name=PREFERENCES, Content=json.dumps(content), DocumentVersion="$LATEST")
+    yield
+    ssm.update_document(Name=PREFERENCES, Content=before, DocumentVersion="$LATEST")
+
+
+@pytest.mark.usefixtures("bare_image")
+def test_an_image_without_python_has_a_shell_and_no_ssh(laptop: Callable[[str], Laptop], job: Job) -> None:
+    alice = laptop("alice")
+    told = (
+        f"sm-ssh: error[ssh-server-down]: no ssh server can be started in {job.host}: its image has no "
+        "Python 3.8 or later (its shell found none as python3, python, /opt/conda/bin/python3 or "
+        "/usr/local/bin/python3). Install Python 3.8 or later in the image, or take a plain shell: "
+        f"sm-ssh session {job.host}"
+    )
+    by_command, by_ssh = alice.sm_ssh("connect", job.host), alice.ssh(job.host, "true")
+    for done in (by_command, by_ssh):
+        assert (done.stdout, [told]) == (b"", _errors(done)), done.stderr.decode()
+    assert (by_command.returncode, by_ssh.returncode) == (5, 255)
+
+    shell = alice.sm_ssh("session", job.host, stdin=b"echo $((6 * 7))\nexit\n")
+    assert shell.returncode == 0, shell.stderr.decode()
+    assert b"42\r\n" in shell.stdout
+
+
+def _errors(done: "subprocess.CompletedProcess[bytes]") -> list[str]:
+    """The lines on standard error, without ssh's own about the connection."""
+    lines = done.stderr.decode().splitlines()
+    return [line for line in lines if not line.startswith(("Connection closed by", "kex_exchange"))]
+
+
+def test_ssh_as_an_ordinary_user(tmp_path: Path) -> None:
+    # A user namespace where the cloud and its jobs are number 1000, with an account and without any rights.
+    home = tmp_path / "home"
+    home.mkdir()
+    accounts = tmp_path / "passwd"
+    accounts.write_text(
+        f"root:x:0:0:root:/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/bin/false\nplain:x:1000:1000::{home}:/bin/sh\n"
+    )
+    outer = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-m", "sh", "-c"]
+    inner = ["unshare", "-U", "--map-user=1000", "--map-group=1000", "--"]
+    within = [*outer, f'mount --bind {accounts} /etc/passwd && exec "$@"', "sh", *inner]
+    with LocalCloud(tmp_path / "cloud", within=within) as cloud:
+        alice = Laptop(cloud.info, "alice", tmp_path)
+        job = launch(alice, HOLD, ssh=False, RemoteDebugConfig={"EnableRemoteDebug": True})
+        until(lambda: "= online" in job.log(), "the agent of the service")
+
+        first = alice.sm_ssh("exec", job.host, "--", "id -un; id -u; echo $TRAINING_JOB_NAME")
+        told = f"plain\n1000\n{job.name}\n"
+        assert (first.returncode, first.stdout.decode()) == (0, told), first.stderr.decode()
+        assert first.stderr.decode().splitlines() == [f"sm-ssh: bringing a relay for ssh into {job.host}"]
+
+        other = alice.sm_ssh("exec", f"root@{job.host}", "--", "true")
+        assert other.returncode == 255
+        assert f"error[wrong-user]: {job.host} admits 'plain' only, not 'root'" in other.stderr.decode()
+
+        # Plain ssh has to be told the name before anybody can know it, and knows it from then on.
+        bob = Laptop(cloud.info, "bob", tmp_path)
+        unknown = bob.ssh(job.host, "true")
+        assert unknown.returncode == 255
+        assert f"error[wrong-user]: {job.host} admits 'plain' only, not 'root'" in unknown.stderr.decode()
+        known = bob.ssh(job.host, "id -un")
+        assert (known.returncode, known.stdout) == (0, b"plain\n"), known.stderr.decode()
+        job.stop()

@@ -197,6 +197,9 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
         answer.get("ResourceConfig") or (answer.get("ProcessingResources") or {}).get("ClusterConfig") or {}
     )
     shape = shape or answer.get("TransformResources") or {}
+    # A heterogeneous cluster has groups of nodes, each of its own type.
+    groups = shape.get("InstanceGroups") or [shape]
+    counts = [group["InstanceCount"] for group in groups if "InstanceCount" in group]
     return Resource(
         kind=kind,
         name=str(answer.get(calls.name, name)),
@@ -205,13 +208,13 @@ def describe(client: Client, kind: ResourceKind, name: str) -> Resource | None:
         failure_reason=" ".join(str(answer.get("FailureReason", "")).split()),
         created_at=_time(answer.get("CreationTime")),
         ended_at=_time(answer.get(calls.ended_at)),
-        instance_count=shape.get("InstanceCount"),
+        instance_count=sum(counts) if counts else None,
         arn=str(answer.get(calls.arn, "")),
         # Those of an endpoint and of a transform job stand in their models, a notebook's nowhere.
         environment=(answer.get("Environment") or {})
         if kind in (ResourceKind.TRAINING, ResourceKind.PROCESSING)
         else None,
-        instance_type=str(shape.get("InstanceType", "")),
+        instance_type=", ".join(dict.fromkeys(str(group.get("InstanceType", "")) for group in groups)),
         isolated=bool({**answer, **(answer.get("NetworkConfig") or {})}.get("EnableNetworkIsolation")),
         remote_debug=bool((answer.get("RemoteDebugConfig") or {}).get("EnableRemoteDebug")),
         stops_at=_stops_at(answer),
@@ -256,16 +259,23 @@ def transform_launch_ids(client: Client, job_name: str) -> list[str]:
         raise
 
 
+def model_environments(client: Client, name: str) -> list[Mapping[str, str]] | None:
+    """The environments of a model's containers; None when there is no such model. Raises AwsError."""
+    model = description(client, "DescribeModel", ModelName=name)
+    if model is None:
+        return None
+    containers = [model.get("PrimaryContainer") or {}, *(model.get("Containers") or ())]
+    return [container.get("Environment") or {} for container in containers]
+
+
 def _models_launch_ids(client: Client, names: list[str]) -> list[str]:
-    models = [
-        client.call("sagemaker", "DescribeModel", ModelName=name) for name in dict.fromkeys(names) if name
+    environments = [
+        environment
+        for name in dict.fromkeys(names)
+        if name
+        for environment in model_environments(client, name) or ()
     ]
-    definitions = [
-        definition
-        for model in models
-        for definition in (model.get("PrimaryContainer") or {}, *(model.get("Containers") or ()))
-    ]
-    found = [(definition.get("Environment") or {}).get(Env.LAUNCH_ID) for definition in definitions]
+    found = [environment.get(Env.LAUNCH_ID) for environment in environments]
     return [str(launch_id) for launch_id in dict.fromkeys(found) if launch_id]
 
 

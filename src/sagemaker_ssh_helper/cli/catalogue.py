@@ -162,8 +162,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "the line says why",
     ),
     "ssh-server-down": (
-        "the agent is there, but no ssh server answers in the container",
-        "`sm-wait status` there, or its log",
+        "the agent is there, but no ssh server answers in the container, or none can be started in its image",
+        "`sm-wait status` there, or its log; `sm-ssh session` is a plain shell",
     ),
     "connection-failed": (
         "the session's WebSocket could not be opened, or stayed lost",

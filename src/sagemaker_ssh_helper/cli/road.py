@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.named import Named, find
 from sagemaker_ssh_helper.cli.via import is_plugin
-from sagemaker_ssh_helper.client import connect
+from sagemaker_ssh_helper.client import connect, trust
 from sagemaker_ssh_helper.client.connect import SshSettings
 from sagemaker_ssh_helper.errors import TargetOffline
 from sagemaker_ssh_helper.names import ResourceKind
@@ -73,6 +73,17 @@ def prepare(named: Named, wishes: Wishes) -> Road:
         plugin.find()
     prepared = _waited_for(named, wishes)
     named.remember()
+    native = prepared.instance.is_native
+    if (
+        native
+        and not wishes.via_plugin
+        and not (wishes.user or trust.was_relayed(named.host, prepared.instance.id))
+    ):
+        from sagemaker_ssh_helper.client import relay
+
+        # Nothing but the container itself says who may log in, and ssh wants to know that first.
+        relay.learn(named.client, prepared.instance, named.host, say)
+        prepared = _prepared(named, wishes)
     proxy = connect.proxy_words(
         named.host,
         prepared.instance.id,
@@ -81,13 +92,14 @@ def prepare(named: Named, wishes: Wishes) -> Road:
         trust_first_use=wishes.trust_first_use,
         wait=wishes.wait,
         via_plugin=wishes.via_plugin,
+        user=wishes.user if native else None,
     )
     user = wishes.user or prepared.user
     settings = connect.ssh_settings(
         named.host,
         user=user,
         proxy=proxy,
-        learn_host_key=prepared.pin.host_key is None and not prepared.instance.is_native,
+        learn_host_key=prepared.pin.host_key is None and not native,
     )
     return Road(named, settings, user, prepared.instance.kind or named.target.kind, prepared.pin.port)
 

@@ -388,8 +388,13 @@ def proxy_words(
     trust_first_use: bool = False,
     wait: bool = True,
     via_plugin: bool = False,
+    user: str | None = None,
 ) -> list[str]:
-    """How ssh starts the proxy to an instance that was made ready a moment ago, under the name ``host``."""
+    """
+    How ssh starts the proxy to an instance that was made ready a moment ago, under the name ``host``.
+
+    ``user`` is the login name that the user asked for, where only the proxy learns whether it is admitted.
+    """
     words = [*program_words(), "start-proxy", "--region", region]
     if profile:
         words += ["--profile", profile]
@@ -399,6 +404,8 @@ def proxy_words(
         words.append("--no-wait")
     if via_plugin:
         words += ["--via", "plugin"]
+    if user:
+        words += ["--user", user]
     return [*words, "--instance-id", instance_id, host]
 
 

@@ -12,17 +12,20 @@ import base64
 import binascii
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import sagemaker_ssh_helper
 from sagemaker_ssh_helper import archive
+from sagemaker_ssh_helper.aws import sessions
+from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.client import keys, trust
 from sagemaker_ssh_helper.client.pipes import Output
 from sagemaker_ssh_helper.client.proxy_command import ProxyOptions, Started
-from sagemaker_ssh_helper.client.tunnel import Tunnel
+from sagemaker_ssh_helper.client.tunnel import Tunnel, terminate
 from sagemaker_ssh_helper.errors import (
     HandshakeFailed,
     SessionLost,
@@ -44,7 +47,7 @@ _END = b"."
 _PIECE_BYTES = 24 << 10
 _MAX_LINE_BYTES = 1 << 20
 _LOADER = Path(sagemaker_ssh_helper.__file__).parent / "agent" / "relay_loader.py"
-_PYTHONS = "python3 python /opt/conda/bin/python3 /usr/local/bin/python3"
+_PYTHONS = ("python3", "python", "/opt/conda/bin/python3", "/usr/local/bin/python3")
 
 
 def typed_line(digest: str) -> bytes:
@@ -57,7 +60,7 @@ def typed_line(digest: str) -> bytes:
     code = f'import base64,zlib;exec(zlib.decompress(base64.b64decode("{loader}")))'
     is_new = "import sys;sys.exit(sys.version_info<(3,8))"
     line = (
-        f" for p in {_PYTHONS}; do command -v $p >/dev/null && $p -c '{is_new}' && "
+        f" for p in {' '.join(_PYTHONS)}; do command -v $p >/dev/null && $p -c '{is_new}' && "
         f"exec $p -I -c '{code}' {digest}; done; printf '\\nsm-ssh-%s:no-python \\n' relay; exit\n"
     )
     return line.encode()
@@ -78,7 +81,11 @@ class Lines:
 
 
 class RelayTunnel(Tunnel):
-    """A Tunnel whose far end is a shell, in which a relay to an ssh server is started first."""
+    """
+    A Tunnel whose far end is a shell, in which a relay to an ssh server is started first.
+
+    With ``only_learns`` it ends when the relay has told the host key and the login name, and carries nothing.
+    """
 
     # Shells have no handshake.
     session_type = SessionType.STANDARD_STREAM
@@ -91,8 +98,11 @@ class RelayTunnel(Tunnel):
         stop: asyncio.Event,
         tell: Callable[[str], None],
         options: ProxyOptions,
+        *,
+        only_learns: bool = False,
     ) -> None:
         self._options = options
+        self._only_learns = only_learns
         self._tell = tell
         self._lines = Lines()
         self._relays = False
@@ -160,11 +170,17 @@ class RelayTunnel(Tunnel):
             self._on_writable()
         elif word == "ready":
             self._begin(text)
-        elif word in ("failed", "no-python"):
-            said = text.decode("utf-8", "replace") or "its image has no Python 3.8 or later"
+        elif word == "no-python":
+            raise SshServerDown(
+                f"no ssh server can be started in {host}: its image has no Python 3.8 or later",
+                evidence=f"its shell found none as {', '.join(_PYTHONS[:-1])} or {_PYTHONS[-1]}",
+                fix="Install Python 3.8 or later in the image, or take a plain shell: "
+                f"sm-ssh session {self._options.host}",
+            )
+        elif word == "failed":
             raise SshServerDown(
                 f"no ssh server can be started in {host}",
-                evidence=" ".join(said.split())[:500],
+                evidence=" ".join(text.decode("utf-8", "replace").split())[:500],
                 fix=f"It has a shell: sm-ssh session {self._options.host}",
             )
 
@@ -183,7 +199,11 @@ class RelayTunnel(Tunnel):
                 fix=f"Use {user}@{host}, or the same command again without a name: it is known from now on",
             )
         self._relays = True
-        self._on_writable()
+        if self._only_learns:
+            self._is_over = True
+            self._stop.set()
+        else:
+            self._on_writable()
 
     # --- what goes ---
 
@@ -192,7 +212,7 @@ class RelayTunnel(Tunnel):
             piece = bytes(self._outgoing[:_PIECE_BYTES])
             del self._outgoing[:_PIECE_BYTES]
             self._runner.send_data(piece)
-        if self._relays:
+        if self._relays and not self._only_learns:
             super()._on_writable()
 
     def _on_input(self, data: bytes) -> None:
@@ -201,6 +221,28 @@ class RelayTunnel(Tunnel):
     def _on_input_end(self) -> None:
         self._runner.send_data(_END + b"\n")
         super()._on_input_end()
+
+
+def learn(client: Client, instance: Instance, host: str, tell: Callable[[str], None]) -> None:
+    """
+    Keep the host key and the login name that a native target tells, by a session for nothing else.
+
+    Seconds long. Raises what ``sessions.start_document`` and ``RelayTunnel.run`` raise.
+    """
+    grant = sessions.start_document(client, instance.id, None, {})
+    asyncio.run(_learn(client, Started(grant, instance), host, tell))
+
+
+async def _learn(client: Client, started: Started, host: str, tell: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    nowhere = Output(os.open(os.devnull, os.O_WRONLY), on_broken=stop.set)
+    tunnel = RelayTunnel(client, started, nowhere, stop, tell, ProxyOptions(host), only_learns=True)
+    try:
+        await tunnel.run()
+    finally:
+        if not tunnel.closed_by_service:
+            await terminate(client, started.grant)
+        nowhere.close()
 
 
 def _decoded(text: bytes) -> bytes:

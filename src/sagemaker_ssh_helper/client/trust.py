@@ -195,6 +195,11 @@ def relayed(instance: Instance, host: str) -> Pin:
     )
 
 
+def was_relayed(host: str, instance_id: InstanceId) -> bool:
+    """Whether this native target told its key and login name before, under this name. Raises LocalSetup."""
+    return any(line.endswith(f" {instance_id}") for line in known_hosts.lines_of(host))
+
+
 def hosts_path() -> Path:
     """The file of ``Host`` and ``User`` lines that our ssh block includes."""
     return config_dir() / "hosts.conf"
