@@ -11,8 +11,9 @@ import pytest
 
 from aws_stub import AwsStub, Refusal
 from sagemaker_ssh_helper import errors
-from sagemaker_ssh_helper.aws import instances, native, sessions
+from sagemaker_ssh_helper.aws import instances, native, resources, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.names import ResourceKind
 from sagemaker_ssh_helper.targets import Target, is_native, of_arn
 
 MANAGED = "mi-00000000000000001"
@@ -86,6 +87,53 @@ def test_roads_to_a_training_job(
         with pytest.raises(leads_to) as caught:
             instances.resolve(client, target)
         assert type(caught.value) is leads_to
+
+
+@pytest.mark.parametrize(
+    ("job", "coming", "nodes"),
+    [
+        ({**RUNS, **DEBUG}, False, ["algo-1", "algo-2"]),
+        ({**RUNS, **SSH, **DEBUG}, False, ["algo-1", "algo-2"]),
+        ({**STARTS, **DEBUG}, True, ["algo-1", "algo-2"]),
+        ({**STARTS, **DEBUG}, False, []),
+        (RUNS, True, []),
+        # Instance groups have counts of their own.
+        (
+            {
+                **RUNS,
+                **DEBUG,
+                "ResourceConfig": {"InstanceGroups": [{"InstanceCount": 1}, {"InstanceCount": 2}]},
+            },
+            False,
+            ["algo-1", "algo-2", "algo-3"],
+        ),
+    ],
+)
+def test_every_node_of_a_training_job_is_known(
+    stub: AwsStub, client: Client, job: Mapping[str, Any], coming: bool, nodes: list[str]
+) -> None:
+    serve(stub, NOBODY, job)
+    resource = resources.describe(client, ResourceKind.TRAINING, "job")
+    assert resource is not None
+    assert native.nodes(client, resource, coming=coming) == nodes
+
+
+@pytest.mark.parametrize(("count", "leads_to"), [("1", "sagemaker-training-job:job_algo-2"), ("2", None)])
+def test_a_young_job_s_node_is_waited_for_unless_it_has_no_helper(
+    stub: AwsStub, client: Client, count: str, leads_to: str | None
+) -> None:
+    environment = {"START_SSH": "true", "SSH_INSTANCE_COUNT": count}
+    serve(stub, LIVE, {**RUNS, **DEBUG, "Environment": environment})
+    stub.answers["DescribeInstanceInformation"]["InstanceInformationList"][0]["RegistrationDate"] = (
+        time.time()
+    )
+    found = instances.find(client, Target.parse("algo-2.job.training.sagemaker"))
+    if leads_to is None:
+        assert isinstance(found, instances.Absent)
+        assert found.error.may_come
+    else:
+        assert isinstance(found, instances.Instance)
+        assert found.id == leads_to
 
 
 def test_helper_that_failed_leaves_the_native_road(stub: AwsStub, client: Client) -> None:

@@ -185,11 +185,13 @@ def launch(
     *,
     wait: int = 600,
     ssh: bool = True,
+    ssh_nodes: int = 2,
     keep_program: bool = False,
     **request: Any,
 ) -> Job:
     """
-    A job that runs ``script``; with ``ssh`` it waits for a connection ``wait`` seconds.
+    A job that runs ``script``; with ``ssh`` it waits for a connection ``wait`` seconds,
+    on its first ``ssh_nodes`` nodes.
 
     With ``keep_program`` the script itself starts ssh: the library is there, and nothing stands before it.
     """
@@ -223,15 +225,17 @@ def launch(
         """
         import boto3, json, sys
         from sagemaker_ssh_helper.launch import enable_ssh
-        request, ssh, wait, keep_program = (json.loads(word) for word in sys.argv[1:])
+        request, ssh, wait, ssh_nodes, keep_program = (json.loads(word) for word in sys.argv[1:])
         if ssh:
             program = request["HyperParameters"]["sagemaker_program"]
-            request = enable_ssh(request, connection_wait_time_seconds=wait)
+            request = enable_ssh(
+                request, connection_wait_time_seconds=wait, ssh_instance_count=ssh_nodes
+            )
             if keep_program:
                 request["HyperParameters"]["sagemaker_program"] = program
         boto3.client("sagemaker").create_training_job(**request)
         """,
-        *(json.dumps(value) for value in (full, ssh, wait, keep_program)),
+        *(json.dumps(value) for value in (full, ssh, wait, ssh_nodes, keep_program)),
     )
     return Job(laptop, name)
 

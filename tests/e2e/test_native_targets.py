@@ -112,6 +112,34 @@ def test_disable_ends_it(alice: Laptop) -> None:
     job.stop()
 
 
+NODE = 'grep -o \'"current_host": *"[^"]*\' ${SAGEMAKER_BASE_DIR:-/opt/ml}/input/config/resourceconfig.json'
+
+
+@pytest.mark.parametrize("helpers", [0, pytest.param(1, marks=pytest.mark.soak)])
+def test_every_node_runs_a_command(alice: Laptop, helpers: int) -> None:
+    resources = {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 10}
+    debug = {"EnableRemoteDebug": True}
+    job = launch(
+        alice, HOLD, ssh=helpers > 0, ssh_nodes=helpers, ResourceConfig=resources, RemoteDebugConfig=debug
+    )
+    until(lambda: job.log().count("= online") >= 2, "the agents of the service")
+    if helpers:
+        job.wait_online()
+
+    hosts = [f"{node}.{job.host}" for node in ("algo-1", "algo-2")]
+    done = alice.sm_ssh("exec", "--all", "--json", job.host, "--", NODE)
+    assert done.returncode == 0, done.stderr.decode()
+    ran = json.loads(done.stdout)["containers"]
+    told = [(run["host"], run["stdout"].split('"')[-1].strip()) for run in ran]
+    assert told == [(host, host.partition(".")[0]) for host in hosts]
+
+    ids = [alice.sm_ssh("known-hosts", host).stdout.decode().split()[-1] for host in hosts]
+    native = [f"sagemaker-training-job:{job.name}_algo-{number}" for number in (1, 2)]
+    assert ids[helpers:] == native[helpers:]
+    assert all(name.startswith("mi-") for name in ids[:helpers])
+    job.stop()
+
+
 PREFERENCES = "SSM-SessionManagerRunShell"
 
 

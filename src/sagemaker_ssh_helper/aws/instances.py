@@ -361,7 +361,8 @@ def _not_live(
                 fix=f"Name one of: {', '.join(others)}",
             )
         if not of_node:
-            young = any(_is_young(instance) for instance in candidates)
+            without = resource is not None and resource.instrumented and rank_of(node) > resource.ssh_nodes
+            young = not without and any(_is_young(instance) for instance in candidates)
             missing = TargetOffline(
                 f"{node} of {name} is not registered", evidence=f"registered: {', '.join(others)}",
                 fix="It may still be starting, or be beyond SSH_INSTANCE_COUNT: "

@@ -13,7 +13,13 @@ from collections.abc import Callable
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.resources import Resource
 from sagemaker_ssh_helper.errors import AccessDenied, ServiceError, TargetStarting
-from sagemaker_ssh_helper.names import InstanceId, ResourceKind, endpoint_target, training_target
+from sagemaker_ssh_helper.names import (
+    InstanceId,
+    ResourceKind,
+    endpoint_target,
+    node_name,
+    training_target,
+)
 from sagemaker_ssh_helper.targets import rank_of
 
 DEBUGGABLE = frozenset({"Downloading", "Training"})
@@ -43,6 +49,21 @@ def find(client: Client, resource: Resource, node: str) -> InstanceId | None:
         found = _of_endpoint(client, resource.name)
         return found[rank_of(node) - 1] if rank_of(node) <= len(found) else None
     return None
+
+
+def nodes(client: Client, resource: Resource, *, coming: bool) -> list[str]:
+    """
+    The nodes of a resource that are native targets, or with ``coming`` will be.
+
+    Calls as in ``find``. Raises AwsError.
+    """
+    count = 0
+    if resource.kind is ResourceKind.TRAINING and resource.remote_debug:
+        if coming or resource.secondary_status in DEBUGGABLE:
+            count = resource.instance_count or 1
+    elif resource.kind is ResourceKind.INFERENCE and resource.status == "InService":
+        count = len(_of_endpoint(client, resource.name))
+    return [node_name(rank) for rank in range(count)]
 
 
 def set_remote_debug(client: Client, job_name: str, on: bool) -> None:

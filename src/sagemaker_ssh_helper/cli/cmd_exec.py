@@ -166,19 +166,22 @@ def _runs(named: Named, wishes: Wishes, all_nodes: bool, whole_names: bool) -> l
 
 
 def _nodes(named: Named, wishes: Wishes) -> list[str]:
-    """Those that registered, and those that are still to come."""
-    from sagemaker_ssh_helper.aws import instances, resources
+    """Those that registered, those that SageMaker's own road leads to, and those that are still to come."""
+    from sagemaker_ssh_helper.aws import instances, native, resources
     from sagemaker_ssh_helper.errors import AccessDenied, TargetOffline
+    from sagemaker_ssh_helper.targets import rank_of
 
     kind, name = named.target.kind, named.target.name
     assert kind is not None, "an instance alone has no nodes"
     known = [instance.node or "algo-1" for instance in instances.instances_of(named.client, kind, name)]
     try:
-        resource = resources.describe(named.client, kind, name) if wishes.wait else None
+        resource = resources.describe(named.client, kind, name)
     except AccessDenied:
         resource = None
     if resource is not None and not resource.ended:
-        known += [f"algo-{number}" for number in range(1, resource.ssh_nodes + 1)]
+        if wishes.wait:
+            known += [f"algo-{number}" for number in range(1, resource.ssh_nodes + 1)]
+        known += native.nodes(named.client, resource, coming=wishes.wait)
     if not known:
         try:
             # Says why there is none.
@@ -187,7 +190,7 @@ def _nodes(named: Named, wishes: Wishes) -> list[str]:
             if not (error.may_come and wishes.wait):
                 raise
             known.append("algo-1")
-    return list(dict.fromkeys(known))
+    return sorted(set(known), key=rank_of)
 
 
 def _start(run: _Run, command: Sequence[str], ended: threading.Event) -> None:
