@@ -221,7 +221,8 @@ class SshLaunch:
                     fix="Give seconds as connection_wait_time_seconds",
                 )
             seconds = int(connection_wait_time.total_seconds())
-        for value in (seconds, count):
+        given: Sequence[Any] = (seconds, count)
+        for value in given:
             if not isinstance(value, int) and not (isinstance(value, float) and value.is_integer()):
                 raise LaunchRefused(
                     "connection_wait_time_seconds and ssh_instance_count must be whole numbers",
