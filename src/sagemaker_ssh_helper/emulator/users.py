@@ -123,7 +123,12 @@ def user_policy(account_id: str) -> Document:
             "Action": "ssm:StartSession",
             "Resource": "*",
             "Condition": {
-                "StringLike": {"ssm:resourceTag/aws:ssmmessages:target-id": "sagemaker-training-job:*"}
+                "StringLike": {
+                    "ssm:resourceTag/aws:ssmmessages:target-id": [
+                        "sagemaker-training-job:*",
+                        "sagemaker-endpoint:*",
+                    ]
+                }
             },
         },
         {
