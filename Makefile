@@ -51,10 +51,11 @@ test: system-for-tests $(DEV) $(SDK2)/.ready
 	SDK2_PYTHON=$(SDK2)/bin/python $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 # What takes longer, too: every estimator and both versions of the SageMaker SDK (5 GB), on the oldest and the
-# newest Python.
+# newest Python, and the stacks of the Cloud Development Kit.
 SDK_PYTHONS ?= 3.10 3.13
 test-all: test test-floors
 	set -e; for major in 2 3; do for python in $(SDK_PYTHONS); do scripts/test-sdk $$major $$python; done; done
+	scripts/test-cdk
 
 # Long transfers, long outages, many sessions: some minutes, with the figures printed.
 soak: system $(DEV)
@@ -74,7 +75,7 @@ fuzz: $(FUZZ)/.ready
 # The container side on the oldest Python it promises, and the user's side on its own.
 test-floors: system-for-tests
 	scripts/test-floor 3.8 'container'
-	scripts/test-floor 3.10 'not sdk and not container and not soak'
+	scripts/test-floor 3.10 'not sdk and not container and not soak and not matrix'
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check .

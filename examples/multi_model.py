@@ -6,11 +6,10 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy
 import sagemaker
-from sagemaker.deserializers import JSONDeserializer
 from sagemaker.multidatamodel import MultiDataModel
 from sagemaker.pytorch import PyTorchPredictor
-from sagemaker.serializers import JSONSerializer
 from sagemaker.utils import repack_model
 
 from sagemaker_ssh_helper.wrapper import SSHMultiModelWrapper
@@ -45,14 +44,12 @@ mdm = MultiDataModel(
 
 ssh_wrapper = SSHMultiModelWrapper.create(mdm, connection_wait_time_seconds=0)
 mdm.deploy(initial_instance_count=1, instance_type="ml.m5.xlarge", wait=True)
-predictor = PyTorchPredictor(
-    mdm.endpoint_name, session, serializer=JSONSerializer(), deserializer=JSONDeserializer()
-)
+predictor = PyTorchPredictor(mdm.endpoint_name, session)
 
 mdm.add_model(model_data_source=f"{prefix}/repacked/model.tar.gz", model_data_path="one.tar.gz")
 
 # A model's script is loaded with the first request for it, and ssh starts then.
-print(predictor.predict([1, 2, 3], initial_args={"TargetModel": "one.tar.gz"}))
+print(predictor.predict(numpy.array([1, 2, 3]), target_model="one.tar.gz").tolist())
 ssh_wrapper.print_ssh_info()
 
 input("Press Enter to delete the endpoint. ")

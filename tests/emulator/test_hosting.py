@@ -110,6 +110,31 @@ def test_the_output_goes_to_the_endpoint_s_log(alice: User, endpoint: str) -> No
     until(lambda: "loading" in alice.log("AllTraffic", group), "the script's output")
 
 
+NUMPY = """
+# Stands for the module of this name, which the cloud does not need.
+def load(file):
+    return [int(word) for word in file.read().split()]
+
+def asarray(values):
+    return values
+
+def save(file, array):
+    file.write(" ".join(map(str, array)).encode())
+"""
+
+
+def test_numpy_s_own_format_is_read_and_written_as_the_images_do(alice: User) -> None:
+    # The predictors of the SDK for PyTorch, MXNet and scikit-learn speak it unless they are told otherwise.
+    files = {"code/numpy.py": NUMPY, "code/inference.py": SCRIPT, "weights.json": json.dumps({"factor": 2})}
+    data = alice.put("numpy/model.tar.gz", archive(files))
+    name = deploy(alice, model(alice, ModelDataUrl=data))
+    assert settled(alice, name)["EndpointStatus"] == "InService"
+    answer = alice.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName=name, Body=b"1 2", ContentType="application/x-npy", Accept="application/x-npy"
+    )
+    assert (answer["Body"].read(), answer["ContentType"]) == (b"2 4", "application/x-npy")
+
+
 def test_a_model_that_fails_is_a_model_error(alice: User, endpoint: str) -> None:
     with pytest.raises(ClientError) as caught:
         invoke(alice, endpoint, "fail")

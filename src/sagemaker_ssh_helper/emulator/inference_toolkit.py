@@ -17,7 +17,9 @@ Conventions of those images, public in their documentation: ``GET /ping``, ``POS
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import io
 import json
 import os
 import sys
@@ -32,6 +34,8 @@ from urllib.parse import unquote
 
 TEXT_TYPES = ("application/json", "text/csv")
 """Bodies of these types reach the script as text."""
+
+NUMPY_TYPE = "application/x-npy"
 
 DEFAULT_TYPE = "application/json"
 
@@ -145,11 +149,26 @@ def serving_properties(folder: Path) -> Path | None:
 
 
 def _default_input(data: Any, content_type: str) -> Any:
-    return json.loads(data) if content_type.partition(";")[0] == "application/json" else data
+    kind = content_type.partition(";")[0]
+    if kind == NUMPY_TYPE:
+        return _numpy().load(io.BytesIO(data))
+    return json.loads(data) if kind == "application/json" else data
 
 
 def _default_output(prediction: Any, accept: str) -> Any:
-    return prediction if isinstance(prediction, (str, bytes)) else json.dumps(prediction)
+    if accept.partition(";")[0] == NUMPY_TYPE:
+        numpy, buffer = _numpy(), io.BytesIO()
+        numpy.save(buffer, numpy.asarray(prediction))
+        return buffer.getvalue()
+    if isinstance(prediction, (str, bytes)):
+        return prediction
+    # An array, and what an array holds.
+    return json.dumps(prediction, default=lambda value: value.tolist())
+
+
+def _numpy() -> Any:
+    """NumPy, where the model has it. Raises ImportError."""
+    return importlib.import_module("numpy")
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sagemaker_ssh_helper import iam_policies
 from sagemaker_ssh_helper.emulator.identities import random_id, random_secret
 from sagemaker_ssh_helper.emulator.service import User
 
@@ -39,9 +40,7 @@ def user_policy(account_id: str) -> Document:
                 "sagemaker:DeleteEndpoint",
                 "sagemaker:DeleteEndpointConfig",
                 "sagemaker:DeleteModel",
-                "sagemaker:Describe*",
                 "sagemaker:InvokeEndpoint",
-                "sagemaker:List*",
                 "sagemaker:Search",
                 "sagemaker:Stop*Job",
                 "sagemaker:UpdateEndpoint",
@@ -95,63 +94,8 @@ def user_policy(account_id: str) -> Document:
             "Action": ["logs:DescribeLogGroups", "logs:GetQueryResults"],
             "Resource": "*",
         },
-        {
-            "Sid": "FindContainers",
-            "Effect": "Allow",
-            "Action": [
-                "ssm:DescribeInstanceInformation",
-                "ssm:DescribeSessions",
-                "ssm:GetCommandInvocation",
-                "ssm:GetConnectionStatus",
-                "ssm:GetServiceSetting",
-                "ssm:ListCommandInvocations",
-                "ssm:ListTagsForResource",
-            ],
-            "Resource": "*",
-        },
-        {
-            "Sid": "ReachMyContainers",
-            "Effect": "Allow",
-            "Action": ["ssm:SendCommand", "ssm:StartSession"],
-            "Resource": "arn:aws:ssm:*:*:managed-instance/*",
-            "Condition": {"StringLike": {"ssm:resourceTag/SSHOwner": "${aws:userid}"}},
-        },
-        {
-            # Such a target has no owner: whoever may debug jobs may debug everybody's.
-            "Sid": "DebugJobs",
-            "Effect": "Allow",
-            "Action": "ssm:StartSession",
-            "Resource": "*",
-            "Condition": {
-                "StringLike": {
-                    "ssm:resourceTag/aws:ssmmessages:target-id": [
-                        "sagemaker-training-job:*",
-                        "sagemaker-endpoint:*",
-                    ]
-                }
-            },
-        },
-        {
-            "Sid": "ByTheseDocumentsOnly",
-            "Effect": "Allow",
-            "Action": ["ssm:SendCommand", "ssm:StartSession"],
-            "Resource": [
-                "arn:aws:ssm:*:*:document/AWS-RunShellScript",
-                "arn:aws:ssm:*:*:document/AWS-StartInteractiveCommand",
-                "arn:aws:ssm:*:*:document/AWS-StartNonInteractiveCommand",
-                "arn:aws:ssm:*:*:document/AWS-StartPortForwardingSession",
-                "arn:aws:ssm:*:*:document/AWS-StartSSHSession",
-            ],
-        },
-        {
-            "Sid": "EndMySessions",
-            "Effect": "Allow",
-            "Action": ["ssm:ResumeSession", "ssm:TerminateSession"],
-            "Resource": [
-                "arn:aws:ssm:*:*:session/${aws:userid}-*",
-                "arn:aws:ssm:*:*:session/${aws:username}-*",
-            ],
-        },
+        *iam_policies.of_owners(),
+        *iam_policies.of_debuggers(),
     )
 
 
@@ -164,60 +108,12 @@ def role_policy(account_id: str) -> Document:
     """What a job needs: register its container once, speak with Systems Manager, its data and its logs."""
     role = f"arn:aws:iam::{account_id}:role/{ROLE_NAME}"
     return _document(
-        {"Sid": "RegisterContainer", "Effect": "Allow", "Action": "ssm:CreateActivation", "Resource": "*"},
-        {
-            # A job tags what it registers, and cannot take over a container that has an owner.
-            "Sid": "TagContainer",
-            "Effect": "Allow",
-            "Action": "ssm:AddTagsToResource",
-            "Resource": "*",
-            "Condition": {
-                "ForAllValues:StringLike": {"aws:TagKeys": "SSH*"},
-                "Null": {"ssm:resourceTag/SSHOwner": "true"},
-            },
-        },
-        {
-            "Sid": "HandTheRoleToSystemsManager",
-            "Effect": "Allow",
-            "Action": "iam:PassRole",
-            "Resource": role,
-            "Condition": {"StringEquals": {"iam:PassedToService": "ssm.amazonaws.com"}},
-        },
+        *iam_policies.of_containers(role),
         {
             # is_profiler_issues_found() in the job.
             "Sid": "SeeItsRules",
             "Effect": "Allow",
             "Action": "sagemaker:DescribeTrainingJob",
-            "Resource": "*",
-        },
-        {
-            "Sid": "BeAManagedInstance",
-            "Effect": "Allow",
-            "Action": [
-                "ssm:DescribeAssociation",
-                "ssm:DescribeDocument",
-                "ssm:GetDeployablePatchSnapshotForInstance",
-                "ssm:GetDocument",
-                "ssm:GetManifest",
-                "ssm:ListAssociations",
-                "ssm:ListInstanceAssociations",
-                "ssm:PutComplianceItems",
-                "ssm:PutConfigurePackageResult",
-                "ssm:PutInventory",
-                "ssm:UpdateAssociationStatus",
-                "ssm:UpdateInstanceAssociationStatus",
-                "ssm:UpdateInstanceInformation",
-                "ssmmessages:CreateControlChannel",
-                "ssmmessages:CreateDataChannel",
-                "ssmmessages:OpenControlChannel",
-                "ssmmessages:OpenDataChannel",
-                "ec2messages:AcknowledgeMessage",
-                "ec2messages:DeleteMessage",
-                "ec2messages:FailMessage",
-                "ec2messages:GetEndpoint",
-                "ec2messages:GetMessages",
-                "ec2messages:SendReply",
-            ],
             "Resource": "*",
         },
         {
@@ -268,13 +164,7 @@ def role_policy(account_id: str) -> Document:
 
 def role_trust() -> Document:
     """SageMaker runs jobs as the role, Systems Manager gives it to their managed instances."""
-    return _document(
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": ["sagemaker.amazonaws.com", "ssm.amazonaws.com"]},
-            "Action": "sts:AssumeRole",
-        }
-    )
+    return _document(iam_policies.trust())
 
 
 def create_users(account_id: str) -> tuple[list[User], str]:
