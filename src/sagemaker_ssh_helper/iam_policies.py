@@ -128,7 +128,7 @@ def of_owners(partition: str = "aws") -> List[Statement]:
 
 
 def of_debuggers() -> List[Statement]:
-    """What a user needs for jobs with remote debugging, beside turning it on."""
+    """What a user needs for the native targets of jobs and endpoints, beside turning them on."""
     return [
         {
             # Such a target has no owner: whoever may debug jobs may debug everybody's.
@@ -137,7 +137,12 @@ def of_debuggers() -> List[Statement]:
             "Action": "ssm:StartSession",
             "Resource": "*",
             "Condition": {
-                "StringLike": {"ssm:resourceTag/aws:ssmmessages:target-id": "sagemaker-training-job:*"}
+                "StringLike": {
+                    "ssm:resourceTag/aws:ssmmessages:target-id": [
+                        "sagemaker-training-job:*",
+                        "sagemaker-endpoint:*",
+                    ]
+                }
             },
         },
     ]

@@ -185,6 +185,40 @@ def test_endpoint_that_takes_sessions_is_found_by_its_log_streams(stub: AwsStub,
     }
 
 
+@pytest.mark.parametrize("connected", ["0bbbbbbbbbbbbbbbb", None])
+def test_instances_of_an_endpoint_that_are_gone_are_passed_over(
+    stub: AwsStub, client: Client, connected: str | None
+) -> None:
+    endpoint(stub, {"VariantName": "blue", "ModelName": "m", "EnableSSMAccess": True})
+    stub.answers["DescribeEndpoint"]["ProductionVariants"] = [
+        {"VariantName": "blue", "CurrentInstanceCount": 2},
+        {"VariantName": "green", "CurrentInstanceCount": 9},
+    ]
+    # The last one to write need not be the last one to come, and may be gone.
+    stub.answers["DescribeLogStreams"] = {
+        "logStreams": [
+            {"logStreamName": "blue/i-0aaaaaaaaaaaaaaaa", "creationTime": 1},
+            {"logStreamName": "blue/i-0bbbbbbbbbbbbbbbb", "creationTime": 3},
+            {"logStreamName": "blue/i-0cccccccccccccccc", "creationTime": 2},
+        ]
+    }
+
+    def status(params: Mapping[str, str]) -> Mapping[str, str]:
+        there = connected is not None and params["Target"].endswith(connected)
+        return {"Target": params["Target"], "Status": "connected" if there else "notconnected"}
+
+    stub.answers["GetConnectionStatus"] = (
+        status if connected is not None else Refusal("AccessDeniedException", "no")
+    )
+    first = "0cccccccccccccccc" if connected is not None else "0aaaaaaaaaaaaaaaa"
+    for host, instance in (("job", first), ("algo-2.job", "0bbbbbbbbbbbbbbbb")):
+        found = instances.resolve(client, Target.parse(f"{host}.inference.sagemaker"))
+        assert found.id == f"sagemaker-endpoint:job_blue_i-{instance}"
+    resource = resources.describe(client, ResourceKind.INFERENCE, "job")
+    assert resource is not None
+    assert native.nodes(client, resource, coming=False) == ["algo-1", "algo-2"]
+
+
 @pytest.mark.parametrize(
     ("access", "streams"), [(False, ("blue/i-0123456789abcdef0",)), (True, ()), (True, ("blue/other",))]
 )

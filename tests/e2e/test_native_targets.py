@@ -1,16 +1,19 @@
 """A training job that nobody prepared: remote debugging turned on while it runs, a shell in it, and ssh."""
 
+import io
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from e2e.laptop import Job, Laptop, launch, until
+from e2e.laptop import SM_SSH, Job, Laptop, launch, until
 from local_cloud import LocalCloud
 
 HOLD = "import time; print('begun', flush=True); time.sleep(600)"
@@ -208,10 +211,6 @@ def test_ssh_as_an_ordinary_user(tmp_path: Path) -> None:
         assert (first.returncode, first.stdout.decode()) == (0, told), first.stderr.decode()
         assert first.stderr.decode().splitlines() == [f"sm-ssh: bringing a relay for ssh into {job.host}"]
 
-        other = alice.sm_ssh("exec", f"root@{job.host}", "--", "true")
-        assert other.returncode == 255
-        assert f"error[wrong-user]: {job.host} admits 'plain' only, not 'root'" in other.stderr.decode()
-
         # Plain ssh has to be told the name before anybody can know it, and knows it from then on.
         bob = Laptop(cloud.info, "bob", tmp_path)
         unknown = bob.ssh(job.host, "true")
@@ -220,3 +219,94 @@ def test_ssh_as_an_ordinary_user(tmp_path: Path) -> None:
         known = bob.ssh(job.host, "id -un")
         assert (known.returncode, known.stdout) == (0, b"plain\n"), known.stderr.decode()
         job.stop()
+
+
+SERVING = b"def predict_fn(data, model):\n    return [x * 2 for x in data]\n"
+
+
+def endpoint_in_service(laptop: Laptop, name: str) -> None:
+    described = laptop.client("sagemaker").describe_endpoint
+    status = until(
+        lambda: (
+            (found := described(EndpointName=name)["EndpointStatus"]) not in ("Creating", "Updating")
+            and found
+        ),
+        f"{name} to serve",
+        60,
+    )
+    assert status == "InService", described(EndpointName=name)
+
+
+@pytest.fixture(scope="module")
+def endpoint(alice: Laptop) -> Iterator[str]:
+    """One of two instances that take sessions, and that has no helper."""
+    name = f"endpoint-{secrets.token_hex(4)}"
+    bucket = f"sagemaker-{alice.info['region']}-{alice.info['account_id']}"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        member = tarfile.TarInfo("code/inference.py")
+        member.size = len(SERVING)
+        tar.addfile(member, io.BytesIO(SERVING))
+    s3, sagemaker = alice.client("s3"), alice.client("sagemaker")
+    s3.create_bucket(Bucket=bucket)
+    s3.put_object(Bucket=bucket, Key=f"{name}.tar.gz", Body=buffer.getvalue())
+    sagemaker.create_model(
+        ModelName=name,
+        ExecutionRoleArn=alice.info["role_arn"],
+        PrimaryContainer={
+            "Image": "image",
+            "ModelDataUrl": f"s3://{bucket}/{name}.tar.gz",
+            "Environment": {"SAGEMAKER_PROGRAM": "inference.py"},
+        },
+    )
+    sagemaker.create_endpoint_config(
+        EndpointConfigName=name,
+        ProductionVariants=[{**variant(name), "InitialInstanceCount": 2, "EnableSSMAccess": True}],
+    )
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    endpoint_in_service(alice, name)
+    yield name
+    sagemaker.delete_endpoint(EndpointName=name)
+
+
+def variant(name: str) -> dict[str, str]:
+    return {"VariantName": "one", "ModelName": name, "InstanceType": "ml.m5.large"}
+
+
+def test_an_endpoint_without_the_helper(alice: Laptop, endpoint: str) -> None:
+    host = f"{endpoint}.inference.sagemaker"
+    done = alice.ssh(host, "printenv SAGEMAKER_PROGRAM")
+    assert (done.returncode, done.stdout) == (0, b"inference.py\n"), done.stderr.decode()
+    known = alice.sm_ssh("known-hosts", host).stdout.decode().split()[-1]
+    assert re.fullmatch(rf"sagemaker-endpoint:{endpoint}_one_i-[0-9a-f]{{17}}", known)
+
+    # Each instance is a server of its own, on a port of its own.
+    done = alice.sm_ssh("exec", "--all", "--json", host, "--", "printenv SAGEMAKER_BIND_TO_PORT")
+    assert done.returncode == 0, done.stderr.decode()
+    ran = json.loads(done.stdout)["containers"]
+    assert [run["host"] for run in ran] == [f"algo-1.{host}", f"algo-2.{host}"]
+    assert len({run["stdout"] for run in ran}) == 2
+
+
+@pytest.mark.soak
+def test_an_endpoint_takes_no_sessions_any_more(alice: Laptop, endpoint: str) -> None:
+    # Turned off as it is turned on, by another configuration: the sessions end with the instances.
+    host, off = f"{endpoint}.inference.sagemaker", f"{endpoint}-off"
+    sagemaker = alice.client("sagemaker")
+    sagemaker.create_endpoint_config(
+        EndpointConfigName=off, ProductionVariants=[{**variant(endpoint), "InitialInstanceCount": 1}]
+    )
+    cat = alice.popen(
+        *SM_SSH, "exec", host, "--", "echo in; cat", stdin=-1, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert cat.stdin is not None
+    assert cat.stdout is not None
+    assert cat.stderr is not None
+    with cat.stdin, cat.stdout, cat.stderr:
+        assert cat.stdout.readline() == b"in\n"
+        sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=off)
+        assert cat.wait(60) == 255
+        assert b"The container has ended." in cat.stderr.read()
+    endpoint_in_service(alice, endpoint)
+    done = alice.sm_ssh("connect", host, "true")
+    assert (done.returncode, b"error[not-instrumented]" in done.stderr) == (5, True), done.stderr.decode()

@@ -8,7 +8,7 @@ A training job has one while remote debugging is on, an endpoint when its varian
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.resources import Resource
@@ -32,8 +32,9 @@ def find(client: Client, resource: Resource, node: str) -> InstanceId | None:
     """
     The native target of one container; None when the resource has none.
 
-    No call for a training job, two and a look at its log streams for an endpoint. Raises TargetStarting when
-    there will be one soon, AwsError.
+    No call for a training job. Two and a look at its log streams for an endpoint, and where those tell more
+    instances than it has, one for each until the live ones are known.
+    Raises TargetStarting when there will be one soon, AwsError.
     """
     if resource.kind is ResourceKind.TRAINING and resource.remote_debug:
         if resource.secondary_status not in DEBUGGABLE:
@@ -103,16 +104,16 @@ def wait_connected(
 
 
 def _of_endpoint(client: Client, name: str) -> list[InstanceId]:
-    """The targets of an endpoint's instances that take sessions, the newest first."""
+    """The targets of an endpoint's instances that take sessions, in the order in which they came."""
     try:
         endpoint = client.call("sagemaker", "DescribeEndpoint", EndpointName=name)
         config_name = endpoint.get("EndpointConfigName")
         config = client.call("sagemaker", "DescribeEndpointConfig", EndpointConfigName=config_name)
-        variants = [
+        variants = {
             str(variant.get("VariantName"))
             for variant in config.get("ProductionVariants") or ()
             if variant.get("EnableSSMAccess")
-        ]
+        }
         if not variants:
             return []
         group = f"{ResourceKind.INFERENCE.log_group}/{name}"
@@ -125,10 +126,30 @@ def _of_endpoint(client: Client, name: str) -> list[InstanceId]:
         )
     except (AccessDenied, ServiceError):
         return []
-    found: dict[InstanceId, None] = {}
+    began_at: dict[InstanceId, float] = {}
     for stream in streams:
         variant, _, rest = str(stream.get("logStreamName", "")).partition("/")
         instance_id = rest.partition("/")[0]
         if variant in variants and instance_id.startswith("i-"):
-            found[InstanceId(endpoint_target(name, variant, instance_id))] = None
-    return list(found)
+            target = InstanceId(endpoint_target(name, variant, instance_id))
+            stream_began_at = float(stream.get("creationTime") or 0)
+            began_at[target] = min(stream_began_at, began_at.get(target, stream_began_at))
+    counts = [
+        int(variant.get("CurrentInstanceCount") or 0)
+        for variant in endpoint.get("ProductionVariants") or ()
+        if variant.get("VariantName") in variants
+    ]
+    live = _connected(client, list(began_at), sum(counts)) if sum(counts) else list(began_at)
+    return sorted(live, key=lambda target: began_at[target])
+
+
+def _connected(client: Client, targets: Sequence[InstanceId], count: int) -> list[InstanceId]:
+    """Those ``count`` that are connected now: logs outlive the instances. No call when that many are left."""
+    found: list[InstanceId] = []
+    for position, target in enumerate(targets):
+        needed = count - len(found)
+        if needed <= 0:
+            break
+        if len(targets) - position <= needed or wait_connected(client, target, 0):
+            found.append(target)
+    return found

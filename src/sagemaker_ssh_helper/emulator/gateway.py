@@ -77,9 +77,7 @@ class MessageGateway:
         self._tokens = Tokens()
         self._jobs: dict[str, asyncio.Event] = {}
         self._is_stopped = False
-        cloud.native_targets.removed = lambda target: self.forget_instance(
-            target, "Remote debugging was turned off, or the container has ended."
-        )
+        cloud.native_targets.removed = self.forget_instance
 
     # -- what the server calls --
 

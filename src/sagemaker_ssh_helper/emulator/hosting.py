@@ -26,7 +26,7 @@ from sagemaker_ssh_helper.emulator.resource_table import (
     unsupported,
 )
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Caller, Cloud, Operation
-from sagemaker_ssh_helper.names import ResourceKind
+from sagemaker_ssh_helper.names import ResourceKind, endpoint_target
 
 logger = logging.getLogger(__name__)
 
@@ -339,6 +339,10 @@ class Hosting:
 
     def _server(self, endpoint: Endpoint, wanted: Mapping[str, Any]) -> ModelServer:
         model = self._model(wanted["ModelName"])
+        variant, instance_id = wanted["VariantName"], f"i-{secrets.token_hex(9)[:17]}"
+        isolated = model.request.get("EnableNetworkIsolation", False)
+        # An isolated container has no way to Systems Manager.
+        has_agent = wanted.get("EnableSSMAccess", False) and not isolated
         return ModelServer(
             container_of(model.request),
             self._host.session_credentials(model.request["ExecutionRoleArn"]),
@@ -346,9 +350,10 @@ class Hosting:
             self._host.settings,
             self._host.executor,
             group=f"{ResourceKind.INFERENCE.log_group}/{endpoint.name}",
-            stream=f"{wanted['VariantName']}/i-{secrets.token_hex(9)[:17]}",
-            isolated=model.request.get("EnableNetworkIsolation", False),
+            stream=f"{variant}/{instance_id}",
+            isolated=isolated,
             startup_timeout=wanted.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_TIMEOUT),
+            native_target=endpoint_target(endpoint.name, variant, instance_id) if has_agent else None,
         )
 
     async def _close(self) -> None:

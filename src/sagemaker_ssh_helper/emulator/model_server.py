@@ -30,6 +30,7 @@ from sagemaker_ssh_helper.emulator.container_environment import container_enviro
 from sagemaker_ssh_helper.emulator.job_credentials import JobCredentials
 from sagemaker_ssh_helper.emulator.job_storage import S3Uri, StorageError
 from sagemaker_ssh_helper.emulator.jobs import JobSettings
+from sagemaker_ssh_helper.emulator.native_agents import NativeAgent
 from sagemaker_ssh_helper.emulator.node import BASE, Node
 from sagemaker_ssh_helper.emulator.service import Cloud
 from sagemaker_ssh_helper.names import node_name
@@ -45,6 +46,8 @@ INVOCATION_TIMEOUT = 60.0
 """Seconds a model may take to answer; the same on AWS."""
 
 MULTI_MODEL = "MultiModel"
+
+_ENDED = "The container has ended."
 
 PROGRAM = "SAGEMAKER_PROGRAM"
 SUBMIT_DIRECTORY = "SAGEMAKER_SUBMIT_DIRECTORY"
@@ -73,6 +76,7 @@ class ModelServer:
         variables: what SageMaker adds to the environment.
         group, stream: where its output goes.
         startup_timeout: seconds until it must answer a ping.
+        native_target: what the service's agent makes of the container, if it is to have one.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class ModelServer:
         isolated: bool = False,
         variables: Mapping[str, str] | None = None,
         startup_timeout: float = STARTUP_TIMEOUT,
+        native_target: str | None = None,
     ) -> None:
         self._definition = definition
         self._cloud = cloud
@@ -99,6 +104,8 @@ class ModelServer:
         self._isolated = isolated
         self._variables = dict(variables or {})
         self._startup_timeout = startup_timeout
+        self._native_target = native_target
+        self._agent: NativeAgent | None = None
         self._root = cloud.state_dir / "jobs" / secrets.token_hex(4)
         self._node: Node | None = None
         self._container: Container | None = None
@@ -135,6 +142,16 @@ class ModelServer:
             )
         except (OSError, ValueError) as error:
             raise ServerFailed(f"CannotStartContainerError. {error}") from error
+        if self._native_target is not None:
+            self._agent = await NativeAgent.start(
+                self._cloud,
+                self._native_target,
+                self._credentials.role.user_id,
+                node,
+                environment,
+                group=self._group,
+                stream=self._stream,
+            )
         await self._until_ready(self._container)
 
     async def invoke(self, body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -167,7 +184,7 @@ class ModelServer:
             try:
                 await self._container.wait()
             except asyncio.CancelledError:
-                self._container.kill()
+                self.kill()
                 await self._container.wait()
                 await self._clean_up()
                 raise
@@ -177,8 +194,12 @@ class ModelServer:
         """The end of its processes, now. Then ``stop``."""
         if self._container is not None:
             self._container.kill()
+        if self._agent is not None:
+            self._agent.kill(_ENDED)
 
     async def _clean_up(self) -> None:
+        if self._agent is not None:
+            await self._agent.end(_ENDED)
         self._credentials.close()
         if self._node is not None:
             await self._in_thread(self._node.remove)

@@ -1,5 +1,6 @@
 """
-Targets of Session Manager that are no managed instances: containers of jobs with remote debugging.
+Targets of Session Manager that are no managed instances: containers of jobs with remote debugging, and
+of endpoints that take sessions.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ class NativeTargets:
     Those that there are now, and whose agents may serve them.
 
     Attributes:
-        removed: called with a target that is one no more.
+        removed: called with a target that is one no more, and why.
     """
 
     def __init__(self) -> None:
-        self.removed: Callable[[str], None] = lambda target: None
+        self.removed: Callable[[str, str], None] = lambda target, why: None
         self._user_ids: dict[str, str] = {}
 
     def add(self, target: str, user_id: str) -> None:
-        """A target, served by an agent that signs as this ``aws:userid``: the job's role session."""
+        """A target, served by an agent that signs as this ``aws:userid``: the container's role session."""
         self._user_ids[target] = user_id
 
-    def remove(self, target: str) -> None:
-        """It is no target any more: its sessions and its agent's connections end."""
+    def remove(self, target: str, why: str) -> None:
+        """It is no target any more: its connections and sessions end, and clients are told why."""
         if self._user_ids.pop(target, None) is not None:
-            self.removed(target)
+            self.removed(target, why)
 
     def __contains__(self, target: str) -> bool:
         return target in self._user_ids

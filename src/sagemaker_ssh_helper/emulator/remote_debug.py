@@ -5,24 +5,14 @@ Remote debugging of a training job: the service's agents in its containers, on f
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import sagemaker_ssh_helper
-from sagemaker_ssh_helper.emulator.container import Container
 from sagemaker_ssh_helper.emulator.jobs import Place
+from sagemaker_ssh_helper.emulator.native_agents import NativeAgent
 from sagemaker_ssh_helper.emulator.service import Cloud
 from sagemaker_ssh_helper.names import ResourceKind, training_target
 
-logger = logging.getLogger(__name__)
-
-LOG_BYTES = 1 << 20
-"""How much of an agent's log is kept."""
-
-_START = "import sys; sys.path.insert(0, {root!r}); from {module} import main; sys.exit(main(sys.argv[1:]))"
-_MODULE = "sagemaker_ssh_helper.emulator.service_agent"
+_WHY = "Remote debugging was turned off, or the container has ended."
 
 
 class RemoteDebug:
@@ -40,7 +30,7 @@ class RemoteDebug:
         self._user_id = user_id
         self._on = on
         self._places: Sequence[Place] = ()
-        self._agents: dict[str, Container] = {}
+        self._agents: dict[str, NativeAgent] = {}
         self._changing = asyncio.Lock()
 
     async def containers_run(self, places: Sequence[Place]) -> None:
@@ -64,32 +54,20 @@ class RemoteDebug:
                 training_target(self._job_name, place.node.name): place for place in self._places if self._on
             }
             gone = [target for target in self._agents if target not in wanted]
-            agents = [self._agents.pop(target) for target in gone]
-            for target, agent in zip(gone, agents):
-                self._cloud.native_targets.remove(target)
-                agent.kill()
-            await asyncio.gather(*(agent.wait() for agent in agents))
+            await asyncio.gather(*(self._agents.pop(target).end(_WHY) for target in gone))
             for target, place in wanted.items():
                 if target not in self._agents:
                     await self._start(target, place)
 
     async def _start(self, target: str, place: Place) -> None:
-        root = str(Path(sagemaker_ssh_helper.__file__).parent.parent)
-        node = place.node
-        # Not the job's own Python, nor its packages: the service brings its agent along.
-        command = [sys.executable, "-I", "-c", _START.format(root=root, module=_MODULE)]
-        self._cloud.native_targets.add(target, self._user_id)
-        try:
-            self._agents[target] = await Container.start(
-                node,
-                [*command, target, self._cloud.region, str(node.root / "service-agent")],
-                env=place.entry.environment,
-                cwd="/",
-                logs=await asyncio.to_thread(self._cloud.aws, "logs"),
-                group=str(ResourceKind.TRAINING.log_group),
-                stream=f"{place.stream}/ssm",
-                log_bytes=LOG_BYTES,
-            )
-        except OSError:
-            logger.exception("! %s has no agent", target)
-            self._cloud.native_targets.remove(target)
+        agent = await NativeAgent.start(
+            self._cloud,
+            target,
+            self._user_id,
+            place.node,
+            place.entry.environment,
+            group=str(ResourceKind.TRAINING.log_group),
+            stream=place.stream,
+        )
+        if agent is not None:
+            self._agents[target] = agent

@@ -234,7 +234,7 @@ class Cloud:
     container_credentials: "dict[str, ContainerCredentials]"
     """What ``GET /_local/credentials/<id>`` serves; jobs add and remove their own."""
     native_targets: NativeTargets
-    """The targets that are no managed instances; jobs with remote debugging add and remove their own."""
+    """The targets that are no managed instances; whatever has a service's agent adds and removes its own."""
 
     def __init__(self, *, account_id: str, region: str, state_dir: Path) -> None:
         self.account_id = account_id

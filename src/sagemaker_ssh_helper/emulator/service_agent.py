@@ -1,10 +1,10 @@
 """
-SageMaker's own agent in a container with remote debugging: it makes the container a native target.
+SageMaker's own agent in a container: it makes the container a native target.
 
     python -m sagemaker_ssh_helper.emulator.service_agent TARGET REGION STATE_FOLDER
 
-It is started beside the job's program, with the same environment and view of the files, and knows nothing of
-what the image has. On AWS the service brings one of its own; this one is the local cloud's.
+It is started beside the container's program, with the same environment and view of the files, and knows
+nothing of what the image has. On AWS the service brings one of its own; this one is the local cloud's.
 """
 
 import asyncio
