@@ -161,12 +161,35 @@ def test_each_definition_of_a_tuning_job_registers_with_its_own_role(session: bo
         enable_ssh({**tuning, "TrainingJobDefinitions": [*definitions, {}]}, session)
 
 
-@pytest.mark.parametrize("options", [{"connection_wait_time_seconds": -1}, {"ssh_instance_count": 0}])
-def test_numbers_that_make_no_sense_are_refused(
-    cloud: LocalCloud, session: boto3.Session, options: Dict[str, int]
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"connection_wait_time_seconds": -1}, "connection_wait_time_seconds must be 0 or more"),
+        ({"ssh_instance_count": 0}, "ssh_instance_count 1 or more"),
+        ({"connection_wait_time_seconds": "5"}, "must be whole numbers"),
+        # The container would read no number, and not wait at all.
+        ({"connection_wait_time_seconds": 5.5}, "must be whole numbers"),
+        ({"ssh_instance_count": "all"}, "must be whole numbers"),
+        ({"connection_wait_time": 5}, "connection_wait_time is no timedelta: 5"),
+        ({"local_user_id": "x" * 257}, "of 257 characters"),
+        ({"local_user_id": "me#1"}, "'me#1' cannot be the value of a tag"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    cloud: LocalCloud, session: boto3.Session, options: Dict[str, Any], what: str
 ) -> None:
-    with pytest.raises(LaunchRefused, match="must be"):
+    with pytest.raises(LaunchRefused, match=what):
         enable_ssh(request(cloud), session, **options)
+
+
+def test_an_option_that_does_not_exist_is_told_before_a_job_is_made(session: boto3.Session) -> None:
+    with pytest.raises(TypeError, match="wait_seconds"):
+        enable_for_session(session, wait_seconds=5)
+
+
+def test_a_client_that_makes_no_jobs_is_refused(session: boto3.Session) -> None:
+    with pytest.raises(LaunchRefused, match="a client of s3 creates nothing that can have ssh"):
+        enable_for_session(session.client("s3"))
 
 
 def test_every_job_of_a_session_gets_ssh(cloud: LocalCloud, session: boto3.Session) -> None:

@@ -177,6 +177,12 @@ def estimator(cloud: LocalCloud, session: boto3.Session, **members: Any) -> Simp
         ),
         ({"role": None}, "it has no role", "Give it one: role="),
         (
+            # As a parameter of a pipeline.
+            {"role": SimpleNamespace(name="Role")},
+            "the role is not known before the pipeline runs",
+            "Give it as an ARN",
+        ),
+        (
             {"role": "arn:aws:iam::123456789012:user/alice"},
             "'arn:aws:iam::123456789012:user/alice' is no ARN of a role",
             "arn:aws:iam::ACCOUNT:role/NAME",
@@ -197,7 +203,15 @@ def estimator(cloud: LocalCloud, session: boto3.Session, **members: Any) -> Simp
             "Make it without enable_network_isolation",
         ),
     ],
-    ids=["after the start", "no role", "no role's ARN", "too many variables", "long value", "isolated"],
+    ids=[
+        "after the start",
+        "no role",
+        "role of a pipeline",
+        "no role's ARN",
+        "too many variables",
+        "long value",
+        "isolated",
+    ],
 )
 def test_an_estimator_that_cannot_have_ssh_is_refused_with_what_to_change(
     cloud: LocalCloud, session: boto3.Session, members: Dict[str, Any], what: str, fix: str

@@ -167,6 +167,10 @@ def role_name(role: str) -> str:
     return name
 
 
+_TAG_VALUE_CHARS = 256  # of CreateActivation's model, as the characters of a value
+_TAG_VALUE_MARKS = "_.:/=+-@"
+
+
 @dataclass(frozen=True)
 class SshLaunch:
     """
@@ -209,23 +213,45 @@ class SshLaunch:
 
         from sagemaker_ssh_helper.client import keys
 
+        seconds, count = connection_wait_time_seconds, ssh_instance_count
         if connection_wait_time is not None:
-            connection_wait_time_seconds = int(connection_wait_time.total_seconds())
-        if connection_wait_time_seconds < 0 or ssh_instance_count < 1:
+            if not hasattr(connection_wait_time, "total_seconds"):
+                raise LaunchRefused(
+                    f"connection_wait_time is no timedelta: {connection_wait_time!r}",
+                    fix="Give seconds as connection_wait_time_seconds",
+                )
+            seconds = int(connection_wait_time.total_seconds())
+        given: Sequence[Any] = (seconds, count)
+        for value in given:
+            if not isinstance(value, int) and not (isinstance(value, float) and value.is_integer()):
+                raise LaunchRefused(
+                    "connection_wait_time_seconds and ssh_instance_count must be whole numbers",
+                    evidence=f"one is {value!r}",
+                )
+        if seconds < 0 or count < 1:
             raise LaunchRefused(
                 "connection_wait_time_seconds must be 0 or more, and ssh_instance_count 1 or more",
-                evidence=f"they are {connection_wait_time_seconds} and {ssh_instance_count}",
+                evidence=f"they are {seconds} and {count}",
             )
         owner = local_user_id or session.client("sts").get_caller_identity()["UserId"]
+        if len(owner) > _TAG_VALUE_CHARS or not all(
+            each.isalnum() or each.isspace() or each in _TAG_VALUE_MARKS for each in owner
+        ):
+            shown = repr(owner) if len(owner) <= _TAG_VALUE_CHARS else f"a user id of {len(owner)} characters"
+            raise LaunchRefused(
+                f"{shown} cannot be the value of a tag, SSHOwner",
+                fix=f"Give as local_user_id up to {_TAG_VALUE_CHARS} letters, digits, spaces and "
+                f"{_TAG_VALUE_MARKS}",
+            )
         return cls(
             role=role_name(role),
             owner=owner,
             public_key=keys.ensure_key().public.line,
             launch_id=secrets.token_hex(16),
-            connection_wait_time_seconds=connection_wait_time_seconds,
-            ssh_instance_count=ssh_instance_count,
+            connection_wait_time_seconds=int(seconds),
+            ssh_instance_count=int(count),
             log_to_stdout=log_to_stdout,
-            node_key=keys.make_node_key().text if min(nodes, ssh_instance_count) > 1 else "",
+            node_key=keys.make_node_key().text if min(nodes, count) > 1 else "",
         )
 
     def environment(self) -> Dict[str, str]:
@@ -357,13 +383,22 @@ def enable_for_session(session: Optional[Any] = None, **options: Any) -> None:
             make a session for every client.
         options: those of :func:`enable_ssh`, whose errors then come out of the Create… call.
 
-    Raises LaunchRefused when ``session`` is none of these.
+    Raises LaunchRefused when ``session`` is none of these, TypeError for an option that does not exist.
     """
+    import inspect
+
     from botocore.client import BaseClient
 
+    # Now, and not by the first job.
+    inspect.signature(enable_ssh).bind({}, **options)
     client = session if isinstance(session, BaseClient) else None
     if client is None:
         session = boto3_session(session, default=True)
+    elif client.meta.service_model.service_name != "sagemaker":
+        raise LaunchRefused(
+            f"a client of {client.meta.service_model.service_name} creates nothing that can have ssh",
+            fix="Give a client of sagemaker, or the session that makes it",
+        )
 
     def enable_step(kind: RequestKind, name: str, request: Mapping[str, Any]) -> Dict[str, Any]:
         if any(Env.START_SSH in environment for environment in kind.environments(request)):

@@ -730,9 +730,13 @@ def _job_name(job: Any) -> str:
 
 
 def _prepare(wrapped: Any, role: Any, **options: Any) -> SshLaunch:
-    """A launch with the session and the role of an SDK object. Raises LaunchRefused when it has no role."""
+    """A launch with the session and the role of an SDK object. Raises LaunchRefused when it has none yet."""
     if not role:
         raise LaunchRefused("it has no role", fix="Give it one: role='arn:aws:iam::ACCOUNT:role/NAME'")
+    if not isinstance(role, str):
+        raise LaunchRefused(
+            "the role is not known before the pipeline runs", fix="Give it as an ARN, or launch without ssh"
+        )
     session = getattr(wrapped, "sagemaker_session", None)
     expand = getattr(session, "expand_role", None)
     # A role may be given by its name alone, which the SDK looks up.
