@@ -134,6 +134,7 @@ def test_boto3_job(alice: Laptop) -> None:
 
 
 @pytest.mark.sdk
+@pytest.mark.matrix
 def test_placeholder(alice: Laptop, cloud: LocalCloud) -> None:
     with run(alice, "placeholder.py") as example:
         host = example.host("training")

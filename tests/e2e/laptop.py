@@ -3,7 +3,6 @@ A user's machine for scenarios: a home of its own, a user's keys, and the real c
 """
 
 import io
-import json
 import os
 import secrets
 import signal
@@ -15,6 +14,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+
+from sagemaker_ssh_helper.launch import enable_ssh
 
 COMMAND_TIMEOUT = 60  # seconds; far above what any command here takes
 
@@ -44,6 +45,7 @@ class Laptop:
         self.user = next(entry for entry in info["users"] if entry["name"] == user)
         self.home = folder / f"home-{user}-{secrets.token_hex(2)}"
         self.home.mkdir(parents=True)
+        self._session: Any = None
         self._clients: Dict[str, Any] = {}
         empty = folder / "empty"
         empty.touch()
@@ -86,14 +88,16 @@ class Laptop:
         return subprocess.Popen(command, env=self.env, cwd=self.home, **options)
 
     def session(self) -> Any:
-        """A boto3 session of this user."""
+        """A boto3 session of this user; the same for each call."""
         import boto3
 
-        return boto3.Session(
-            aws_access_key_id=self.user["access_key_id"],
-            aws_secret_access_key=self.user["secret_access_key"],
-            region_name=self.info["region"],
-        )
+        if self._session is None:
+            self._session = boto3.Session(
+                aws_access_key_id=self.user["access_key_id"],
+                aws_secret_access_key=self.user["secret_access_key"],
+                region_name=self.info["region"],
+            )
+        return self._session
 
     def client(self, service: str) -> Any:
         """A boto3 client of this user; the same for each call, as conditions are asked again and again."""
@@ -108,6 +112,21 @@ class Laptop:
         done = self.run(sys.executable, "-c", textwrap.dedent(code), *arguments)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
+
+    @contextmanager
+    def at_it(self) -> Iterator[None]:
+        """
+        This process has the environment of the user's own, so that keys and records go to its home: a process
+        for each launch would cost the tests a minute.
+        """
+        before = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(self.env)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
     def configure_ssh(self) -> List[str]:
         """Write the ssh configuration; the words that every ssh of this user begins with."""
@@ -139,9 +158,15 @@ class Job:
         return described
 
     def log(self) -> str:
-        events = self.laptop.client("logs").filter_log_events(
-            logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=f"{self.name}/"
-        )["events"]
+        """What it has written so far."""
+        logs = self.laptop.client("logs")
+        try:
+            events = logs.filter_log_events(
+                logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=f"{self.name}/"
+            )["events"]
+        except logs.exceptions.ResourceNotFoundException:
+            # No job of this cloud has written anything.
+            return ""
         # moto passes over the prefix.
         own = [event for event in events if event["logStreamName"].startswith(f"{self.name}/")]
         return "\n".join(event["message"] for event in own)
@@ -220,23 +245,14 @@ def launch(
         "StoppingCondition": {"MaxRuntimeInSeconds": 600},
         **request,
     }
-    # In a process of the user's own: keys and records go to its home.
-    laptop.python(
-        """
-        import boto3, json, sys
-        from sagemaker_ssh_helper.launch import enable_ssh
-        request, ssh, wait, ssh_nodes, keep_program = (json.loads(word) for word in sys.argv[1:])
-        if ssh:
-            program = request["HyperParameters"]["sagemaker_program"]
-            request = enable_ssh(
-                request, connection_wait_time_seconds=wait, ssh_instance_count=ssh_nodes
+    if ssh:
+        with laptop.at_it():
+            full = enable_ssh(
+                full, laptop.session(), connection_wait_time_seconds=wait, ssh_instance_count=ssh_nodes
             )
-            if keep_program:
-                request["HyperParameters"]["sagemaker_program"] = program
-        boto3.client("sagemaker").create_training_job(**request)
-        """,
-        *(json.dumps(value) for value in (full, ssh, wait, ssh_nodes, keep_program)),
-    )
+        if keep_program:
+            full["HyperParameters"]["sagemaker_program"] = "train.py"
+    laptop.client("sagemaker").create_training_job(**full)
     return Job(laptop, name)
 
 

@@ -61,6 +61,7 @@ class Way:
         self._cloud = cloud
         self._listener = listener
         known = sessions(cloud)
+        self._known_servers = set(children(listener))
         words = [*SM_SSH, *command]
         if parent:
             words = [sys.executable, "-c", PARENT, *words]
@@ -117,7 +118,7 @@ class Piped(Way):
         self._reading.start()
         if "start-proxy" in words:
             assert self.process.stdout.read(8) == b"SSH-2.0-"
-            self.server = max(children(self._listener))
+            (self.server,) = set(children(self._listener)) - self._known_servers
             return
         self._write(b"echo shell=$$.\n")
         self.server = int(_read_until(self.process.stdout.fileno(), rb"shell=(\d+)\."))
