@@ -190,35 +190,44 @@ def _errors(done: "subprocess.CompletedProcess[bytes]") -> list[str]:
     return [line for line in lines if not line.startswith(("Connection closed by", "kex_exchange"))]
 
 
-def test_ssh_as_an_ordinary_user(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """A job without the helper in a cloud that an ordinary user runs: its containers are that user's."""
     # A user namespace where the cloud and its jobs are number 1000, with an account and without any rights.
-    home = tmp_path / "home"
+    folder = tmp_path_factory.mktemp("ordinary")
+    home = folder / "home"
     home.mkdir()
-    accounts = tmp_path / "passwd"
+    accounts = folder / "passwd"
     accounts.write_text(
-        f"root:x:0:0:root:/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/bin/false\nplain:x:1000:1000::{home}:/bin/sh\n"
+        "root:x:0:0:root:/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/bin/false\n"
+        f"plain:x:1000:1000::{home}:/bin/sh\n"
     )
     outer = ["unshare", *([] if os.getuid() == 0 else ["-r"]), "-m", "sh", "-c"]
     inner = ["unshare", "-U", "--map-user=1000", "--map-group=1000", "--"]
     within = [*outer, f'mount --bind {accounts} /etc/passwd && exec "$@"', "sh", *inner]
-    with LocalCloud(tmp_path / "cloud", within=within) as cloud:
-        alice = Laptop(cloud.info, "alice", tmp_path)
+    with LocalCloud(folder / "cloud", within=within) as cloud:
+        alice = Laptop(cloud.info, "alice", folder)
         job = launch(alice, HOLD, ssh=False, RemoteDebugConfig={"EnableRemoteDebug": True})
         until(lambda: "= online" in job.log(), "the agent of the service")
+        yield job
 
-        first = alice.sm_ssh("exec", job.host, "--", "id -un; id -u; echo $TRAINING_JOB_NAME")
-        told = f"plain\n1000\n{job.name}\n"
-        assert (first.returncode, first.stdout.decode()) == (0, told), first.stderr.decode()
-        assert first.stderr.decode().splitlines() == [f"sm-ssh: bringing a relay for ssh into {job.host}"]
 
-        # Plain ssh has to be told the name before anybody can know it, and knows it from then on.
-        bob = Laptop(cloud.info, "bob", tmp_path)
-        unknown = bob.ssh(job.host, "true")
-        assert unknown.returncode == 255
-        assert f"error[wrong-user]: {job.host} admits 'plain' only, not 'root'" in unknown.stderr.decode()
-        known = bob.ssh(job.host, "id -un")
-        assert (known.returncode, known.stdout) == (0, b"plain\n"), known.stderr.decode()
-        job.stop()
+def test_ssh_as_an_ordinary_user(ordinary: Job) -> None:
+    done = ordinary.laptop.sm_ssh("exec", ordinary.host, "--", "id -un; id -u; echo $TRAINING_JOB_NAME")
+    told = f"plain\n1000\n{ordinary.name}\n"
+    assert (done.returncode, done.stdout.decode()) == (0, told), done.stderr.decode()
+    assert done.stderr.decode().splitlines() == [f"sm-ssh: bringing a relay for ssh into {ordinary.host}"]
+
+
+@pytest.mark.soak
+def test_plain_ssh_as_an_ordinary_user(ordinary: Job, tmp_path: Path) -> None:
+    # It has to be told the name before anybody can know it, and knows it from then on.
+    bob, host = Laptop(ordinary.laptop.info, "bob", tmp_path), ordinary.host
+    unknown = bob.ssh(host, "true")
+    assert unknown.returncode == 255
+    assert f"error[wrong-user]: {host} admits 'plain' only, not 'root'" in unknown.stderr.decode()
+    known = bob.ssh(host, "id -un")
+    assert (known.returncode, known.stdout) == (0, b"plain\n"), known.stderr.decode()
 
 
 SERVING = b"def predict_fn(data, model):\n    return [x * 2 for x in data]\n"
@@ -310,3 +319,27 @@ def test_an_endpoint_takes_no_sessions_any_more(alice: Laptop, endpoint: str) ->
     endpoint_in_service(alice, endpoint)
     done = alice.sm_ssh("connect", host, "true")
     assert (done.returncode, b"error[not-instrumented]" in done.stderr) == (5, True), done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param("sagemaker-cluster:abc123_workers-i-0123456789abcdef0", marks=pytest.mark.soak),
+        "arn:aws:sagemaker:{account}:space/d-abcdef123456/my-space",
+    ],
+)
+def test_nodes_of_clusters_and_spaces(
+    e2e_cloud: LocalCloud, laptop: Callable[[str], Laptop], target: str
+) -> None:
+    admin = laptop("admin")
+    target = target.format(account=f"{admin.info['region']}:{admin.info['account_id']}")
+    e2e_cloud.faults(kind="native-node", target=target)
+    typed = b"echo $((6 * 7))\nexit\n"
+    shell = until(
+        lambda: (done := admin.sm_ssh("session", target, stdin=typed)).returncode == 0 and done,
+        f"a shell in {target}",
+    )
+    assert b"42\r\n" in shell.stdout
+    done = admin.sm_ssh("exec", target, "--", "sh", "-c", "cat; exit 7", stdin=b"in")
+    assert (done.returncode, done.stdout) == (7, b"in"), done.stderr.decode()
+    e2e_cloud.clear_faults()

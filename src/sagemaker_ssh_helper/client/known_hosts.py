@@ -14,8 +14,9 @@ from sagemaker_ssh_helper.client.files import config_dir, read_text, write_atomi
 from sagemaker_ssh_helper.names import InstanceId
 from sagemaker_ssh_helper.public_keys import PublicKey
 
-# What a host name of ours can hold; nothing that known_hosts reads as a pattern, a list or a marker.
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
+# What a host name of ours can hold, a space's ARN included; nothing that known_hosts reads as a pattern, a
+# list or a marker.
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
 
 
 def path() -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from sagemaker_ssh_helper.emulator import other_resources
 from sagemaker_ssh_helper.emulator.hosting import Hosting
 from sagemaker_ssh_helper.emulator.job_host import JobHost
+from sagemaker_ssh_helper.emulator.native_nodes import NativeNodes
 from sagemaker_ssh_helper.emulator.processing import ProcessingJobs
 from sagemaker_ssh_helper.emulator.resource_table import ResourceTable
 from sagemaker_ssh_helper.emulator.service import Cloud, Operation
@@ -39,4 +40,5 @@ class SageMakerService:
             **cloud.hosting.operations,
             **TransformJobs(cloud, table, host, cloud.hosting).operations,
             **TuningJobs(cloud, table, host, training).operations,
+            **NativeNodes(cloud, host).operations,
         }

@@ -43,12 +43,13 @@ class SsmService:
     def __init__(self, cloud: Cloud) -> None:
         self.state = State(cloud)
         self.gateway = self.state.gateway
+        self.sessions = SessionOperations(self.state)
         commands = CommandOperations(self.state)
         self.message_delivery = MessageDelivery(self.state, commands)
         self.operations: Mapping[str, Operation] = {
             **Registration(self.state).operations,
             **Instances(self.state).operations,
-            **SessionOperations(self.state).operations,
+            **self.sessions.operations,
             **DocumentOperations(self.state).operations,
             **commands.operations,
         }

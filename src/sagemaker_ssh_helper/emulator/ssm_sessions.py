@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sagemaker_ssh_helper.emulator import native_targets
+from sagemaker_ssh_helper.emulator import documents, native_targets
 from sagemaker_ssh_helper.emulator.documents import DEFAULT_SESSION_DOCUMENT
 from sagemaker_ssh_helper.emulator.paging import position_page
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
@@ -54,8 +54,21 @@ class SessionOperations:
             _check_native_document(document.name)
         if exists and not is_native and state.tier != "advanced":
             raise ApiError("BadRequest", TIER_ERROR)
-        if not exists or not state.gateway.is_connected(target):
-            raise ApiError("TargetNotConnected", f"{target} is not connected.")
+        if not exists:
+            raise _not_connected(target)
+        return self._begin(call, target, document, arguments)
+
+    def start_shell(self, call: Call, target: str) -> Mapping[str, Any]:
+        """What an allowed call for a shell at a native target is answered. Raises ApiError."""
+        document = self._state.documents.find(DEFAULT_SESSION_DOCUMENT, "Session")
+        return self._begin(call, target, document, document.arguments({}))
+
+    def _begin(
+        self, call: Call, target: str, document: documents.Document, arguments: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        state, params = self._state, call.params
+        if not state.gateway.is_connected(target):
+            raise _not_connected(target)
         session = Session(
             id=new_session_id(call.principal),
             target=target,
@@ -114,6 +127,10 @@ class SessionOperations:
         if token is not None:
             grant["TokenValue"] = token
         return grant
+
+
+def _not_connected(target: str) -> ApiError:
+    return ApiError("TargetNotConnected", f"{target} is not connected.")
 
 
 def _check_native_document(name: str) -> None:
