@@ -59,6 +59,14 @@ def test_a_wait_ends_as_soon_as_the_node_is_there() -> None:
     assert len(looks) == 3
 
 
+def test_the_listing_may_be_replaced_for_all_managers(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"mi-a": node(1)}
+    monkeypatch.setattr(SSMManager, "list_all_instances_and_fetch_tags", lambda self: table)
+    # Whoever asked AWS here would find nobody.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert SSMManager(region_name="eu-west-1").get_training_instance_ids("job") == ["mi-a"]
+
+
 def test_instances_expire_by_their_registration() -> None:
     day = 86400
     table = {

@@ -125,8 +125,7 @@ class SSMManager:
         ]
 
     def _live_instances_of(self, kind: ResourceKind, name: str) -> List[str]:
-        replaced = getattr(self.list_all_instances_and_fetch_tags, "__func__", None)
-        if replaced is SSMManager.list_all_instances_and_fetch_tags:
+        if getattr(self.list_all_instances_and_fetch_tags, "__func__", None) is _OWN_LISTING:
             # One call finds the nodes of one resource, however many others the account has.
             return [found.id for found in instances.instances_of(self._client, kind, name) if found.online]
         tags_by_id = {
@@ -137,6 +136,10 @@ class SSMManager:
             and tags.get(PING_STATUS, instances.ONLINE) == instances.ONLINE
         }
         return sorted(tags_by_id, key=lambda instance_id: _rank(tags_by_id[instance_id]))
+
+
+_OWN_LISTING = SSMManager.list_all_instances_and_fetch_tags
+"""To know it from a replacement, also from one for the whole class."""
 
 
 def _rank(tags: Dict[str, str]) -> int:
