@@ -17,6 +17,8 @@ from local_cloud import LocalCloud
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
+pytestmark = pytest.mark.timeout(sdk_programs.TIMEOUT)
+
 REGION_OF_OTHERS = "eu-west-2"
 
 SPARK_SUBMIT = """
@@ -84,7 +86,7 @@ class Example:
             return pattern.search(self.said) is not None or not self._reader.is_alive()
 
         with self._changed:
-            assert self._changed.wait_for(told, timeout=90), self.said
+            assert self._changed.wait_for(told, timeout=180), self.said
             found = pattern.search(self.said)
         assert found is not None, self.said
         return found.group(1)

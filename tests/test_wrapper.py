@@ -355,6 +355,19 @@ def test_a_wrapper_attached_to_a_job_waits_for_the_nodes_that_start_ssh(
     assert asked == [nodes]
 
 
+def test_of_local_mode_aws_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = SimpleNamespace(boto_session=boto3.Session(region_name="eu-west-1"), local_mode=True)
+    with aws_stub() as stub:
+        for name, value in stub.environment().items():
+            monkeypatch.setenv(name, value)
+        stub.answers["DescribeInstanceInformation"] = {"InstanceInformationList": []}
+        wrapper = SSHEstimatorWrapper.attach("my-job", local)
+        assert wrapper.is_job_in_progress()
+        # Its containers come when they come: what AWS does not know has not ended.
+        assert wrapper.get_instance_ids(timeout_in_sec=0) == []
+        assert set(stub.operations) == {"DescribeInstanceInformation"}
+
+
 def test_an_index_beyond_the_nodes_is_an_error_that_is_also_pythons_own(
     cloud: LocalCloud, session: boto3.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,9 +58,10 @@ class SSHEnvironmentWrapper(abc.ABC):
 
         ``sagemaker_session`` gives credentials and region: an SDK session, or a boto3 session; the default
         boto3 session if None. Raises TargetNotFound when there is no such resource in its region: WrongRegion
-        when another region has it that the environment or a profile names.
+        when another region has it that the environment or a profile names. With a LocalSession of the SDK
+        nothing is asked: AWS knows nothing of what runs in local mode.
         """
-        return cls(_Attached(cls.kind, resource_name, boto3_session(sagemaker_session)))
+        return cls(_Attached(cls.kind, resource_name, sagemaker_session))
 
     @classmethod
     def attach_arn(cls, arn: str, sagemaker_session: Any = None) -> SSHEnvironmentWrapper:
@@ -115,8 +116,9 @@ class SSHEnvironmentWrapper(abc.ABC):
         return boto3_session(getattr(self._wrapped, "sagemaker_session", None))
 
     def is_job_in_progress(self) -> bool:
-        """Whether a container of it may run now."""
-        return not self._describe().ended
+        """Whether a container of it may run now: always in the SDK's local mode, where AWS cannot tell."""
+        name = self.resource_name()
+        return _is_local(self._wrapped) or not _described(self._boto_session(), self.kind, name).ended
 
     def _describe(self) -> Resource:
         """What AWS says of it now. Raises TargetNotFound when it is gone."""
@@ -163,7 +165,7 @@ class SSHEnvironmentWrapper(abc.ABC):
             count=self._expected_nodes(),
             over=lambda: not self.is_job_in_progress(),
         )
-        if not found:
+        if not found and not _is_local(self._wrapped):
             described = self._describe()
             if described.ended:
                 from sagemaker_ssh_helper.aws import instances
@@ -653,11 +655,19 @@ class _Attached:
     """What a wrapper needs of an SDK object, for a resource that none of this process started."""
 
     def __init__(self, kind: ResourceKind, name: str, session: Any) -> None:
-        self.sagemaker_session = session
-        found = _described(session, kind, name)
-        # AWS describes a name in any letter case; the containers know it as it was given.
-        self.name = found.name
-        self.instance_count = found.ssh_nodes or found.instance_count or 1
+        boto = boto3_session(session)
+        self.sagemaker_session = boto if session is None else session
+        self.name, self.instance_count = name, 1
+        if not _is_local(self):
+            found = _described(boto, kind, name)
+            # AWS describes a name in any letter case; the containers know it as it was given.
+            self.name = found.name
+            self.instance_count = found.ssh_nodes or found.instance_count or 1
+
+
+def _is_local(wrapped: Any) -> bool:
+    """Whether its containers run on this machine, in the SDK's local mode."""
+    return getattr(getattr(wrapped, "sagemaker_session", None), "local_mode", False) is True
 
 
 def _described(session: Any, kind: ResourceKind, name: str) -> Resource:

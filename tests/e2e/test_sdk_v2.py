@@ -1,7 +1,10 @@
 """The real SageMaker Python SDK 2, which needs an environment of its own: see the Makefile."""
 
+import contextlib
 import json
+import os
 import secrets
+import signal
 import subprocess
 from pathlib import Path
 from typing import Callable
@@ -84,3 +87,52 @@ def test_every_estimator_is_reached_by_ssh_and_shows_its_log(
     assert "training for 3 epochs in /opt/ml/model" in said
     assert "Training - Training image download completed. Training in progress." in said
     assert said.splitlines()[-1] == "status Completed"
+
+
+TRAIN = """
+import os
+import sagemaker_ssh_helper
+sagemaker_ssh_helper.setup_and_start_ssh()
+print("training as", os.environ["TRAINING_JOB_NAME"], flush=True)
+"""
+
+
+@pytest.mark.matrix
+def test_a_job_in_local_mode_is_reached_by_ssh(laptop: Callable[[str], Laptop], tmp_path: Path) -> None:
+    # In local mode a container has the keys of its user, who must be allowed to register it.
+    admin = laptop("admin")
+    job = Job(admin, f"local-{secrets.token_hex(4)}")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    here = Path(__file__).parent
+    python = sdk_programs.PYTHON[2]
+    for name, text in (("docker", (here / "local_docker.py").read_text()), ("train", TRAIN)):
+        (programs / name).write_text(f"#!{python}\n{text}")
+        (programs / name).chmod(0o755)
+    command = sdk_programs.command(
+        2, admin, "sdk_v2_local.py", job.name, admin.info["role_arn"], str(tmp_path)
+    )
+    admin.env["PATH"] = f"{programs}:{admin.env['PATH']}"
+
+    def online() -> bool:
+        return any(found["PingStatus"] == "Online" for found in job.instances())
+
+    with (tmp_path / "output").open("w+b") as output:
+        process = admin.popen(*command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            until(lambda: process.poll() is not None or online(), "the container to register", 120)
+            assert process.poll() is None, (tmp_path / "output").read_text()
+            ask = "printenv TRAINING_JOB_NAME; sm-wait stop"
+            # No description of AWS tells this job from an impostor.
+            refused = admin.sm_ssh("connect", job.host, ask)
+            assert b"error[host-not-trusted]" in refused.stderr
+            done = admin.sm_ssh("connect", "--trust-first-use", job.host, ask)
+            assert done.stdout.decode().splitlines()[0] == job.name, done.stderr.decode()
+            assert process.wait(timeout=120) == 0, (tmp_path / "output").read_text()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    said = (tmp_path / "output").read_text()
+    assert f"training as {job.name}" in said
+    assert said.splitlines()[-1] == f"ended {job.name}"
