@@ -297,6 +297,14 @@ def test_an_endpoint_without_the_helper(alice: Laptop, endpoint: str) -> None:
     assert len({run["stdout"] for run in ran}) == 2
 
 
+def test_logs_of_an_endpoint_are_its_model_s_own(alice: Laptop, endpoint: str) -> None:
+    logs = alice.client("logs")
+    group = f"/aws/sagemaker/Endpoints/{endpoint}"
+    until(lambda: "= online" in str(logs.filter_log_events(logGroupName=group)), "the agents' lines")
+    done = alice.sm_ssh("logs", f"{endpoint}.inference.sagemaker")
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr.decode()
+
+
 @pytest.mark.soak
 def test_an_endpoint_takes_no_sessions_any_more(alice: Laptop, endpoint: str) -> None:
     # Turned off as it is turned on, by another configuration: the sessions end with the instances.

@@ -71,8 +71,8 @@ def events(
             raise
         for event in answer.get("events") or ():
             stream = str(event.get("logStreamName", ""))
-            if kind is ResourceKind.TRAINING and stream.endswith("/ssm"):
-                # Remote debugging's agent wrote it, not the job.
+            if stream.endswith("/ssm"):
+                # The service's agent wrote it, not the container's program.
                 continue
             yield Event(
                 id=str(event.get("eventId", "")),
