@@ -351,8 +351,8 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
         if job is None:
             raise TargetNotFound(
                 "the estimator has not started a job yet",
-                fix="Call estimator.fit(wait=False) first, or train(wait=False) of a ModelTrainer; attach to the "
-                "jobs of a tuner by their names",
+                fix="Call estimator.fit(wait=False) first, or train(wait=False) of a ModelTrainer; attach to "
+                "the jobs of a tuner by their names",
             )
         return _job_name(job)
 
