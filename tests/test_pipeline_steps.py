@@ -70,6 +70,21 @@ def test_steps_with_containers_get_ssh(session: boto3.Session) -> None:
     assert "TrainingJobName" not in steps[0]["Arguments"]
 
 
+def test_the_jobs_of_a_tuning_step_get_ssh(session: boto3.Session) -> None:
+    one, other = ({"RoleArn": f"{ROLE}{name}", "Environment": {"MINE": name}} for name in ("One", "Other"))
+    alone = {"Name": "tune", "Type": "Tuning", "Arguments": {"TrainingJobDefinition": one}}
+    several = {"Name": "all", "Type": "Tuning", "Arguments": {"TrainingJobDefinitions": [one, other]}}
+    steps = sent(session, [alone, several])
+    definitions = [
+        steps[0]["Arguments"]["TrainingJobDefinition"],
+        *steps[1]["Arguments"]["TrainingJobDefinitions"],
+    ]
+    environments = [definition["Environment"] for definition in definitions]
+    assert [each["MINE"] for each in environments] == ["One", "One", "Other"]
+    assert [each["START_SSH"] for each in environments] == ["true"] * 3
+    assert [each["SSH_SSM_ROLE"] for each in environments] == ["MineOne", "MineOne", "MineOther"]
+
+
 def test_steps_within_a_condition_get_ssh(session: boto3.Session) -> None:
     branches = {"Conditions": [], "IfSteps": [training()], "ElseSteps": [training()]}
     (step,) = sent(session, [{"Name": "choose", "Type": "Condition", "Arguments": branches}])

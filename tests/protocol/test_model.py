@@ -31,15 +31,15 @@ pytestmark = pytest.mark.container
 
 RULES = Path(__file__).parent.parent.parent / "docs" / "adr" / "0002-reliability-rules.md"
 
-SIX = Scenario("one message up, six events", 6, up=b"a")
+SMALL = Scenario("one small message up", 6, up=b"a")
 NETWORK = Scenario(
-    "two messages down, six events of the network", 6, down=b"AB", window=2,
+    "two small messages down, and only the network errs", 6, down=b"AB", window=2,
     without=frozenset(["stop", "hold", "close", "break"]),
 )  # fmt: skip
 
 SHALLOW = [
-    SIX,
-    NETWORK,
+    replace(SMALL, depth=5),
+    replace(NETWORK, depth=5),
     ONE,
     TWO,
     replace(THREE, depth=3),
@@ -54,6 +54,8 @@ SHALLOW = [
     replace(OFFICIAL_CLIENT, depth=3),
 ]
 DEEP = [
+    SMALL,
+    NETWORK,
     replace(ONE, depth=6),
     replace(TWO, depth=6),
     replace(THREE, depth=6),
