@@ -17,12 +17,15 @@ FAMILIES: Mapping[str, Family] = {
     "sagemaker": Family.JSON,
     "logs": Family.JSON,
     "kms": Family.JSON,
+    "tagging": Family.JSON,
     "sts": Family.QUERY,
     "iam": Family.QUERY,
     "sns": Family.QUERY,
     "s3": Family.S3,
 }
-"""The services by botocore's names, which are also what their requests are signed for."""
+"""The services by what their requests are signed for, which nearly always is botocore's name, too."""
+
+_BOTOCORE_NAMES: Mapping[str, str] = {"tagging": "resourcegroupstaggingapi"}
 
 TARGETS: Mapping[str, str] = {
     "AmazonSSM": "ssm",
@@ -30,6 +33,7 @@ TARGETS: Mapping[str, str] = {
     "SageMaker": "sagemaker",
     "Logs_20140328": "logs",
     "TrentService": "kms",
+    "ResourceGroupsTaggingAPI_20170126": "tagging",
 }
 """What stands before the operation in ``X-Amz-Target``."""
 
@@ -51,9 +55,8 @@ class Models:
             return None
         with self._lock:
             if service not in self._models:
-                self._models[service] = ServiceModel(
-                    self._loader.load_service_model(service, "service-2"), service
-                )
+                name = _BOTOCORE_NAMES.get(service, service)
+                self._models[service] = ServiceModel(self._loader.load_service_model(name, "service-2"), name)
             return self._models[service]
 
     def operation(self, service: str, name: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -60,6 +60,10 @@ class ResourceTable:
 
     def remove(self, arn: str) -> None:
         self._records.pop(arn, None)
+
+    def tagged(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """The ARNs and tags of all."""
+        return ((arn, record.tags) for arn, record in self._records.items())
 
     def of_type(self, arn_type: str) -> list[Any]:
         """Every resource whose ARN says this type, oldest first."""

@@ -29,6 +29,7 @@ class SageMakerService:
 
     def __init__(self, cloud: Cloud) -> None:
         table = ResourceTable(cloud)
+        self.tagged = table.tagged
         host = JobHost(cloud)
         cloud.hosting = Hosting(cloud, table, host)
         training = TrainingJobs(cloud, table, host)

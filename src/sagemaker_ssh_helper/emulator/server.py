@@ -23,6 +23,7 @@ from sagemaker_ssh_helper.emulator.service import Caller, Cloud
 from sagemaker_ssh_helper.emulator.simulation import IamService
 from sagemaker_ssh_helper.emulator.ssm import SsmService
 from sagemaker_ssh_helper.emulator.state_folder import StateFolder
+from sagemaker_ssh_helper.emulator.tagging import TaggingService
 from sagemaker_ssh_helper.emulator.tls import make_certificates
 from sagemaker_ssh_helper.emulator.users import create_users
 from sagemaker_ssh_helper.errors import LocalSetup, PortBusy
@@ -112,6 +113,8 @@ class LocalCloud:
         # Closed first, as the last one made: jobs end while their containers can still say goodbye.
         sagemaker = SageMakerService(cloud)
         cloud.services[sagemaker.name] = sagemaker
+        tagging = TaggingService(cloud, systems_manager.state.tagged, sagemaker.tagged)
+        cloud.services[tagging.name] = tagging
 
     async def _listen(
         self, pipeline: Pipeline, sockets: list[socket.socket], context: ssl.SSLContext | None

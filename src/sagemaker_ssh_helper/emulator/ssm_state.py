@@ -3,7 +3,7 @@ What the parts of the local Systems Manager share.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 
 from sagemaker_ssh_helper.emulator import native_targets
@@ -57,6 +57,10 @@ class State:
     def arn(self, resource: str) -> str:
         """The ARN of a resource of this account, such as ``managed-instance/mi-…``."""
         return f"arn:aws:ssm:{self.cloud.region}:{self.cloud.account_id}:{resource}"
+
+    def tagged(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """The ARNs and tags of the instances."""
+        return ((self.arn(f"managed-instance/{each.id}"), each.tags) for each in self.instances)
 
     def authorize(self, caller: Caller, action: str, resource: str, context: Context | None = None) -> None:
         """Raise AccessDenied unless the caller may do ``ssm:action`` on this resource of the account."""
