@@ -71,14 +71,52 @@ def test_a_command_that_a_signal_ended_counts_as_failed(state):
     assert "exit status 137" in said
 
 
-def test_sigterm_goes_to_the_command_and_holds_nothing(state):
-    handles = SLEEPS.format("signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_end_goes_to_the_command_and_holds_nothing(state, number):
+    handles = SLEEPS.format(f"signal.signal({number:d}, lambda *_: sys.exit(5))")
     process = sm_hold("--for", LONG, "--", sys.executable, "-c", handles)
     assert process.stdout.readline() == "ready\n"
 
-    process.terminate()
+    process.send_signal(number)
 
     assert ended(process) == (5, "", "")
+
+
+# Its words, as the first program of a terminal.
+ON_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "sagemaker_ssh_helper.agent.hold", *sys.argv[1:]])
+"""
+COUNTS = """
+import signal, sys, time
+got = []
+signal.signal(signal.SIGINT, lambda *_: got.append(1))
+signal.alarm(60)
+print("ready", flush=True)
+while not got:
+    signal.pause()
+time.sleep(0.3)
+sys.exit(len(got))
+"""
+
+
+def test_a_key_of_the_terminal_is_one_signal_for_the_command(state):
+    primary, replica = os.openpty()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_TERMINAL, "--for", LONG, "--", sys.executable, "-c", COUNTS],
+        env=environment,
+        stdin=replica,
+        stdout=replica,
+        stderr=replica,
+        start_new_session=True,
+    )
+    os.close(replica)
+    with open(primary, "r+b", buffering=0) as terminal:
+        assert terminal.readline() == b"ready\r\n"
+        terminal.write(b"\x03")
+        assert process.wait(60) == 1
 
 
 def test_sigterm_ends_a_hold_with_the_status_of_the_command(state):

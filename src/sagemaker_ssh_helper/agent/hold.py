@@ -73,11 +73,11 @@ class _Holder:
 
     def __init__(self) -> None:
         self._process: Optional[subprocess.Popen[bytes]] = None
-        self._told_to_end = False
+        self._told_to_end = 0
+        """The signal that said so."""
 
     def run(self, command: List[str], seconds: int) -> int:
         signal.signal(signal.SIGTERM, self._end)
-        # A terminal sends it to the command, too.
         signal.signal(signal.SIGINT, self._end)
         try:
             self._process = subprocess.Popen(command)
@@ -86,7 +86,7 @@ class _Holder:
             return 127 if isinstance(error, FileNotFoundError) else 126
         if self._told_to_end:
             # It came before there was anybody to hand it to.
-            self._process.terminate()
+            self._process.send_signal(self._told_to_end)
         code = self._process.wait()
         status = code if code >= 0 else 128 - code
         if status and not self._told_to_end:
@@ -94,8 +94,8 @@ class _Holder:
         return status
 
     def _end(self, number: int, frame: object) -> None:
-        self._told_to_end = True
-        if self._process is not None and number == signal.SIGTERM:
+        self._told_to_end = number
+        if self._process is not None and (number == signal.SIGTERM or not _in_foreground()):
             try:
                 self._process.send_signal(number)
             except ProcessLookupError:
@@ -110,11 +110,25 @@ class _Holder:
                 _say(
                     f"the command failed, exit status {status}; kept for {seconds} s, or until: sm-wait stop"
                 )
-                ran_out = waiter.wait(seconds, unless=lambda: self._told_to_end)
+                ran_out = waiter.wait(seconds, unless=lambda: bool(self._told_to_end))
         except (SSHHelperError, OSError) as error:
             _say(f"the container is not kept: {error}")
             return
         _say("the time is over" if ran_out else "stopped")
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal sends its keys' signals to us: then the command gets them, too."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def _say(text: str) -> None:
