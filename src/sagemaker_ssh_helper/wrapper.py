@@ -7,7 +7,6 @@ They work by duck typing: the SDK is never imported here, and its classes are to
 from __future__ import annotations
 
 import abc
-import logging
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Type, TypeVar
 
 from sagemaker_ssh_helper.errors import (
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from sagemaker_ssh_helper.aws.resources import Resource
     from sagemaker_ssh_helper.manager import SSMManager
     from sagemaker_ssh_helper.proxy import SSMProxy
-
-logger = logging.getLogger(__name__)
 
 W = TypeVar("W", bound="SSHEnvironmentWrapper")
 
@@ -549,7 +546,11 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
         holder = inner if getattr(inner, "sagemaker_session", None) is not None else model
         name = getattr(model, "model_name" if builder else "name", None)
         if _has_ssh(holder, name):
-            logger.warning("the model %s exists already, and its own choices of ssh hold", name)
+            import logging
+
+            logging.getLogger(__name__).warning(
+                "the model %s exists already, and its own choices of ssh hold", name
+            )
             return cls(model)
         ssh = _prepare(
             holder,
