@@ -80,7 +80,7 @@ class Example:
 
     def host(self, kind: str) -> str:
         """The host name that it tells for what it has launched of this kind."""
-        pattern = re.compile(rf"sm-ssh connect (\S+\.{kind}\.sagemaker)\n")
+        pattern = re.compile(rf"sm-ssh connect (?:--\S+ \S+ )*(\S+\.{kind}\.sagemaker)\n")
 
         def told() -> bool:
             return pattern.search(self.said) is not None or not self._reader.is_alive()

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Type
 
 import boto3
 import pytest
@@ -382,6 +382,40 @@ def test_an_index_beyond_the_nodes_is_an_error_that_is_also_pythons_own(
         wrapper.get_instance_id(index=1)
     assert isinstance(caught.value, NodeNotFound)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("profile", "region", "options"),
+    [
+        (None, None, ""),
+        (None, "eu-west-2", "--region eu-west-2 "),
+        ("work", None, "--profile work "),
+        ("work", "eu-west-2", "--profile work --region eu-west-2 "),
+    ],
+)
+def test_the_command_that_is_shown_goes_where_the_object_is(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    profile: Optional[str],
+    region: Optional[str],
+    options: str,
+) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    configuration = tmp_path / "config"
+    configuration.write_text("[default]\nregion = eu-west-1\n[profile work]\nregion = us-west-2\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(configuration))
+    estimator = SimpleNamespace(
+        latest_training_job=SimpleNamespace(name="my-job"),
+        sagemaker_session=SimpleNamespace(
+            boto_session=boto3.Session(profile_name=profile, region_name=region)
+        ),
+    )
+    SSHEstimatorWrapper(estimator).print_ssh_info()
+    said = capsys.readouterr().out
+    assert f"sm-ssh connect {options}my-job.training.sagemaker\n" in said
+    assert f"sm-ssh config-ssh {options}".rstrip() + ":  ssh my-job.training.sagemaker\n" in said
 
 
 @pytest.mark.parametrize(

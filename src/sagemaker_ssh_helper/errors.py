@@ -24,7 +24,7 @@ Everything that can go wrong, as one tree.
     └── UserError                the user can fix it
         ├── UsageError             (also ValueError)
         ├── TargetNotFound         (also ValueError)
-        │   └── WrongRegion            another region that you use has it
+        │   ├── WrongRegion          another region that you use has it
         │   └── NodeNotFound         it has fewer nodes (also IndexError)
         ├── AmbiguousTarget        (also ValueError)
         ├── TargetEnded            (also ValueError)

@@ -10,7 +10,14 @@ import abc
 import logging
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Type, TypeVar
 
-from sagemaker_ssh_helper.errors import AccessDenied, LaunchRefused, NodeNotFound, TargetNotFound, WrongRegion
+from sagemaker_ssh_helper.errors import (
+    AccessDenied,
+    AwsError,
+    LaunchRefused,
+    NodeNotFound,
+    TargetNotFound,
+    WrongRegion,
+)
 from sagemaker_ssh_helper.launch import (
     MODEL_REQUEST,
     PROCESSING_REQUEST,
@@ -234,8 +241,9 @@ class SSHEnvironmentWrapper(abc.ABC):
         print(f"{self.kind.label} {self.resource_name()}")
         print(f"  console  {self.get_metadata_url()}")
         print(f"  log      {self.get_cloudwatch_url()}")
-        print(f"  connect  sm-ssh connect {self.fqdn()}")
-        print(f"  or, after sm-ssh config-ssh:  ssh {self.fqdn()}")
+        place = self._place()
+        print(f"  connect  {' '.join(['sm-ssh connect', *place, self.fqdn()])}")
+        print(f"  or, after {' '.join(['sm-ssh config-ssh', *place])}:  ssh {self.fqdn()}")
 
     def get_cloudwatch_url(self) -> str:
         """The address of the resource's log in the console."""
@@ -248,6 +256,21 @@ class SSHEnvironmentWrapper(abc.ABC):
         from sagemaker_ssh_helper.aws import console
 
         return console.resource_url(self._region(), self.kind, self.resource_name())
+
+    def _place(self) -> List[str]:
+        """The options by which a command comes to this profile and region; none where it comes by itself."""
+        import boto3
+
+        from sagemaker_ssh_helper.aws.session import Session
+
+        own = self._boto_session()
+        profile = own.profile_name if own.profile_name != boto3.Session().profile_name else None
+        place = ["--profile", profile] if profile else []
+        try:
+            region = Session.open(profile=profile).region
+        except AwsError:
+            region = ""
+        return place if region == own.region_name else [*place, "--region", str(own.region_name)]
 
     def _expected_nodes(self) -> int:
         """How many nodes should register: no call is made for it."""
