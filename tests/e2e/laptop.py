@@ -13,6 +13,7 @@ import textwrap
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from sagemaker_ssh_helper.launch import enable_ssh
@@ -212,11 +213,12 @@ def launch(
     ssh: bool = True,
     ssh_nodes: int = 2,
     keep_program: bool = False,
+    files: Mapping[str, bytes] = MappingProxyType({}),
     **request: Any,
 ) -> Job:
     """
-    A job that runs ``script``; with ``ssh`` it waits for a connection ``wait`` seconds,
-    on its first ``ssh_nodes`` nodes.
+    A job that runs ``script``, which has ``files`` beside it; with ``ssh`` it waits for a connection ``wait``
+    seconds, on its first ``ssh_nodes`` nodes.
 
     With ``keep_program`` the script itself starts ssh: the library is there, and nothing stands before it.
     """
@@ -227,10 +229,10 @@ def launch(
     s3.create_bucket(Bucket=bucket)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        content = textwrap.dedent(script).encode()
-        info = tarfile.TarInfo("train.py")
-        info.size = len(content)
-        tar.addfile(info, io.BytesIO(content))
+        for member, content in {"train.py": textwrap.dedent(script).encode(), **files}.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     s3.put_object(Bucket=bucket, Key=key, Body=buffer.getvalue())
     full = {
         "TrainingJobName": name,
