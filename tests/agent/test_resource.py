@@ -89,16 +89,44 @@ def test_a_notebook_instance_is_known_by_its_metadata(ml):
     assert identify({}, ml.path) == Resource(ResourceKind.NOTEBOOK, "nb", arn, 0)
 
 
-@pytest.mark.parametrize(
-    "extra", [{}, {"AppType": "JupyterLab"}, {"DomainId": "d-1"}, {"AppType": "CodeEditor", "New": [1]}]
-)
-def test_a_studio_app_is_named_by_its_arn_since_every_space_app_is_called_default(ml, extra):
+# What the three kinds of Studio's apps write: of a user, of a space, and of a space's user.
+STUDIO = [
+    {"AppType": "KernelGateway", "DomainId": "d-1", "UserProfileName": "terry", "ResourceName": "my-app"},
+    {"AppType": "JupyterLab", "DomainId": "d-1", "SpaceName": "space", "ResourceName": "default"},
+    {
+        "AppType": "CodeEditor",
+        "DomainId": "d-1",
+        "UserProfileName": "terry",
+        "SpaceName": "space",
+        "ResourceName": "default",
+        "ExecutionRoleArn": "arn:aws:iam::111122223333:role/Mine",
+        "AppImageVersion": "3.1.0",
+        "New": [1],
+    },
+]
+
+
+def without_one_member(metadata):
+    return [metadata, *({k: v for k, v in metadata.items() if k != gone} for gone in metadata)]
+
+
+@pytest.mark.parametrize("metadata", [each for one in STUDIO for each in without_one_member(one)])
+def test_a_studio_app_is_named_by_its_arn_since_every_space_app_is_called_default(ml, metadata):
     arn = ARN + "app/d-1/space/JupyterLab/my-app"
-    ml("metadata/resource-metadata.json", {"ResourceArn": arn, "ResourceName": "default", **extra})
+    ml("metadata/resource-metadata.json", {"ResourceArn": arn, **metadata})
 
     found = identify({"TRAINING_JOB_NAME": "not-this"}, ml.path)
 
     assert found == Resource(ResourceKind.STUDIO, "my-app", arn, 0)
+
+
+@pytest.mark.parametrize("arn", [{}, {"ResourceArn": None}, {"ResourceArn": "rubbish"}])
+def test_metadata_without_an_arn_is_known_by_its_name(ml, arn):
+    ml("metadata/resource-metadata.json", {**STUDIO[0], **arn})
+    assert identify({}, ml.path) == Resource(ResourceKind.STUDIO, "my-app", "", 0)
+
+    ml("metadata/resource-metadata.json", {"ResourceName": "nb", **arn})
+    assert identify({}, ml.path) == Resource(ResourceKind.NOTEBOOK, "nb", "", 0)
 
 
 def test_what_tells_nothing_is_an_endpoint_under_its_launch_id(ml):

@@ -56,12 +56,13 @@ def identify(environ: Mapping[str, str], base: str) -> Resource:
     launch id.
     """
     metadata = _read_json(os.path.join(base, "metadata", "resource-metadata.json"))
-    arn = _text(metadata.get("ResourceArn"))
-    if arn:
-        # Every app of a Studio space is called "default" by ResourceName: the ARN has its real name.
+    arn = _arn(metadata.get("ResourceArn"))
+    # Every app of a Studio space is called "default" by ResourceName: the ARN has its real name.
+    name = arn.rpartition("/")[2] or _text(metadata.get("ResourceName"))
+    if name:
         studio = "AppType" in metadata or "DomainId" in metadata or ":app/" in arn
         kind = ResourceKind.STUDIO if studio else ResourceKind.NOTEBOOK
-        return Resource(kind, arn.rpartition("/")[2], arn, 0)
+        return Resource(kind, name, arn, 0)
 
     config = _read_json(os.path.join(base, "config", "processingjobconfig.json"))
     name = _text(config.get("ProcessingJobName"))
