@@ -8,6 +8,13 @@ import pytest
 
 from agent.fake_aws import FakeAws
 from agent.job_script import SECRET, SOURCE, Job, processes_of
+from sagemaker_ssh_helper.agent import sshd
+
+
+@pytest.fixture(autouse=True)
+def _any_port(monkeypatch):
+    """Servers in this process leave port 22 alone: others on this machine take it as soon as it is free."""
+    monkeypatch.setattr(sshd, "SSH_PORT", 0)
 
 
 @pytest.fixture

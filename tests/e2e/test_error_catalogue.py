@@ -374,7 +374,7 @@ def test_a_dying_sshd_is_told_and_comes_back(alice: Laptop) -> None:
         done = alice.ssh(job.host, "kill -9 $(cat $SSH_STATE_DIR/sshd.pid)")
         assert status["sshd_port"]
         assert done.returncode in (0, 255)
-        until(lambda: alice.ssh(job.host, "true").returncode == 0, "sshd to be restarted", 30)
+        until(lambda: alice.ssh(job.host, "true").returncode == 0, "sshd to be restarted", 90)
 
 
 @provokes("duplicate-node")

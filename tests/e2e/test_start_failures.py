@@ -257,6 +257,7 @@ def test_a_port_that_is_taken_is_not_needed(administrator: Laptop) -> None:
             # It is another's already, or nobody's who may not have it; then sshd of the job may not either.
             pass
         with running(administrator, "import time; time.sleep(600)", wait=0) as job:
+            stack.close()
             done = administrator.ssh(job.host, "sm-wait status")
             assert b"state:     online" in done.stdout, done.stderr.decode()
 

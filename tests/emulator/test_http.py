@@ -212,7 +212,8 @@ def test_a_head_that_trickles_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     async def main() -> bytes:
         async with serving(echo, tmp_path) as address:
             reader, writer = await asyncio.open_connection(*address)
-            answer = asyncio.ensure_future(reader.read())
+            # Not to the end: what is sent after the answer may reset the connection.
+            answer = asyncio.ensure_future(reader.readline())
             while not answer.done():
                 writer.write(b"x")
                 await asyncio.wait([answer], timeout=0.02)
