@@ -74,7 +74,7 @@ fuzz: $(FUZZ)/.ready
 
 # The container side on the oldest Python it promises, and the user's side on its own.
 test-floors: system-for-tests
-	scripts/test-floor 3.8 'container'
+	scripts/test-floor 3.8 'container and not soak'
 	scripts/test-floor 3.10 'not sdk and not container and not soak and not matrix'
 
 lint: $(DEV)
