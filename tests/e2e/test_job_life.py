@@ -355,3 +355,19 @@ def test_a_job_is_stopped(alice: Laptop) -> None:
         assert done.returncode == 0, done.stderr.decode()
         assert alice.sm_ssh("wait", "--for", "ended", job.host).returncode == 0
         until(lambda: job.describe()["TrainingJobStatus"] == "Stopped", "the job to be stopped")
+
+
+def test_stopping_a_stopped_job_that_uploads_is_nothing_new(alice: Laptop, e2e_cloud: LocalCloud) -> None:
+    def reaches(status: str) -> None:
+        until(lambda: job.describe()["SecondaryStatus"] == status, f"the job to be {status}")
+
+    job = launch(alice, "import time; time.sleep(600)", ssh=False)
+    reaches("Training")
+    with e2e_cloud.fault(kind="delay", action="s3:PutObject", seconds=3):
+        job.stop()
+        reaches("Uploading")
+        job.stop()
+        described = job.wait_ended()
+
+    statuses = [transition["Status"] for transition in described["SecondaryStatusTransitions"]]
+    assert statuses == ["Starting", "Downloading", "Training", "Stopping", "Uploading", "Stopped"]

@@ -159,7 +159,7 @@ class JobRun:
         """End the job as StopTrainingJob does; ``run`` then ends it as Stopped."""
         self._record.stop_requested = True
         self._stopping.set()
-        if self._record.status is not Status.STOPPING:
+        if self._record.primary_status != Status.STOPPING.primary:
             self._enter(Status.STOPPING)
 
     async def _work(self) -> str | None:
