@@ -1,16 +1,17 @@
 """
 A company's proxy: it wants a password, ends TLS by certificates of an authority of its own, and passes on
-what is inside.
+what is inside. A process of its own, which ends with its starter.
 """
 
 import asyncio
 import base64
+import os
 import secrets
 import ssl
 import subprocess
-import threading
+import sys
 from pathlib import Path
-from typing import Set
+from typing import Optional, Set
 from urllib.parse import urlsplit
 
 HOST = "aws.localhost"  # the local cloud answers to loopback names alone
@@ -30,53 +31,61 @@ class InspectingProxy:
     endpoint_url = f"https://{HOST}"
 
     def __init__(self, target_url: str, folder: Path) -> None:
-        target = urlsplit(target_url)
-        self._target = (target.hostname, target.port)
+        self._target_url = target_url
+        self._asked = folder / "asked"
+        self._asked.touch()
         self.password = secrets.token_hex(8)
         self.ca_file = folder / "ca.pem"
-        key = folder / "key.pem"
+        self._key = folder / "key.pem"
         words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
         words += ["-nodes", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
-        words += ["-keyout", str(key), "-out", str(self.ca_file)]
+        words += ["-keyout", str(self._key), "-out", str(self.ca_file)]
         subprocess.run(words, check=True, capture_output=True, timeout=TIMEOUT)
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._tls.load_cert_chain(self.ca_file, key)
-        self.asked: Set[str] = set()
-        """The paths of the connections' first requests; of channels what stands before their names."""
         self.url = ""
         """With the name and the password, as HTTPS_PROXY has it."""
-        self._loop = asyncio.new_event_loop()
-        self._is_ready, self._is_over = threading.Event(), asyncio.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+        self._process: Optional["subprocess.Popen[str]"] = None
+
+    @property
+    def asked(self) -> Set[str]:
+        """The paths of the connections' first requests; of channels what stands before their names."""
+        return set(self._asked.read_text().splitlines())
 
     def __enter__(self) -> "InspectingProxy":
-        self._thread.start()
-        assert self._is_ready.wait(TIMEOUT)
+        words = [sys.executable, __file__, self._target_url, str(self.ca_file), str(self._key)]
+        words += [str(self._asked), self.password]
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self._process.stdout
+        self.url = f"http://me:{self.password}@127.0.0.1:{int(self._process.stdout.readline())}"
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._loop.call_soon_threadsafe(self._is_over.set)
-        self._thread.join(TIMEOUT)
-        self._loop.close()
+        assert self._process
+        self._process.communicate(timeout=TIMEOUT)
 
-    async def _run(self) -> None:
+
+class _Proxy:
+    def __init__(self, target_url: str, ca_file: str, key: str, asked: str, password: str) -> None:
+        target = urlsplit(target_url)
+        self._target = (target.hostname, target.port)
+        self._asked = asked
+        self._credentials = base64.b64encode(f"me:{password}".encode()).decode()
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._tls.load_cert_chain(ca_file, key)
+
+    async def run(self) -> None:
         outer = await asyncio.start_server(self._connect, "127.0.0.1", 0)
         inner = await asyncio.start_server(self._pass_on, "127.0.0.1", 0, ssl=self._tls)
         self._inner_port = inner.sockets[0].getsockname()[1]
-        self.url = f"http://me:{self.password}@127.0.0.1:{outer.sockets[0].getsockname()[1]}"
-        self._is_ready.set()
-        await self._is_over.wait()
-        outer.close()
-        inner.close()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        print(outer.sockets[0].getsockname()[1], flush=True)
+        # Nothing is ever written there: it can be read when the starter is gone.
+        asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 0)
+        await outer.serve_forever()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        expected = base64.b64encode(f"me:{self.password}".encode()).decode()
-        if f"proxy-authorization: basic {expected}".lower() not in head.lower():
+        if f"proxy-authorization: basic {self._credentials}".lower() not in head.lower():
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
             writer.close()
             return
@@ -86,7 +95,8 @@ class InspectingProxy:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        self.asked.add("/".join(head.decode().split(" ")[1].split("/")[:3]))
+        with open(self._asked, "a") as asked:
+            print("/".join(head.decode().split(" ")[1].split("/")[:3]), file=asked)
         there, back = await asyncio.open_connection(*self._target)
         back.write(head)
         await _join(reader, writer, there, back)
@@ -114,3 +124,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         pass
     finally:
         writer.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_Proxy(*sys.argv[1:]).run())
