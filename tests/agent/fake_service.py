@@ -57,6 +57,7 @@ from sagemaker_ssh_helper.protocol.websocket import (
     WebSocket,
     server_response,
 )
+from stream_server import StreamServer
 
 MI = "mi-0123456789abcdef0"
 DATA_KEY = DataKey(bytes(range(64)), b"encrypted by KMS")
@@ -304,7 +305,6 @@ class FakeService:
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._stop: Optional[asyncio.Event] = None
-        self._tasks: List[asyncio.Task[Any]] = []
 
     # --- the test's side ---
 
@@ -446,29 +446,20 @@ class FakeService:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        self._started.set()
-        await self._stop.wait()
-        server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        async with StreamServer(self._on_connection) as server:
+            self.url = f"http://127.0.0.1:{server.port}"
+            self._started.set()
+            await self._stop.wait()
         for client in self.sessions.values():
             if client._timer is not None:
                 client._timer.cancel()
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.append(task)
         try:
             await self._talk(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            self._tasks.remove(task)
             writer.transport.abort()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

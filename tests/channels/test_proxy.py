@@ -11,6 +11,7 @@ from channels.relay import Relay
 from sagemaker_ssh_helper.channels import connect_websocket
 from sagemaker_ssh_helper.channels.proxy import Address, find_proxy
 from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup
+from stream_server import StreamServer
 
 pytestmark = pytest.mark.container
 
@@ -145,40 +146,29 @@ class Proxy:
         self.authorization = authorization
         self.heads: List[str] = []
         self.answer = b"HTTP/1.1 200 Connection established\r\nVia: me\r\n\r\n"
-        self._server: Optional[asyncio.AbstractServer] = None
-        self._tasks: List[asyncio.Future[None]] = []
+        self._server = StreamServer(self._serve)
 
     async def __aenter__(self) -> "Proxy":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        await self._server.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+    async def __aexit__(self, *exception: object) -> None:
+        await self._server.__aexit__(*exception)
 
     @property
     def address(self) -> str:
-        assert self._server is not None
-        port = self._server.sockets[0].getsockname()[1]
-        return f"127.0.0.1:{port}"
+        return f"127.0.0.1:{self._server.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.heads.append(head)
         if self.authorization and f"Proxy-Authorization: {self.authorization}\r\n" not in head:
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-            writer.close()
             return
         writer.write(self.answer)
-        if b" 200 " not in self.answer:
-            writer.close()
-            return
-        there, back = await asyncio.open_connection("127.0.0.1", self.port)
-        loop = asyncio.get_running_loop()
-        self._tasks += [loop.create_task(_copy(reader, back)), loop.create_task(_copy(there, writer))]
+        if b" 200 " in self.answer:
+            there, back = await asyncio.open_connection("127.0.0.1", self.port)
+            await asyncio.gather(_copy(reader, back), _copy(there, writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -190,7 +180,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
     except ConnectionError:
         pass
-    writer.close()
+    finally:
+        writer.close()
 
 
 @in_loop

@@ -26,6 +26,7 @@ from sagemaker_ssh_helper.protocol.data_channel import (
 from sagemaker_ssh_helper.protocol.message import Flag, MessageType, serialize_message
 from sagemaker_ssh_helper.protocol.payloads import ChannelClosed as ChannelClosedPayload
 from sagemaker_ssh_helper.protocol.websocket import accept_value
+from stream_server import StreamServer
 
 pytestmark = pytest.mark.container
 
@@ -267,20 +268,14 @@ async def test_nobody_listening_is_an_error_that_names_the_address() -> None:
 async def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-
-    async with Party(
-        Side.CLIENT, f"ws://127.0.0.1:{port}/", connect_timeout=0.05, open_timeout=0.1, delays=QUICK
-    ) as client:
-        error = await client.ended()
+    async with StreamServer(say_nothing) as server:
+        url = f"ws://127.0.0.1:{server.port}/"
+        async with Party(Side.CLIENT, url, connect_timeout=0.05, open_timeout=0.1, delays=QUICK) as client:
+            error = await client.ended()
 
     assert isinstance(error, ConnectionFailed)
-    assert error.evidence == f"127.0.0.1:{port} did not answer in 0.05 s"
-    server.close()
-    await server.wait_closed()
+    assert error.evidence == f"127.0.0.1:{server.port} did not answer in 0.05 s"
 
 
 @in_loop
@@ -308,21 +303,15 @@ async def test_a_server_that_accepts_and_drops_is_not_asked_for_ever() -> None:
             b"Sec-WebSocket-Accept: " + accept.encode() + b"\r\n\r\n"
         )
         await reader.read(1)
-        writer.close()
 
-    server = await asyncio.start_server(accept_and_drop, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-
-    async with Party(
-        Side.CLIENT, f"ws://127.0.0.1:{port}/", resume_timeout=0.3, delays=(0.05, 0.1)
-    ) as client:
-        error = await client.ended()
+    async with StreamServer(accept_and_drop) as server:
+        url = f"ws://127.0.0.1:{server.port}/"
+        async with Party(Side.CLIENT, url, resume_timeout=0.3, delays=(0.05, 0.1)) as client:
+            error = await client.ended()
 
     assert isinstance(error, ConnectionFailed)
     assert "could not be regained" in error.what
     assert 3 <= len(client.resumed) <= 12
-    server.close()
-    await server.wait_closed()
 
 
 @pytest.mark.parametrize("error", [NotInstrumented("no"), TargetEnded("over"), HandshakeFailed("no")])

@@ -18,6 +18,7 @@ from channels.relay import Relay
 from sagemaker_ssh_helper.channels import connect_websocket, default_ssl_context
 from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup
 from sagemaker_ssh_helper.protocol.data_channel import Side
+from stream_server import StreamServer
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +108,11 @@ def test_a_server_that_speaks_no_tls_is_an_error() -> None:
     async def answer_in_plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-        writer.close()
 
     async def scenario() -> None:
-        server = await asyncio.start_server(answer_in_plain, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        with pytest.raises(ConnectionFailed, match=f"cannot reach 127.0.0.1:{port}"):
-            await connect_websocket(f"wss://127.0.0.1:{port}/", timeout=5.0)
-        server.close()
-        await server.wait_closed()
+        async with StreamServer(answer_in_plain) as server:
+            with pytest.raises(ConnectionFailed, match=f"cannot reach 127.0.0.1:{server.port}"):
+                await connect_websocket(f"wss://127.0.0.1:{server.port}/", timeout=5.0)
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT))
 

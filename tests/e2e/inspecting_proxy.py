@@ -43,7 +43,7 @@ class InspectingProxy:
         subprocess.run(words, check=True, capture_output=True, timeout=TIMEOUT)
         self.url = ""
         """With the name and the password, as HTTPS_PROXY has it."""
-        self._process: Optional["subprocess.Popen[str]"] = None
+        self._process: Optional[subprocess.Popen[str]] = None
 
     @property
     def asked(self) -> Set[str]:
@@ -69,7 +69,7 @@ class _Proxy:
     def __init__(self, target_url: str, ca_file: str, key: str, asked: str, password: str) -> None:
         target = urlsplit(target_url)
         self._target = (target.hostname, target.port)
-        self._asked = asked
+        self._asked = Path(asked)
         self._credentials = base64.b64encode(f"me:{password}".encode()).decode()
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.load_cert_chain(ca_file, key)
@@ -95,11 +95,14 @@ class _Proxy:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        with open(self._asked, "a") as asked:
-            print("/".join(head.decode().split(" ")[1].split("/")[:3]), file=asked)
+        self._note(head.decode().split(" ")[1])
         there, back = await asyncio.open_connection(*self._target)
         back.write(head)
         await _join(reader, writer, there, back)
+
+    def _note(self, path: str) -> None:
+        with self._asked.open("a") as asked:
+            print("/".join(path.split("/")[:3]), file=asked)
 
 
 async def _join(

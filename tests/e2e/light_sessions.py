@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 import uuid
-from typing import Any
+from typing import Awaitable, Callable, TypeVar
 
 from e2e.laptop import Laptop
 from sagemaker_ssh_helper.aws import sessions
@@ -17,6 +17,9 @@ from sagemaker_ssh_helper.channels import DataChannelRunner, Grant
 from sagemaker_ssh_helper.names import CLIENT_VERSION, InstanceId
 from sagemaker_ssh_helper.protocol.data_channel import DataChannel, Event, Ready, Side, StreamData
 from sagemaker_ssh_helper.protocol.payloads import SessionType
+from stream_server import StreamServer
+
+Result = TypeVar("Result")
 
 
 class LightSession:
@@ -113,11 +116,12 @@ class LightSessions:
         await asyncio.gather(*(work() for _ in range(at_once)))
 
 
-class Echo(asyncio.Protocol):
-    """A server's side that sends back what comes."""
+async def beside_echo(main: Callable[[int], Awaitable[Result]]) -> Result:
+    """What ``main`` returns, which is given the port of a server that echoes."""
+    async with StreamServer(_echo) as server:
+        return await main(server.port)
 
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        self._transport.write(data)
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)

@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 import pytest
 
 from e2e.laptop import Job, Laptop, end, running, until
-from e2e.light_sessions import Echo, LightSessions
+from e2e.light_sessions import LightSessions, beside_echo
 from e2e.processes import agent_above, footprint
 from local_cloud import LocalCloud
 
@@ -593,10 +593,8 @@ def many_sessions(site: Site, count: int, timeout: float) -> None:
 def test_a_hundred_sessions_at_once_on_one_agent(site: Site) -> None:
     """Each carries bytes of its own, and goes on when all links are cut at the same moment."""
 
-    async def main() -> None:
+    async def main(port: int) -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(Echo, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
         factory = LightSessions(site.alice, site.instance_id)
         sessions = await asyncio.gather(*(factory.open(port) for _ in range(100)))
         assert len(site.active()) >= 100
@@ -611,10 +609,8 @@ def test_a_hundred_sessions_at_once_on_one_agent(site: Site) -> None:
             assert bytes(session.received) == expected
         assert min(session.runner.resumes for session in sessions) >= 1
         await asyncio.gather(*map(factory.end, sessions))
-        server.close()
-        await server.wait_closed()
 
-    asyncio.run(main())
+    asyncio.run(beside_echo(main))
 
 
 @pytest.mark.soak
@@ -651,10 +647,8 @@ def test_a_shell_answers_beside_a_copy_without_end(site: Site, tmp_path: Path, s
 def open_and_close(site: Site, agent: int, counts: List[int], at_once: int) -> "List[Dict[str, int]]":
     """So many sessions, some at a time, several times; what the agent holds after each time."""
 
-    async def main() -> "List[Dict[str, int]]":
+    async def main(port: int) -> "List[Dict[str, int]]":
         sessions = LightSessions(site.alice, site.instance_id)
-        server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
         found = []
         for count in counts:
             began = time.monotonic()
@@ -663,11 +657,9 @@ def open_and_close(site: Site, agent: int, counts: List[int], at_once: int) -> "
             await loop.run_in_executor(None, site.wait_settled, agent)
             found.append(footprint(agent))
             print(f"{count} sessions in {time.monotonic() - began:.1f} s, then: {found[-1]}")
-        server.close()
-        await server.wait_closed()
         return found
 
-    return asyncio.run(main())
+    return asyncio.run(beside_echo(main))
 
 
 def test_two_hundred_sessions_leave_nothing_in_the_agent(site: Site, shell: Any) -> None:
