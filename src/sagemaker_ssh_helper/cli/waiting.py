@@ -21,6 +21,9 @@ from sagemaker_ssh_helper.targets import Target
 INTERVAL = 2.0
 """Seconds between two looks, each of which is a call to AWS."""
 
+_SOON = 60.0
+"""Seconds for which a helper that starts is looked for twice as often: it takes a second or two."""
+
 _HEARTBEAT = 10.0
 """Seconds after which somebody who sees no clock is told that it still waits."""
 
@@ -63,19 +66,23 @@ def _until_ready(
     watch: Watch, show: _Show, timeout: float | None, pause: Callable[[float], bool]
 ) -> Progress | None:
     started_at = time.time()
+    stage, stage_since = None, started_at
     while True:
         seen = watch.look()
-        show.update(seen, time.time())
+        now = time.time()
+        show.update(seen, now)
         if seen.stage is Stage.READY:
             return seen
-        waited = time.time() - started_at
-        if timeout is not None and waited + INTERVAL > timeout:
+        if seen.stage is not stage:
+            stage, stage_since = seen.stage, now
+        if timeout is not None and now - started_at + INTERVAL > timeout:
             raise WaitTimeout(
                 f"{watch.target.fqdn} was not ready in {timeout:.0f} s",
                 evidence=f"its status is {seen.status}" if seen.status else None,
                 fix=f"It goes on; wait again: sm-ssh wait {watch.target.fqdn}",
             )
-        for _ in range(int(INTERVAL)):
+        soon = stage is Stage.HELPER and now - stage_since < _SOON
+        for _ in range(int(INTERVAL / 2 if soon else INTERVAL)):
             if pause(1):
                 return None
             show.tick(time.time())
