@@ -2,7 +2,9 @@
 
 import os
 import signal
+from typing import List
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Under nohup, or in the background of a script, these are ignored, and every process started here would
@@ -17,3 +19,11 @@ settings.register_profile(
 )
 settings.register_profile("deep", settings.get_profile("fast"), max_examples=20000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+# A worker takes a whole file: one of a minute that begins last has the other workers wait for it.
+_LONG = ("test_examples.py", "test_demo.py", "test_cmd_emulator.py", "test_sdk_v2.py", "test_matrix.py")
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """The longest files first."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
