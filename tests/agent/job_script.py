@@ -17,6 +17,15 @@ TIMEOUT = 60.0
 SOURCE = Path(bootstrap.__file__).parents[2]
 SECRET = "hunter2-secret-value"
 
+DEAF = (
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+    "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD}); "
+    "os.execv(sys.argv[1], sys.argv[1:])",
+)
+"""Words before a program's that make it ignore the ends of its children, and hold SIGTERM back."""
+
 SCRIPT = """
 import sys
 from sagemaker_ssh_helper.agent import state

@@ -382,6 +382,34 @@ def test_a_folder_that_cannot_be_used_is_told_at_once(start, tmp_path, aws):
     assert job.end()[1].startswith("sagemaker-ssh-helper: no ssh in this container: no folder to keep")
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"PATH": "/nowhere"}, "there is no python3 program to run the agent with. Put python3 on the PATH"),
+        # More than the kernel takes as one variable.
+        ({"BIG": "x" * 200_000}, "the agent's process cannot be started (Argument list too long: '/bin/sh')"),
+    ],
+)
+@pytest.mark.parametrize("wait_time", ["0", "600"])
+def test_a_process_that_cannot_be_started_is_told_in_the_state_too(
+    environment, monkeypatch, capsys, changes, why, wait_time
+):
+    for name, value in {**environment, **changes, "SSH_WAIT_TIME_SECONDS": wait_time}.items():
+        monkeypatch.setenv(name, value)
+    if "PATH" in changes:
+        # A program with Python inside.
+        monkeypatch.setattr(sys, "executable", "/usr/bin/embedding")
+
+    bootstrap.setup_and_start_ssh()
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sagemaker-ssh-helper: no ssh in this container: {why}")
+    status = StateDir.open(environment["SSH_STATE_DIR"]).read_status()
+    assert status.state is State.FAILED
+    assert line.endswith(status.why)
+    assert list_all(StateDir.open(environment["SSH_STATE_DIR"])) == []
+
+
 def test_an_unreachable_aws_does_not_hold_a_job_up_that_waits_for_nothing(start):
     job = start(AWS_ENDPOINT_URL="http://127.0.0.1:9")
     job.goes_on()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from agent.job_script import eventually, processes_of
+from agent.job_script import DEAF, eventually, processes_of
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.agent.waiting import list_all, stop_all
 
@@ -25,10 +25,10 @@ def state(tmp_path, monkeypatch):
     return StateDir.choose(os.environ)
 
 
-def sm_hold(*words):
+def sm_hold(*words, prefix=()):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.Popen(
-        [sys.executable, "-m", "sagemaker_ssh_helper.agent.hold", *words],
+        [*prefix, sys.executable, "-m", "sagemaker_ssh_helper.agent.hold", *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -69,6 +69,13 @@ def test_a_command_that_a_signal_ended_counts_as_failed(state):
 
     assert status == 128 + signal.SIGKILL
     assert "exit status 137" in said
+
+
+def test_a_command_that_failed_is_known_where_the_ends_of_children_are_ignored(state):
+    status, _, said = ended(sm_hold("--for", "0", "--", "/bin/sh", "-c", "exit 7", prefix=DEAF))
+
+    assert status == 7
+    assert "exit status 7" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

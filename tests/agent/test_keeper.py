@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Sequence
 
 import pytest
 
-from agent.job_script import SOURCE, TIMEOUT, eventually
+from agent.job_script import DEAF, SOURCE, TIMEOUT, eventually
 from sagemaker_ssh_helper.agent.state import State, StateDir
 
 pytestmark = pytest.mark.container
@@ -58,7 +59,9 @@ sys.exit(keeper.main(sys.argv[1:]))
 class Kept:
     """A keeper whose agents follow a plan, in the name of a job that prints what it is told."""
 
-    def __init__(self, folder: Path, plan: str, *, told: str, first_pause: float) -> None:
+    def __init__(
+        self, folder: Path, plan: str, *, told: str, first_pause: float, prefix: Sequence[str] = ()
+    ) -> None:
         self.state = StateDir.open(str(folder / "node"), create=True)
         self.state.begin("setting up")
         (folder / "node" / "plan").write_text(plan)
@@ -67,7 +70,7 @@ class Kept:
         words = [self.state.path, str(self.log), str(self.job.pid), "-1", told]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", KEEPER, str(SOURCE), str(first_pause), *words], stderr=log
+                [*prefix, sys.executable, "-c", KEEPER, str(SOURCE), str(first_pause), *words], stderr=log
             )
 
     def end(self) -> int:
@@ -92,8 +95,8 @@ class Kept:
 def keep(tmp_path):
     kept = []
 
-    def keep(plan, *, told="tell-job", first_pause=0.01):
-        kept.append(Kept(tmp_path, plan, told=told, first_pause=first_pause))
+    def keep(plan, *, told="tell-job", first_pause=0.01, prefix=()):
+        kept.append(Kept(tmp_path, plan, told=told, first_pause=first_pause, prefix=prefix))
         return kept[-1]
 
     yield keep
@@ -162,3 +165,19 @@ def test_a_signal_between_two_agents_ends_it(keep):
     assert kept.end() == 0
     assert kept.starts == 1
     assert (kept.status.state, kept.status.why) == (State.FAILED, "the agent was told to end")
+
+
+def test_a_job_that_is_deaf_to_signals_does_not_hide_how_its_agent_died(keep):
+    kept = keep("killed 0", prefix=DEAF)
+
+    assert kept.end() == 0
+    assert kept.starts == 2
+    assert "the agent died (signal 9) and will be started again" in kept.log.read_text()
+
+
+def test_a_job_that_is_deaf_to_signals_has_an_agent_that_can_be_told_to_end(keep):
+    kept = keep("stays", prefix=DEAF)
+    eventually(lambda: kept.state.read(kept.state.agent_pid))
+    kept.process.send_signal(signal.SIGTERM)
+
+    assert kept.end() == 0

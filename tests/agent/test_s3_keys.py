@@ -98,6 +98,27 @@ def test_each_failure_is_explained(reply, kind, said):
     assert "hello" not in str(caught.value)
 
 
+def test_a_wrong_clock_is_put_right_by_the_time_of_s3():
+    # 23 minutes after what this container takes for now.
+    refused = Reply(403, error("RequestTimeTooSkewed"), {"Date": "Tue, 14 Nov 2023 22:36:20 GMT"})
+    with ScriptedServer(refused, Reply(200, KEYS[0].encode())) as server:
+        found = store("s3://my-bucket/k", server.url).fetch()
+
+    assert [key.line for key in found] == [KEYS[0]]
+    assert [request.headers["x-amz-date"] for request in server.requests] == [
+        "20231114T221320Z",
+        "20231114T223620Z",
+    ]
+
+
+def test_a_clock_that_is_right_is_not_blamed_again_and_again():
+    refused = Reply(403, error("SignatureDoesNotMatch"), {"Date": "Tue, 14 Nov 2023 22:13:21 GMT"})
+    with ScriptedServer(refused) as server, pytest.raises(AccessDenied, match="SignatureDoesNotMatch"):
+        store("s3://my-bucket/k", server.url).fetch()
+
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     "uri", ["", "https://x/y", "s3://", "s3://UPPER/x", "s3://a/x", "s3://my-bucket/a\nb"]
 )

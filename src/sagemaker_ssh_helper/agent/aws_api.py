@@ -46,8 +46,8 @@ _GATEWAY_TIMEOUT = 15.0
 _CALL_TIMEOUT = 20.0
 _IDENTITY_TIMEOUT = 5.0
 _MAX_THROTTLED_DELAY = 32.0
-# AWS refuses a signature whose time is 5 minutes off; a correction below this is no help.
-_MIN_SKEW = 30.0
+MIN_SKEW = 30.0
+"""AWS refuses a signature whose time is 5 minutes off; a correction below so many seconds is no help."""
 
 _ACCESS_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 _THROTTLED = {
@@ -177,6 +177,19 @@ def endpoint_url(service: str, region: str, environ: Mapping[str, str], *, label
         return f"https://{label or service}.{region}.{dns_suffix(region)}"
     parts = urlsplit(chosen.rstrip("/"))
     return parts._replace(netloc=sigv4.host_of(chosen)).geturl()
+
+
+def time_told(code: str, answer: Answer) -> Optional[float]:
+    """Seconds since the epoch by AWS's clock, when this error may mean that ours is wrong; else None."""
+    if code not in _SKEWED or "date" not in answer.headers:
+        return None
+    # Imported here: it is needed on machines with a wrong clock only.
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return parsedate_to_datetime(answer.headers["date"]).timestamp()
+    except (TypeError, ValueError):
+        return None
 
 
 class AwsApi:
@@ -561,17 +574,11 @@ class AwsApi:
 
     def _learn_skew(self, code: str, answer: Answer) -> bool:
         """Take AWS's clock when it says that ours is wrong; whether that changed anything."""
-        if code not in _SKEWED or "date" not in answer.headers:
-            return False
-        # Imported here: it is needed on machines with a wrong clock only.
-        from email.utils import parsedate_to_datetime
-
-        try:
-            theirs = parsedate_to_datetime(answer.headers["date"]).timestamp()
-        except (TypeError, ValueError):
+        theirs = time_told(code, answer)
+        if theirs is None:
             return False
         skew = theirs - self._clock()
-        if abs(skew - self._skew) < _MIN_SKEW:
+        if abs(skew - self._skew) < MIN_SKEW:
             return False
         _logger.warning("the clock of this container is %.0f s off; AWS's time is used for signatures", -skew)
         self._skew = skew

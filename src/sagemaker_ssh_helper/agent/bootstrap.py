@@ -10,10 +10,11 @@ the job's log and in ``sm-wait status``.
 Standard library only; Python 3.8.
 """
 
+import contextlib
 import os
 import subprocess
 import time
-from typing import List, Mapping
+from typing import Iterator, List, Mapping
 
 from sagemaker_ssh_helper.agent import environment, resource
 from sagemaker_ssh_helper.agent.job_output import say
@@ -50,30 +51,33 @@ def _set_up(environ: Mapping[str, str]) -> None:
         # Another process of this node is at it, or was.
         return
     wait_time = _wait_time(environ)
-    with lock:
-        try:
+    with lock, contextlib.ExitStack() as stack:
+        with _failures_told(state):
             state.begin(why="setting up")
             environment.save(state, os.environb, _current_folder())
             environment.link_package(state)
-        except OSError as error:
-            raise _told(state, explained_os_error(error, state.path)) from error
-        if wait_time:
-            # Made before anybody can be here, so that an early `sm-wait stop` is not lost.
-            with Waiter(state, "setup_and_start_ssh") as waiter:
-                _start_agent_process(state, lock, tell_job=False)
-                lock.release()
-                _wait(state, waiter, here, wait_time)
-        else:
-            _start_agent_process(state, lock, tell_job=True)
+            waiter = None
+            if wait_time:
+                # Made before anybody can be here, so that an early `sm-wait stop` is not lost.
+                waiter = stack.enter_context(Waiter(state, "setup_and_start_ssh"))
+            _start_agent_process(state, lock, tell_job=waiter is None)
+        lock.release()
+        if waiter is not None:
+            _wait(state, waiter, here, wait_time)
 
 
-def _told(state: StateDir, error: LocalSetup) -> LocalSetup:
-    """The error, once the node's state says the same, if it can be made to."""
+@contextlib.contextmanager
+def _failures_told(state: StateDir) -> Iterator[None]:
+    """What goes wrong is raised as our error, once the node's state says the same, if it can be made to."""
     try:
-        state.update_status(State.FAILED, why=str(error))
-    except OSError:
-        pass
-    return error
+        yield
+    except (SSHHelperError, OSError) as error:
+        told = error if isinstance(error, SSHHelperError) else explained_os_error(error, state.path)
+        try:
+            state.update_status(State.FAILED, why=str(told))
+        except OSError:
+            pass
+        raise told from error
 
 
 def _wait_time(environ: Mapping[str, str]) -> float:
@@ -98,16 +102,26 @@ def _start_agent_process(state: StateDir, lock: Lock, *, tell_job: bool) -> None
     log_path, how = state.agent_log, "tell-job" if tell_job else "quiet"
     arguments = [state.path, log_path, str(os.getpid()), str(lock.fileno), how]
     command = environment.python_command(state, _KEEPER, arguments)
-    with open(log_path, "ab") as log:
-        subprocess.run(
-            ["/bin/sh", "-c", '"$@" &', "sh", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[lock.fileno],
-            start_new_session=True,
-            check=True,
-        )
+    try:
+        with open(log_path, "ab") as log:
+            subprocess.run(
+                ["/bin/sh", "-c", '"$@" &', "sh", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock.fileno],
+                start_new_session=True,
+                check=True,
+            )
+    except (OSError, subprocess.SubprocessError) as error:
+        evidence = str(error)
+        if isinstance(error, OSError):
+            evidence = f"{error.strerror}: {error.filename!r}"
+        raise LocalSetup(
+            "the agent's process cannot be started",
+            evidence=evidence,
+            fix=f"It takes /bin/sh, one more process, and room for {log_path}",
+        ) from error
 
 
 def _wait(state: StateDir, waiter: Waiter, here: Resource, seconds: float) -> None:

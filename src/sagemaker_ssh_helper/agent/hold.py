@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import List, Optional, Sequence, Tuple
 
-from sagemaker_ssh_helper.agent import waiting
+from sagemaker_ssh_helper.agent import signals, waiting
 from sagemaker_ssh_helper.agent.bootstrap import setup_and_start_ssh
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
@@ -79,6 +79,7 @@ class _Holder:
     def run(self, command: List[str], seconds: int) -> int:
         signal.signal(signal.SIGTERM, self._end)
         signal.signal(signal.SIGINT, self._end)
+        signals.hear()
         try:
             self._process = subprocess.Popen(command)
         except OSError as error:

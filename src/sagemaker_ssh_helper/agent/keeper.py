@@ -17,6 +17,8 @@ import sys
 import time
 from typing import List, Optional, Sequence
 
+from sagemaker_ssh_helper.agent import signals
+
 EXIT_DIED = 5
 """The exit status of an agent that failed in a way that nobody foresaw."""
 
@@ -38,6 +40,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     keeper = _Keeper(words)
     signal.signal(signal.SIGTERM, keeper.end)
+    signals.hear()
     while True:
         if keeper.fork() == 0:
             from sagemaker_ssh_helper.agent import node

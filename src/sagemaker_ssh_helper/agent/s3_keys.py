@@ -44,6 +44,7 @@ class KeyStore:
         self._bucket, self._key = found.group(1), found.group(2) or ""
         self._credentials = credentials
         self._scope = sigv4.Scope(now, region, "s3")
+        self._is_told = False
         self._transport = Transport(environ)
         chosen = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
         host = f"s3.{region}.{aws_api.dns_suffix(region)}"
@@ -91,11 +92,22 @@ class KeyStore:
     def _get(self, path: str, query: str, right: str) -> Answer:
         url = self._url + path + (f"?{query}" if query else "")
         headers = {"X-Amz-Content-SHA256": _EMPTY_SHA256}
-        signed = sigv4.sign(self._credentials, self._scope, "GET", url, headers)
-        answer = self._transport.request("GET", url, {**headers, **signed}, timeout=_TIMEOUT)
-        if answer.status != 200:
-            raise self._explained(answer, right)
-        return answer
+        while True:
+            signed = sigv4.sign(self._credentials, self._scope, "GET", url, headers)
+            answer = self._transport.request("GET", url, {**headers, **signed}, timeout=_TIMEOUT)
+            if answer.status == 200:
+                return answer
+            if not self._learn_time(answer):
+                raise self._explained(answer, right)
+
+    def _learn_time(self, answer: Answer) -> bool:
+        """Take the time of S3 once, when it says that ours is wrong; whether that changed anything."""
+        theirs = aws_api.time_told(_parts(answer)[0], answer)
+        if self._is_told or theirs is None or abs(theirs - self._scope.now) < aws_api.MIN_SKEW:
+            return False
+        self._is_told = True
+        self._scope = sigv4.Scope(theirs, self._scope.region, self._scope.service)
+        return True
 
     def _explained(self, answer: Answer, right: str) -> Exception:
         code, region = _parts(answer)
