@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
+
+from sagemaker_ssh_helper.client import ssh_config
 
 from .conftest import Run
 
@@ -109,3 +112,15 @@ def test_a_file_that_cannot_be_written_is_told(sm_ssh: Run, home: Path) -> None:
     assert done.returncode == 9
     assert b"error[local-setup]" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_home_that_ssh_does_not_read_is_told(sm_ssh: Run, home: Path) -> None:
+    """ssh takes the home from the account, and this one is from HOME alone."""
+    done = sm_ssh("config-ssh")
+    assert f"; try: ssh -F {home}/.ssh/config NAME.training.sagemaker\n" in done.stderr.decode()
+
+
+def test_what_ssh_reads_by_itself_needs_no_words() -> None:
+    own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh" / "config"
+    assert ssh_config.options_for(own) == []
+    assert ssh_config.options_for(Path("/elsewhere")) == ["-F", "/elsewhere"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"the block is out of {path}")
         return 0
     keys.ensure_key()
-    say(f"wrote the block into {path}; try: ssh NAME.training.sagemaker")
+    words = shlex.join(["ssh", *ssh_config.options_for(path), "NAME.training.sagemaker"])
+    say(f"wrote the block into {path}; try: {words}")
     return 0
 
 

@@ -5,6 +5,7 @@ The checks of ``sm-ssh doctor``, in the order in which a connection needs what t
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -150,7 +151,9 @@ class Examination:
             )  # fmt: skip
         why = ssh_config.why_not_in_effect(path, connect.program_words())
         if not why:
-            return Result("config", OK, f"the block in {path} is in effect")
+            options = ssh_config.options_for(path)
+            told = f"; ssh does not follow HOME, so tell it: ssh {shlex.join(options)}" if options else ""
+            return Result("config", OK, f"the block in {path} is in effect{told}")
         if self._fix:
             return self._write_block()
         return Result(

@@ -115,8 +115,29 @@ def lock_path() -> Path:
 
 
 def default_path() -> Path:
-    """The user's own ssh configuration, as ssh finds it."""
+    """The user's own ssh configuration. It follows HOME, which ssh does not: see ``options_for``."""
     return Path(os.path.expanduser("~")) / ".ssh" / "config"
+
+
+def options_for(path: Path) -> list[str]:
+    """
+    The words after ``ssh`` that have it read this configuration: none when it does so by itself.
+
+    OpenSSH takes the home from the account (ssh(1)), also where HOME says otherwise: in containers of CI, or
+    under sudo.
+    """
+    home = os.path.expanduser("~") if os.name == "nt" else _home_of_account()
+    return [] if path == Path(home) / ".ssh" / "config" else ["-F", str(path)]
+
+
+def _home_of_account() -> str:
+    import pwd  # which Windows has not
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        # Then ssh does not start at all, and says so.
+        return os.path.expanduser("~")
 
 
 def why_not_in_effect(path: Path, program: Sequence[str]) -> str:
