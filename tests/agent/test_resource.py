@@ -145,6 +145,8 @@ def test_what_tells_nothing_is_an_endpoint_under_its_launch_id(ml):
         ("0", 0, False),
         ("all", 99, True),
         ("rubbish", 1, True),
+        # A digit to Python, and no number.
+        ("²", 1, True),
         ("-1", 2, False),
     ],
 )

@@ -9,7 +9,13 @@ from sagemaker_ssh_helper.agent import setup
 from sagemaker_ssh_helper.agent.s3_keys import KeyStore
 from sagemaker_ssh_helper.agent.sigv4 import Credentials
 from sagemaker_ssh_helper.agent.state import StateDir
-from sagemaker_ssh_helper.errors import AccessDenied, LocalSetup, SSHHelperError, UsageError
+from sagemaker_ssh_helper.errors import (
+    AccessDenied,
+    EndpointUnreachable,
+    LocalSetup,
+    SSHHelperError,
+    UsageError,
+)
 
 pytestmark = pytest.mark.container
 
@@ -109,6 +115,18 @@ def test_a_wrong_clock_is_put_right_by_the_time_of_s3():
         "20231114T221320Z",
         "20231114T223620Z",
     ]
+
+
+def test_a_container_with_no_way_to_s3_is_told_what_it_needs():
+    with ScriptedServer(Reply(hang_up=True)) as server, pytest.raises(EndpointUnreachable) as caught:
+        store("s3://my-bucket/k", server.url).fetch()
+
+    assert "A container in a VPC needs an endpoint for S3, or a NAT gateway" in str(caught.value)
+
+
+def test_without_a_region_nothing_is_asked():
+    with pytest.raises(LocalSetup, match=r"the AWS region is not known\. Set AWS_REGION"):
+        KeyStore("s3://my-bucket/k", "", Credentials("AKIA", "secret"), {}, 1700000000.0)
 
 
 def test_a_clock_that_is_right_is_not_blamed_again_and_again():

@@ -42,6 +42,9 @@ _RSA = "sagemaker_ssh_helper.agent.rsa"
 _ROLE_TIMEOUT = 5.0
 _USER_ID_TIMEOUT = 0.5
 
+# Which gives them back to the programs that it starts.
+_IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
+
 _logger = logging.getLogger(__name__)
 
 
@@ -58,9 +61,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if len(words) != 5:
         raise UsageError("the agent process is started by setup_and_start_ssh() only")
-    # A shell's background process ignores them; the logins of our sshd must not.
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
+    # The job ignores some, and a shell others for what is in its background; the logins of our sshd must not.
+    for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     state, log_path, job = StateDir.open(words[0]), words[1], JobOutput(int(words[2]))
     lock = _inherited_lock(state, int(words[3]))
     if lock is None:

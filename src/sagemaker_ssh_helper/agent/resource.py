@@ -93,7 +93,7 @@ def wanted_count(environ: Mapping[str, str], nodes: int) -> int:
     text = environ.get(Env.INSTANCE_COUNT, "").strip().lower()
     if text == "all":
         return nodes
-    return int(text) if text.isdigit() else DEFAULT_INSTANCE_COUNT
+    return int(text) if text.isascii() and text.isdigit() else DEFAULT_INSTANCE_COUNT
 
 
 def hosts(environ: Mapping[str, str]) -> Tuple[Tuple[str, ...], str]:

@@ -12,7 +12,13 @@ from xml.sax.saxutils import unescape
 
 from sagemaker_ssh_helper.agent import aws_api, sigv4
 from sagemaker_ssh_helper.agent.transport import Answer, Transport
-from sagemaker_ssh_helper.errors import AccessDenied, LocalSetup, ServiceError, UsageError
+from sagemaker_ssh_helper.errors import (
+    AccessDenied,
+    EndpointUnreachable,
+    LocalSetup,
+    ServiceError,
+    UsageError,
+)
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 MAX_KEYS = 100
@@ -29,7 +35,7 @@ class KeyStore:
     """
     The keys at ``s3://BUCKET/KEY``, or at ``s3://BUCKET/PREFIX/``.
 
-    Raises UsageError for any other text.
+    Raises UsageError for any other text, LocalSetup without a region.
     """
 
     def __init__(
@@ -41,6 +47,8 @@ class KeyStore:
             raise UsageError(
                 "that is no place in S3", fix="It has the form s3://BUCKET/KEY, or s3://BUCKET/PREFIX/"
             )
+        if not region:
+            raise LocalSetup("the AWS region is not known", fix="Set AWS_REGION in the job's environment")
         self._bucket, self._key = found.group(1), found.group(2) or ""
         self._credentials = credentials
         self._scope = sigv4.Scope(now, region, "s3")
@@ -94,7 +102,11 @@ class KeyStore:
         headers = {"X-Amz-Content-SHA256": _EMPTY_SHA256}
         while True:
             signed = sigv4.sign(self._credentials, self._scope, "GET", url, headers)
-            answer = self._transport.request("GET", url, {**headers, **signed}, timeout=_TIMEOUT)
+            try:
+                answer = self._transport.request("GET", url, {**headers, **signed}, timeout=_TIMEOUT)
+            except EndpointUnreachable as error:
+                error.fix = error.fix or "A container in a VPC needs an endpoint for S3, or a NAT gateway"
+                raise
             if answer.status == 200:
                 return answer
             if not self._learn_time(answer):
