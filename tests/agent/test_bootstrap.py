@@ -384,6 +384,46 @@ def test_a_folder_that_cannot_be_used_is_told_at_once(start, tmp_path, aws):
     assert job.end()[1].startswith("sagemaker-ssh-helper: no ssh in this container: no folder to keep")
 
 
+def test_a_folder_that_another_container_uses_is_told(environment, monkeypatch, capsys):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    state = StateDir.choose(environment)
+    with state.try_agent_lock():
+        state.begin("setting up")
+        bootstrap.setup_and_start_ssh()
+        assert capsys.readouterr().err == ""
+
+        state.update_status(State.ONLINE, host="another-app")
+        monkeypatch.setattr(bootstrap, "_BEGIN_TIMEOUT", 0.01)
+        bootstrap.setup_and_start_ssh()
+
+    assert capsys.readouterr().err == (
+        "sagemaker-ssh-helper: no ssh in this container: another container, another-app, has its files in "
+        f"{state.path}. Set SSH_STATE_DIR to a folder that this container has for itself\n"
+    )
+    assert state.read_status().state is State.ONLINE
+
+
+@pytest.mark.parametrize("told", ["another-app", None])
+def test_a_process_that_is_a_moment_early_takes_nobody_for_another_container(
+    environment, monkeypatch, capsys, told
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    state = StateDir.choose(environment)
+    if told:
+        # Left by a container that had this home before.
+        state.update_status(State.ONLINE, host=told)
+    monkeypatch.setattr(bootstrap, "_BEGIN_TIMEOUT", TIMEOUT)
+    monkeypatch.setattr(
+        time, "sleep", lambda seconds: state.begin("setting up") if seconds == TIMEOUT else None
+    )
+    with state.try_agent_lock():
+        bootstrap.setup_and_start_ssh()
+
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

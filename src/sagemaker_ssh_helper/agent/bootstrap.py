@@ -27,6 +27,9 @@ from sagemaker_ssh_helper.names import DOMAIN, Env, Line
 START_TIMEOUT = 60.0
 """Seconds that a script which waits for connections waits for the node to come online, at most."""
 
+# From the lock to the new state; most often it is a thousandth of this.
+_BEGIN_TIMEOUT = 2.0
+
 _KEEPER = "sagemaker_ssh_helper.agent.keeper"
 
 
@@ -49,6 +52,7 @@ def _set_up(environ: Mapping[str, str]) -> None:
     lock = state.try_agent_lock()
     if lock is None:
         # Another process of this node is at it, or was.
+        _refuse_shared(state)
         return
     wait_time = _wait_time(environ)
     with lock, contextlib.ExitStack() as stack:
@@ -64,6 +68,26 @@ def _set_up(environ: Mapping[str, str]) -> None:
         lock.release()
         if waiter is not None:
             _wait(state, waiter, here, wait_time)
+
+
+def _refuse_shared(state: StateDir) -> None:
+    """Raise LocalSetup when the agent with this folder is another container's: homes can be shared."""
+    own = os.uname().nodename
+    host = _host(state)
+    if host not in ("", own):
+        # It may tell of an earlier container until the other process has begun.
+        time.sleep(_BEGIN_TIMEOUT)
+        host = _host(state)
+    if host not in ("", own):
+        raise LocalSetup(
+            f"another container, {host}, has its files in {state.path}",
+            fix=f"Set {Env.STATE_DIR} to a folder that this container has for itself",
+        )
+
+
+def _host(state: StateDir) -> str:
+    status = state.read_status()
+    return "" if status is None else status.host
 
 
 @contextlib.contextmanager

@@ -71,6 +71,8 @@ class Status:
     """The agent's log file."""
     user: str = ""
     """The only login name sshd admits."""
+    host: str = ""
+    """The name of the container that this is about; others may see the folder, too."""
     updated_at: float = 0.0
     """Seconds since the epoch."""
 
@@ -269,7 +271,8 @@ class StateDir:
         ):
             _unlink(path)
         with self.lock("status", wait=True):
-            data = _to_json(Status(State.STARTING, why, updated_at=time.time()))
+            status = Status(State.STARTING, why, host=os.uname().nodename, updated_at=time.time())
+            data = _to_json(status)
             # Long enough for every reason that may follow, should the disk be full then.
             self.write(self.status_json, data.ljust(_STATUS_BYTES))
 
