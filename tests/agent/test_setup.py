@@ -178,6 +178,26 @@ def test_other_package_managers_are_known(bare_image, manager):
     assert "openssh-server" in calls()[0]
 
 
+def test_a_package_manager_gets_neither_the_jobs_libraries_nor_a_path_without_system_programs(
+    bare_image, monkeypatch
+):
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/conda/lib")
+    monkeypatch.setenv("PYTHONPATH", "/opt/ml/code")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    calls = bare_image(
+        "dnf",
+        f'echo "${{LD_LIBRARY_PATH-none}} ${{PYTHONPATH-none}} $https_proxy $PATH" >> "${{0%dnf}}calls"; '
+        f"{bare_image.installed}",
+    )
+
+    assert main(["configure"]) == 0
+
+    libraries, modules, proxy, path = calls()[1].split()
+    assert (libraries, modules, proxy) == ("none", "none", "http://proxy.example:3128")
+    # The job's own first: there it was found.
+    assert path.endswith(":/usr/sbin:/usr/local/sbin:/sbin:/usr/bin:/usr/local/bin:/bin")
+
+
 def test_a_package_manager_that_fails_is_told(bare_image, capsys):
     bare_image("apk", "exit 7")
 

@@ -95,7 +95,7 @@ def _run(
     timeout: Optional[float],
 ) -> None:
     deadline = None if timeout is None else time.monotonic() + timeout
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    environment = _environment()
     for command in commands:
         words = " ".join(command)
         say(f"{because}; running: {words}")
@@ -108,3 +108,11 @@ def _run(
             raise LocalSetup(f"{words} was given up after {timeout:.0f} s") from None
         if status != 0:
             raise LocalSetup(f"{words} ended with status {status}")
+
+
+def _environment() -> Dict[str, str]:
+    """The job's, with its proxies, but without its libraries and modules, which may break system programs."""
+    kept = {name: os.environ[name] for name in os.environ if not name.startswith(("LD_", "PYTHON"))}
+    # dpkg refuses to work without the programs of the administrator, which a job's path may leave out.
+    path = os.pathsep.join([kept.get("PATH") or os.defpath, sshd.clean_environment()["PATH"]])
+    return {**kept, "PATH": path, "DEBIAN_FRONTEND": "noninteractive"}
