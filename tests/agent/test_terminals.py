@@ -60,3 +60,15 @@ def test_a_program_runs_although_its_view_cannot_be_made(tmp_path):
     done = subprocess.run(words, stdout=subprocess.PIPE, timeout=60, check=True)
 
     assert done.stdout == b"it runs\n"
+
+
+def test_a_python_that_was_built_without_ctypes_goes_without_the_view(tmp_path):
+    script = (
+        "import sys; sys.modules['ctypes'] = None; "
+        "from sagemaker_ssh_helper.agent import daemon, node, setup, terminals; "
+        "terminals.main(sys.argv[1:])"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / "gone"), "/bin/echo", "it", "runs"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "it runs\n", "")

@@ -11,7 +11,6 @@ As a program: ``terminals.py GROUP_FILE PROGRAM ARGUMENTS…`` runs a program wi
 when the container does not allow it. Standard library only; Python 3.8.
 """
 
-import ctypes
 import grp
 import os
 import sys
@@ -64,20 +63,22 @@ def main(arguments: List[str]) -> NoReturn:
 
 
 def _enter_view(group_file: str) -> None:
-    """Raises OSError where the container does not allow it."""
+    """Raises OSError where the container does not allow it, ImportError where Python has no ctypes."""
+    # Imported here: hardly any node needs it, and a Python that was built without libffi has none.
+    import ctypes
+
+    def check(result: int) -> None:
+        if result != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
     uid, gid = os.geteuid(), os.getegid()
     libc = ctypes.CDLL(None, use_errno=True)
-    _check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS))
+    check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS))
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
-    _check(libc.mount(os.fsencode(group_file), _GROUPS.encode(), None, _MS_BIND, None))
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    check(libc.mount(os.fsencode(group_file), _GROUPS.encode(), None, _MS_BIND, None))
 
 
 if __name__ == "__main__":
