@@ -40,6 +40,8 @@ def main(words):
     if thing == "failed":
         state.update_status(State.FAILED, why="the agent failed: ValueError: odd")
         return keeper.EXIT_DIED
+    if thing == "raises":
+        raise ImportError("half of the package is gone")
     if thing == "stays":
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
         state.write(state.agent_pid, b"%d" % os.getpid())
@@ -132,6 +134,7 @@ def test_an_agent_that_says_why_it_ends_stays_ended(keep):
     ("plan", "told", "is_said"),
     [
         ("killed", "tell-job", True),
+        ("raises", "tell-job", True),
         ("online killed", "quiet", True),
         # Whoever waits for it to be online says it.
         ("killed", "quiet", False),
@@ -142,7 +145,9 @@ def test_an_agent_that_dies_again_and_again_is_given_up(keep, plan, told, is_sai
 
     assert kept.end() == 1
     assert kept.starts == 5
-    why = f"the agent died 5 times soon after its start (signal 9). See {kept.log}"
+    how = "it failed" if plan == "raises" else "signal 9"
+    why = f"the agent died 5 times soon after its start ({how}). See {kept.log}"
+    assert kept.log.read_text().count("ImportError: half of the package is gone") == (5 * (plan == "raises"))
     assert (kept.status.state, kept.status.why) == (State.FAILED, why)
     assert kept.told() == (f"sagemaker-ssh-helper: no ssh in this container: {why}\n" if is_said else "")
 

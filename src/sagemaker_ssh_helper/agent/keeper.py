@@ -43,9 +43,14 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     signals.hear()
     while True:
         if keeper.fork() == 0:
-            from sagemaker_ssh_helper.agent import node
+            try:
+                from sagemaker_ssh_helper.agent import node
 
-            return node.main(words)
+                return node.main(words)
+            except Exception:
+                # Before it could tell anything itself: our standard error is the agent's log.
+                sys.excepthook(*sys.exc_info())
+                return EXIT_DIED
         status = keeper.wait()
         if status is None:
             status = keeper.pause()
