@@ -224,6 +224,6 @@ def test_an_interrupt_takes_no_more_off(environment: Mapping[str, str], stub: Aw
         assert begun.wait(30)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, told.decode()
     assert told.decode().endswith(" of 400 were done; the same command goes on with the rest\n")
     assert len(taken_off(stub)) < 400
