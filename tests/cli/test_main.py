@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -185,6 +186,21 @@ def test_an_interrupt_is_130_and_silent(
 ) -> None:
     def interrupted(command: str, words: list[str]) -> int:
         raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_module, "_run", interrupted)
+    assert main_module.main(["list"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_comes_of_an_interrupt_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(command: str, words: list[str]) -> int:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            # As a lock says it that the interrupt found half handed over.
+            threading.Lock().release()
 
     monkeypatch.setattr(main_module, "_run", interrupted)
     assert main_module.main(["list"]) == 130

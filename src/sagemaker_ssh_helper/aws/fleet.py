@@ -45,4 +45,8 @@ def deregister(client: Client, found: Iterable[Instance]) -> Iterator[tuple[Inst
         return instance, None
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(take_off, found)
+        try:
+            yield from pool.map(take_off, found)
+        finally:
+            # An interrupt may come while they are handed out.
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -9,8 +9,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from sagemaker_ssh_helper.cli.main import interrupted, say
 from sagemaker_ssh_helper.cli.main import main as sm_ssh
-from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 
@@ -74,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         for result in fleet.deregister(client, found):
             results.append(result)
-    except KeyboardInterrupt:
-        say(f"{len(results)} of {len(found)} were done; the same command goes on with the rest")
+    except (KeyboardInterrupt, Exception) as reason:
+        if interrupted(reason):
+            say(f"{len(results)} of {len(found)} were done; the same command goes on with the rest")
         raise
     failed = [error for _, error in results if error is not None]
     for instance, error in results:

@@ -79,12 +79,26 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except Exception as error:
+        if interrupted(error):
+            return 130
         if os.environ.get(Env.DEBUG, "").lower() == "true":
             import traceback
 
             traceback.print_exc()
         say(f"error[internal]: {type(error).__name__}: {_one_line(str(error))}{_keep_traceback(error)}")
         return 255 if command in _OWN_FAILURE else 1
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """
+    Whether this is an interrupt, or came of one.
+
+    One that falls between the two halves of handing a lock over ends, in Python's ``threading``, in the
+    complaint that nobody holds the lock.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _open_closed_descriptors() -> None:
