@@ -48,6 +48,12 @@ def sessions(cloud: LocalCloud, state: str = "Active") -> Set[str]:
     return {str(session["SessionId"]) for session in listed}
 
 
+def ends(cloud: LocalCloud, wanted: Set[str]) -> Dict[str, Any]:
+    """Those of these sessions that have ended: how."""
+    listed = cloud.client("ssm", user="admin").describe_sessions(State="History")["Sessions"]
+    return {row["SessionId"]: row for row in listed if row["SessionId"] in wanted}
+
+
 class Way:
     """
     A command whose session is open.
@@ -399,9 +405,10 @@ def test_a_cloud_that_is_gone_holds_nobody(
         e2e_cloud.faults(kind="gateway", action="start")
         e2e_cloud.clear_faults()
     # Nobody could say that they are over: they wait for a client that does not come.
-    assert ours <= sessions(e2e_cloud)
+    waiting, ended = sessions(e2e_cloud), ends(e2e_cloud, ours)
     for session in ours:
         e2e_cloud.client("ssm", user="admin").terminate_session(SessionId=session)
+    assert ours <= waiting, ended
     for way in all_of_them:
         way.assert_clean()
     # The agent comes back by itself.
