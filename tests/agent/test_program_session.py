@@ -1,5 +1,6 @@
 """Shells and commands: an agent between a fake service, whose client they have, and real programs."""
 
+import logging
 import os
 import re
 import shlex
@@ -372,10 +373,62 @@ def test_program_that_does_not_read_holds_the_client_and_loses_nothing(
     client.send(b"0123456789" * 1_200_000)
     held = client.wait_settled(lambda: client.unacknowledged)
     go.touch()
-    service.result(client)
+    result = service.result(client)
 
     assert held > 1000
-    assert b"12000000" in client.received
+    assert b" 12000000" in client.received, result
+
+
+LAST_WORDS = "echo ready; while [ ! -e {go} ]; do sleep 0.05; done; echo the-''end"
+
+
+def test_what_a_program_says_last_waits_for_a_client_that_is_cut_off(
+    service: FakeService, agent: AgentThread, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    command = LAST_WORDS.format(go=go)
+    client = service.offer_session(document=INTERACTIVE, parameters={"command": command}).wait_ready()
+    client.wait_until(b"ready")
+
+    # With the pauses in between some five seconds.
+    good = (201, b"<R><TokenValue>t</TokenValue></R>")
+    service.answers["/v1/data-channel"] = [(503, b"<ServiceUnavailableException>away")] * 9 + [good]
+    client.cut()
+    go.touch()
+    result = service.result(client)
+
+    assert b"the-end" in client.received, result
+    assert result.final_status == "Success"
+
+
+@pytest.mark.parametrize("way", ["data channel", "control channel", "flag", "end of the agent"])
+def test_a_client_that_takes_nothing_is_waited_for_until_somebody_ends_the_session(
+    service: FakeService,
+    agent: AgentThread,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    way: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+    go = tmp_path / "go"
+    command = LAST_WORDS.format(go=go)
+    client = service.offer_session(document=INTERACTIVE, parameters={"command": command}).wait_ready()
+    client.wait_until(b"ready")
+    client.hold()
+    go.touch()
+    service.wait(lambda: f"session {client.session_id}: its program ended" in caplog.text, "its end")
+
+    if way == "data channel":
+        client.close()
+    elif way == "control channel":
+        service.send_control(ChannelClosed(client.session_id, created_date="now"))
+    elif way == "flag":
+        client.send_flag(Flag.TERMINATE_SESSION)
+    else:
+        agent.stop()
+    service.result(client)
+
+    assert b"the-end" not in client.received
 
 
 # --- who it runs as, and what is refused ------------------------------------------------------------

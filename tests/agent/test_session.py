@@ -404,6 +404,22 @@ def test_data_channel_that_is_always_refused_is_told(
     assert "the message gateway refused a data-channel (AccessDenied" in output
 
 
+def test_gateway_that_is_busy_for_a_while_costs_no_session(
+    service: FakeService, agent: AgentThread, listen: Listen
+) -> None:
+    client = service.offer_session(listen(echo).number).wait_ready()
+    client.send(b"before")
+    client.wait_for(len(b"before"))
+
+    # More answers than refusals are borne: those say that it will never be.
+    good = (201, b"<R><TokenValue>t</TokenValue></R>")
+    service.answers["/v1/data-channel"] = [(503, b"<ServiceUnavailableException>busy")] * 9 + [good]
+    client.cut()
+    client.send(b" and after")
+
+    assert client.wait_for(len(b"before and after")) == b"before and after"
+
+
 # --- many, and refused ---------------------------------------------------------------------------
 
 

@@ -318,19 +318,22 @@ class Control:
     # --- permissions to connect ------------------------------------------------------------------
 
     async def _grant(self, resume: bool) -> Grant:
-        try:
-            token = await self._call(self._api.create_control_channel, self._instance_id)
-        except ServerFault as error:
-            # Passing troubles are tried again at once, refusals after a while.
-            raise ConnectionFailed(error.what, evidence=error.evidence) from error
+        token = await self._token(self._api.create_control_channel, self._instance_id)
         return _as_grant(token, self._api.control_channel_upgrade(self._instance_id))
 
     async def _grant_session(self, session_id: str) -> Grant:
-        token = await self._call(self._api.create_data_channel, session_id)
+        token = await self._token(self._api.create_data_channel, session_id)
         if self._runner is not None:
             # Sessions ask eagerly for a network that was away, since somebody waits.
             self._runner.hurry()
         return _as_grant(token, self._api.data_channel_upgrade(session_id))
+
+    async def _token(self, create: Callable[..., str], name: str) -> str:
+        try:
+            return await self._call(create, name)
+        except ServerFault as error:
+            # Passing troubles are tried again at once, refusals after a while and not for ever.
+            raise ConnectionFailed(error.what, evidence=error.evidence) from error
 
     async def _decrypt(self, key_id: str, cipher_text: bytes, context: Mapping[str, str]) -> bytes:
         return await self._call(self._api.decrypt, key_id, cipher_text, context)

@@ -8,7 +8,7 @@ import os
 import ssl
 import time
 from dataclasses import dataclass
-from typing import Any, Awaitable, Callable, Mapping, Optional
+from typing import Any, Awaitable, Callable, List, Mapping, Optional
 
 from sagemaker_ssh_helper.agent.aws_api import SESSION_TERMINATED
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant
@@ -24,8 +24,6 @@ from sagemaker_ssh_helper.protocol.data_channel import DataChannel, DataKeyNeede
 from sagemaker_ssh_helper.protocol.encryption import DataKey
 from sagemaker_ssh_helper.protocol.payloads import InteractiveShell, TaskStatus
 
-# Without any progress. While acknowledges come, the rest of the data is waited for.
-_DRAIN_TIMEOUT = 2.0
 _MAX_REFUSALS = 6
 
 _logger = logging.getLogger(__name__)
@@ -76,6 +74,7 @@ class SessionBase:
         self._began_at = self._loop.time()
         self._result: asyncio.Future[Result] = self._loop.create_future()
         self._drain = False
+        self._abandoned: asyncio.Future[None] = self._loop.create_future()
         self._runner: Optional[DataChannelRunner] = None
         self._refusals = 0
         self._received_bytes = 0
@@ -93,14 +92,17 @@ class SessionBase:
 
     def finish(self, result: Result, *, drain: bool = False) -> None:
         """
-        End the session. Nothing when it has a result.
+        End the session. When it has a result, that stays.
 
         Args:
-            drain: the client is to get what was sent to it first.
+            drain: the client is to get what was sent to it first, also one that is away and comes back. That
+                ends with a later call without it: nobody wants the rest any more.
         """
         if not self._result.done():
             self._drain = drain
             self._result.set_result(result)
+        elif not drain and not self._abandoned.done():
+            self._abandoned.set_result(None)
 
     def _new_runner(
         self,
@@ -165,10 +167,16 @@ class SessionBase:
             self.finish(Result(TaskStatus.FAILED, str(error)))
 
     async def _wait_for_acknowledges(self, runner: DataChannelRunner) -> None:
-        """Until the client has everything, or there is no progress for two seconds."""
-        left = runner.channel.unacknowledged
-        while not await runner.drain(_DRAIN_TIMEOUT):
-            if runner.channel.unacknowledged >= left:
-                _logger.info("! session %s: %d messages were not acknowledged", self.session_id, left)
-                return
+        """
+        Until the client has everything, or the service or the client ends the session.
+
+        It may be away for as long as links are resumed, or take nothing for as long as its user likes.
+        """
+        drained = asyncio.ensure_future(runner.drain())
+        either: List[asyncio.Future[Any]] = [drained, self._abandoned]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        await asyncio.wait([drained])
+        if not runner.channel.drained:
             left = runner.channel.unacknowledged
+            _logger.info("! session %s: %d messages were not acknowledged", self.session_id, left)

@@ -159,8 +159,12 @@ class DataChannelRunner(Runner[DataChannel]):
             self._guard(self._dispatch, self.channel.resume_delivery(now))
         self._settle(now)
 
-    async def drain(self, timeout: float) -> bool:
-        """Wait until all that was sent is acknowledged. False when it is not, after that many seconds."""
+    async def drain(self, timeout: Optional[float] = None) -> bool:
+        """
+        Wait until all that was sent is acknowledged.
+
+        False when it is not, after ``timeout`` seconds or at the end.
+        """
         if not self.channel.drained and not self._is_over():
             waiter = asyncio.get_running_loop().create_future()
             self._drain_waiters.append(waiter)
