@@ -23,6 +23,7 @@ def state(tmp_path, monkeypatch):
     made = StateDir.open(str(tmp_path / "node"), create=True)
     environment.write_programs(made)
     monkeypatch.setattr(peers, "_address", ADDRESSES.get)
+    monkeypatch.setattr(peers, "_OWN_NAME_TIMEOUT", 0.0)
     return made
 
 
@@ -117,6 +118,15 @@ def test_nothing_is_started_where_nobody_else_is(start, state, job):
 def test_what_keeps_it_from_starting_is_told(start, job, why):
     with pytest.raises(LocalSetup, match=why):
         start(**job)
+
+
+def test_an_own_name_that_comes_late_is_waited_for(start, state, monkeypatch):
+    answers = iter([None, None, "127.0.77.1"])
+    monkeypatch.setattr(peers, "_OWN_NAME_TIMEOUT", 60.0)
+    monkeypatch.setattr(peers, "_NAMES_INTERVAL", 0.0)
+    monkeypatch.setattr(peers, "_address", lambda host: next(answers, "127.0.77.1"))
+
+    assert start().address == "127.0.77.1"
 
 
 def test_nodes_of_ten_and_more_are_counted_by_number(start, state, monkeypatch):

@@ -13,6 +13,7 @@ from sagemaker_ssh_helper.errors import (
     AccessDenied,
     EndpointUnreachable,
     LocalSetup,
+    ServiceError,
     SSHHelperError,
     UsageError,
 )
@@ -83,6 +84,11 @@ def error(code, **more):
             "Let the job's role call s3:GetObject on arn:aws:s3:::my-bucket/k",
         ),
         (
+            Reply(403, error("InvalidAccessKeyId")),
+            ServiceError,
+            "s3://my-bucket/k cannot be read (InvalidAccessKeyId)",
+        ),
+        (
             Reply(301, error("PermanentRedirect"), {"x-amz-bucket-region": "us-east-2"}),
             LocalSetup,
             "my-bucket is in us-east-2, this container in eu-west-1 (PermanentRedirect). Use a bucket of",
@@ -131,7 +137,7 @@ def test_without_a_region_nothing_is_asked():
 
 def test_a_clock_that_is_right_is_not_blamed_again_and_again():
     refused = Reply(403, error("SignatureDoesNotMatch"), {"Date": "Tue, 14 Nov 2023 22:13:21 GMT"})
-    with ScriptedServer(refused) as server, pytest.raises(AccessDenied, match="SignatureDoesNotMatch"):
+    with ScriptedServer(refused) as server, pytest.raises(ServiceError, match="SignatureDoesNotMatch"):
         store("s3://my-bucket/k", server.url).fetch()
 
     assert len(server.requests) == 1

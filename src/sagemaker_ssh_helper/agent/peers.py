@@ -35,6 +35,8 @@ _PROGRAMS = ("ssh", "scp", "sftp")
 # Names are there once all instances are; a node that is not by then cannot log in here.
 _NAMES_TIMEOUT = 300.0
 _NAMES_INTERVAL = 1.0
+# Without an address of its own it cannot listen; the start goes on without it.
+_OWN_NAME_TIMEOUT = 10.0
 _CONNECT_TIMEOUT = 10
 
 _logger = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ def start(state: StateDir, environ: Mapping[str, str]) -> Optional[SshServer]:
         key = NodeKey.parse(text)
     except UsageError as error:
         raise LocalSetup(f"{Env.NODE_KEY} is not used: {error}") from None
-    address = _address(here)
+    address = _own_address(here)
     if address is None:
         raise LocalSetup(f"this node's own name {here} has no address")
     folder = _folder(state, create=True)
@@ -110,6 +112,16 @@ def _folder(state: StateDir, *, create: bool) -> StateDir:
     # Logins are the same by either road.
     folder.login = state.login
     return folder
+
+
+def _own_address(here: str) -> Optional[str]:
+    """This node's address; waits for it a little, since names may come later than the container."""
+    deadline = time.monotonic() + _OWN_NAME_TIMEOUT
+    while True:
+        address = _address(here)
+        if address is not None or time.monotonic() >= deadline:
+            return address
+        time.sleep(_NAMES_INTERVAL)
 
 
 def _address(host: str) -> Optional[str]:

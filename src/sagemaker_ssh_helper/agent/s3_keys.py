@@ -138,7 +138,8 @@ class KeyStore:
             )
         if answer.status == 404:
             return LocalSetup(f"there is no s3://{self._bucket}/{self._key}", evidence=evidence)
-        if answer.status == 403:
+        if answer.status == 403 and code in ("AccessDenied", ""):
+            # Other codes speak of the credentials, which no policy mends.
             return AccessDenied(
                 f"the container may not read s3://{self._bucket}/{self._key}",
                 evidence=evidence,
