@@ -4,6 +4,7 @@ The command ``sm-hold``: run the job's command, and keep the container for peopl
 Standard library only; Python 3.8.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -77,18 +78,21 @@ class _Holder:
         """The signal that said so."""
 
     def run(self, command: List[str], seconds: int) -> int:
-        signal.signal(signal.SIGTERM, self._end)
-        signal.signal(signal.SIGINT, self._end)
-        signals.hear()
-        try:
-            self._process = subprocess.Popen(command)
-        except OSError as error:
-            _say(f"cannot run {command[0]}: {error.strerror}")
-            return 127 if isinstance(error, FileNotFoundError) else 126
-        if self._told_to_end:
-            # It came before there was anybody to hand it to.
-            self._process.send_signal(self._told_to_end)
-        code = self._process.wait()
+        wakeup = signals.Wakeup({signal.SIGTERM: self._end, signal.SIGINT: self._end})
+        with contextlib.closing(wakeup):
+            try:
+                self._process = subprocess.Popen(command)
+            except OSError as error:
+                _say(f"cannot run {command[0]}: {error.strerror}")
+                return 127 if isinstance(error, FileNotFoundError) else 126
+            if self._told_to_end:
+                # It came before there was anybody to hand it to.
+                self._process.send_signal(self._told_to_end)
+            while True:
+                code = self._process.poll()
+                if code is not None:
+                    break
+                wakeup.wait()
         status = code if code >= 0 else 128 - code
         if status and not self._told_to_end:
             self._hold(status, seconds)

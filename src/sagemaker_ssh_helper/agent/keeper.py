@@ -11,7 +11,6 @@ Standard library only; Python 3.8.
 """
 
 import os
-import select
 import signal
 import sys
 import time
@@ -39,8 +38,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keeper = _Keeper(words)
-    signal.signal(signal.SIGTERM, keeper.end)
-    signals.hear()
     while True:
         if keeper.fork() == 0:
             try:
@@ -64,17 +61,16 @@ class _Keeper:
         self._agent = 0
         self._began_at = 0.0
         self._told_to_end = False
-        self._wake_reader, self._wake_writer = os.pipe()
         self._quick_ends = 0
         self._next_pause = FIRST_PAUSE
         self._was_online = False
         self._how = ""
+        self._wakeup = signals.Wakeup({signal.SIGTERM: self._end})
 
-    def end(self, number: int, frame: object) -> None:
+    def _end(self, number: int, frame: object) -> None:
         """The handler of SIGTERM: the agent ends in good order, and is not started again."""
         if not self._told_to_end:
             self._told_to_end = True
-            os.write(self._wake_writer, b".")
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -88,20 +84,26 @@ class _Keeper:
     def fork(self) -> int:
         """Like os.fork."""
         self._began_at = time.monotonic()
+        # The agent's is not for our handler, nor is ours for the agent's copy of it.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         pid = os.fork()
         if pid == 0:
+            self._wakeup.close()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.close(self._wake_reader)
-            os.close(self._wake_writer)
         else:
             self._agent = pid
             # It may have come before there was anybody to hand it to.
             self._pass_on()
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return pid
 
     def wait(self) -> Optional[int]:
         """Until the agent ended; its exit status, or None when it died."""
-        _, ended = os.waitpid(self._agent, 0)
+        while True:
+            pid, ended = os.waitpid(self._agent, os.WNOHANG)
+            if pid:
+                break
+            self._wakeup.wait()
         self._agent = 0
         code = os.WEXITSTATUS(ended) if os.WIFEXITED(ended) else -os.WTERMSIG(ended)
         if code >= 0 and code != EXIT_DIED:
@@ -156,10 +158,14 @@ class _Keeper:
             _log(f"{state.agent_pid} cannot be written: {error}")
         seconds = self._next_pause * (0.5 + 0.5 * random.random())
         self._next_pause = min(LONGEST_PAUSE, 2 * self._next_pause)
-        if select.select([self._wake_reader], [], [], seconds)[0]:
-            tell(State.FAILED, "the agent was told to end")
-            return 0
-        return None
+        goes_on_at = time.monotonic() + seconds
+        while not self._told_to_end:
+            left = goes_on_at - time.monotonic()
+            if left <= 0:
+                return None
+            self._wakeup.wait(left)
+        tell(State.FAILED, "the agent was told to end")
+        return 0
 
 
 def _log(text: str) -> None:
