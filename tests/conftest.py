@@ -1,8 +1,9 @@
 """What all tests share: how long Hypothesis looks. ``HYPOTHESIS_PROFILE=deep`` looks for hours."""
 
+import functools
 import os
 import signal
-from typing import List
+from typing import Iterator, List
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,7 +16,7 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 
 # No deadlines: two cores are shared, and a slow example is no bug.
 settings.register_profile(
-    "fast", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "fast", max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.register_profile("deep", settings.get_profile("fast"), max_examples=20000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
@@ -27,3 +28,17 @@ _LONG = ("test_examples.py", "test_demo.py", "test_cmd_emulator.py", "test_sdk_v
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
     """The longest files first."""
     items.sort(key=lambda item: item.path.name not in _LONG)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def service_models() -> Iterator[None]:
+    """The descriptions of AWS's services, which botocore reads anew for each session, are read once."""
+    try:
+        import botocore.session
+    except ImportError:  # as in a container
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        shared = functools.lru_cache(maxsize=None)(botocore.session.create_loader)
+        patch.setattr(botocore.session, "create_loader", shared)
+        yield
