@@ -140,9 +140,19 @@ def _resource_matches(statement: Mapping[str, Any], resource: str, variables: Co
 def _glob(pattern: str, text: str, variables: Context | None = None) -> bool:
     """Whether the text fits a pattern with ``*``, ``?`` and, when there are values for them, variables."""
     try:
-        return re.fullmatch(_expression(pattern, variables), text, re.DOTALL) is not None
+        if variables is None or "${" not in pattern:
+            expression = _compiled(pattern)
+        else:
+            expression = re.compile(_expression(pattern, variables), re.DOTALL)
     except _NoValue:
         return False
+    return expression.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Without values for variables: the same in every request, of which each looks at many."""
+    return re.compile(_expression(pattern, None), re.DOTALL)
 
 
 class _NoValue(Exception):
