@@ -9,6 +9,7 @@ from typing import Iterator, Tuple
 import pytest
 
 import sagemaker_ssh_helper
+from sagemaker_ssh_helper import archive
 
 PACKAGE = "sagemaker_ssh_helper"
 ROOT = Path(sagemaker_ssh_helper.__file__).parent
@@ -17,6 +18,7 @@ ROOT = Path(sagemaker_ssh_helper.__file__).parent
 ROWS = {
     "errors": 1,
     "names": 1,
+    "whole_library": 1,
     "archive": 2,
     "iam_policies": 2,
     "protocol": 2,
@@ -51,9 +53,7 @@ PEERS = {
     "delivery", "detached_sagemaker", "ide", "launch", "log", "manager", "pipeline_steps", "proxy", "wrapper",
 }  # fmt: skip
 
-CONTAINER = {
-    "__init__", "env", "errors", "names", "node_keys", "public_keys", "protocol", "channels", "agent",
-}  # fmt: skip
+CONTAINER = {name.removesuffix(".py") for name in archive.SHIPPED}
 
 
 def modules() -> Iterator[Tuple[str, Path]]:

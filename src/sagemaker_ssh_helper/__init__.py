@@ -13,6 +13,12 @@ from datetime import timedelta as _timedelta
 with open(os.path.join(os.path.dirname(__file__), "VERSION"), encoding="ascii") as _version_file:
     __version__ = _version_file.read().strip()
 
+if not os.path.exists(os.path.join(os.path.dirname(__file__), "launch.py")):
+    # This is the part that travels into a job.
+    from sagemaker_ssh_helper import whole_library as _whole_library
+
+    _whole_library.find_rest()
+
 
 def setup_and_start_ssh() -> None:
     """

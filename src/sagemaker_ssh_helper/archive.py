@@ -50,8 +50,21 @@ sys.stderr.flush()
 os.execvp(sys.argv[1], sys.argv[1:])
 '''
 
-# What the container never runs: these stay on the user's machine.
-_LEFT_OUT = {"cli", "client", "emulator", "cdk", "__pycache__"}
+SHIPPED = (
+    "VERSION",
+    "__init__.py",
+    "agent",
+    "channels",
+    "env.py",
+    "errors.py",
+    "names.py",
+    "node_keys.py",
+    "protocol",
+    "public_keys.py",
+    "py.typed",
+    "whole_library.py",
+)
+"""What a container runs. All else stays on the user's machine; ``whole_library`` answers for it."""
 
 _LAUNCHER_TEXT = '''\
 """Starts ssh in this container, then becomes the job's own program. Written by sagemaker-ssh-helper."""
@@ -74,17 +87,20 @@ if __name__ == "__main__":
 
 def _package_files() -> Iterator[Path]:
     root = Path(__file__).resolve().parent
-    for folder, folders, files in os.walk(root):
-        # Tools leave hidden folders of theirs.
-        folders[:] = sorted(name for name in set(folders) - _LEFT_OUT if not name.startswith("."))
-        for name in sorted(files):
-            if not name.endswith((".pyc", ".pyo")):
-                yield Path(folder, name).relative_to(root)
+    for top in SHIPPED:
+        if (root / top).is_file():
+            yield Path(top)
+        for folder, folders, files in os.walk(root / top):
+            # Tools leave folders of theirs.
+            folders[:] = sorted(name for name in folders if not name.startswith((".", "__pycache__")))
+            for name in sorted(files):
+                if not name.endswith((".pyc", ".pyo")):
+                    yield Path(folder, name).relative_to(root)
 
 
 def dependency_dir() -> str:
     """
-    A folder named ``sagemaker_ssh_helper`` that holds what a container needs, under 1 MB.
+    A folder named ``sagemaker_ssh_helper`` that holds what a container needs, less than 800 kB.
 
     Give it to an estimator: ``dependencies=[dependency_dir()]``. It is a copy in the user's cache, made once
     for each state of the installed package, and stays valid after this process ends.
