@@ -1,6 +1,8 @@
 """Credentials that end while a session goes on: it is resumed with new ones."""
 
+import os
 import subprocess
+import sys
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List
 
@@ -124,3 +126,51 @@ def test_a_refusal_or_two_of_a_resume_are_not_believed(
         )
         e2e_cloud.faults(kind="cut", side="client")
         ask(process, b"resumed")
+
+
+NOISY_HELPER = """#!{python}
+import json, os, sys
+taken = sys.stdin.buffer.read()
+print("the helper took", len(taken), "bytes", file=sys.stderr)
+os.write(2, b"noise")
+with open({log!r}, "ab") as log:
+    log.write(taken + b"|")
+print(json.dumps({{"Version": 1, "AccessKeyId": {key!r}, "SecretAccessKey": {secret!r}}}))
+"""
+
+
+@pytest.fixture
+def helped(alice: Laptop) -> Laptop:
+    """Alice, whose keys come from a program that reads its standard input to the end."""
+    helper, log = alice.home / "helper", alice.home / "taken"
+    helper.write_text(
+        NOISY_HELPER.format(
+            python=sys.executable, log=str(log), key=alice.user["access_key_id"],
+            secret=alice.user["secret_access_key"],
+        )
+    )  # fmt: skip
+    helper.chmod(0o755)
+    config = alice.home / "config"
+    config.write_text(f"[default]\ncredential_process = {helper}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del alice.env[name]
+    alice.env["AWS_CONFIG_FILE"] = str(config)
+    return alice
+
+
+def test_a_credential_helper_takes_none_of_the_bytes_of_ssh_or_of_the_command(
+    helped: Laptop, job: Job
+) -> None:
+    ssh = helped.configure_ssh()
+    data = os.urandom(300_000)
+    for words in (
+        [*SM_SSH, "exec", job.host, "--", "cat"],
+        [*SM_SSH, "connect", job.host, "cat"],
+        [*ssh, job.host, "cat"],
+    ):
+        done = helped.run(*words, stdin=data)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout == data
+        assert b"noise" not in done.stderr
+    taken = (helped.home / "taken").read_bytes()
+    assert set(taken) == {ord("|")}

@@ -95,6 +95,7 @@ class Session:
         self._static = static
         self._botocore = botocore_session
         self._is_given = False
+        self._may_ask = True
         self._source: Any = None
         self._used: Credentials | None = None
         self._endpoints: dict[str, str] = {}
@@ -233,6 +234,12 @@ class Session:
 
         try:
             if self._source is None:
+                if not self._is_given:
+                    from sagemaker_ssh_helper.aws import mfa
+
+                    # botocore knows --region and AWS_REGION not, and calls STS for roles somewhere.
+                    self.botocore.set_config_variable("region", self.region)
+                    mfa.prepare(self.botocore, mfa.Prompt(self.profile, lambda: self._may_ask))
                 self._source = self.botocore.get_credentials()
             if self._source is None:
                 raise CredentialsMissing(
@@ -245,6 +252,10 @@ class Session:
             raise _credential_error(error, self.profile) from error
         self._used = Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
         return self._used
+
+    def ask_no_more(self) -> None:
+        """From now on the terminal belongs to a session: keys that take a code cannot be had."""
+        self._may_ask = False
 
     @property
     def credentials_origin(self) -> str:

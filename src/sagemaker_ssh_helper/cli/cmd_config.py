@@ -8,11 +8,10 @@ import argparse
 import os
 import shlex
 import subprocess
-import sys
 from typing import Any
 
 from sagemaker_ssh_helper.cli.parser import add_aws_options
-from sagemaker_ssh_helper.client import settings
+from sagemaker_ssh_helper.client import settings, standard_streams
 from sagemaker_ssh_helper.client.files import cache_dir, config_dir, state_dir
 from sagemaker_ssh_helper.errors import LocalSetup, RegionMissing, UsageError
 
@@ -90,14 +89,16 @@ def _keys_in_environment() -> bool:
 
 def _edit() -> None:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    if not editor and not sys.stdin.isatty():
+    if not editor and not standard_streams.input_is_terminal():
         raise UsageError("there is no terminal, and no editor is named", fix="Set EDITOR")
     from sagemaker_ssh_helper.client.files import private_dir
 
     private_dir(config_dir())
     words = [*shlex.split(editor or "vi"), str(settings.path())]
     try:
-        status = subprocess.call(words)
+        status = subprocess.call(
+            words, stdin=standard_streams.input_descriptor(), stdout=standard_streams.output_descriptor()
+        )
     except OSError as error:
         raise LocalSetup(f"cannot run {words[0]}", evidence=error.strerror, fix="Set EDITOR") from error
     if status:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sagemaker_ssh_helper.cli.main import interrupted, say
 from sagemaker_ssh_helper.cli.main import main as sm_ssh
 from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"{len(found)} instances in {session.region}")
         return _json(args, [(instance.id, None) for instance in found], 0)
     if not args.yes:
-        if not (sys.stdin is not None and sys.stdin.isatty()):
+        if not standard_streams.input_is_terminal():
             raise UsageError("nobody is there to be asked", fix="Say it: --yes, or look first: --dry-run")
         print(
             f"deregister {len(found)} instances in {session.region}? [y/N] ",
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        if standard_streams.read_line().strip().lower() not in ("y", "yes"):
             say("nothing was deregistered")
             return 1
     results: list[tuple[Instance, SSHHelperError | None]] = []

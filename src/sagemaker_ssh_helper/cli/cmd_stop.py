@@ -10,6 +10,7 @@ from typing import Any
 
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.errors import TargetEnded, TargetNotFound, UsageError
 
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if resource.ended:
         raise TargetEnded(f"{resource.name} has ended: {resource.status}")
     if not args.yes:
-        if not (sys.stdin is not None and sys.stdin.isatty()):
+        if not standard_streams.input_is_terminal():
             raise UsageError("nobody is there to be asked", fix=f"Say it: sm-ssh stop --yes {found.host}")
         print(
             f"stop {kind.label} {resource.name} ({resource.status})? [y/N] ",
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        if standard_streams.read_line().strip().lower() not in ("y", "yes"):
             say("not stopped")
             return 1
     resources.stop(found.client, kind, resource.name)

@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from sagemaker_ssh_helper import __version__
+from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 from sagemaker_ssh_helper.names import Env
 
@@ -52,6 +53,8 @@ _ALIASES = {"ssh": "connect", "ls": "list"}
 # ssh's own status for "no connection": what runs ssh or is run by it cannot tell more, and every other number
 # may be that of the remote command.
 _OWN_FAILURE = ("start-proxy", "session")
+# They lend the terminal to programs that they start, and look for credentials nowhere but in their own cloud.
+_HOSTS = ("emulator", "demo")
 _GLOBAL_OPTIONS = ("--profile", "--region")
 
 
@@ -65,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is None and command != "start-proxy":
             sys.stdout = os.fdopen(1, "w", closefd=False)
         _let_every_character_be_written()
+        if command not in _HOSTS:
+            standard_streams.set_apart()
         status = _run(command, words)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -76,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # Whoever reads our output has seen enough. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), standard_streams.output_descriptor())
         return 141
     except Exception as error:
         if interrupted(error):
@@ -87,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         say(f"error[internal]: {type(error).__name__}: {_one_line(str(error))}{_keep_traceback(error)}")
         return 255 if command in _OWN_FAILURE else 1
+    finally:
+        standard_streams.give_back()
 
 
 def interrupted(error: BaseException | None) -> bool:

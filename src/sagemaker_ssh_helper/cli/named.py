@@ -11,7 +11,7 @@ from sagemaker_ssh_helper.aws import instances
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.cli.main import say
-from sagemaker_ssh_helper.client import last_target, naming
+from sagemaker_ssh_helper.client import last_target, naming, standard_streams
 from sagemaker_ssh_helper.client.last_target import LastTarget
 from sagemaker_ssh_helper.client.settings import open_session
 from sagemaker_ssh_helper.errors import NotInstrumented, UsageError
@@ -128,4 +128,4 @@ def is_whole(text: str) -> bool:
 
 
 def _asking_makes_sense() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+    return standard_streams.input_is_terminal() and sys.stderr.isatty()

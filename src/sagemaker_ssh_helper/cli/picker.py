@@ -12,6 +12,7 @@ from sagemaker_ssh_helper.aws import inventory
 from sagemaker_ssh_helper.aws.instances import ONLINE
 from sagemaker_ssh_helper.aws.inventory import Row
 from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.errors import TargetNotFound, UsageError
 from sagemaker_ssh_helper.names import ResourceKind
 from sagemaker_ssh_helper.targets import Target
@@ -39,7 +40,7 @@ def pick(client: Client, tell: Callable[[str], None]) -> Target:
         for number, row in enumerate(shown, start=1):
             _show(f"{number:>3}  {row.status:<14}  {age(row.since):>4}  {row.host}")
         print("number, or part of a name: ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        line = standard_streams.read_line()
         words = line.split()
         if not line:
             raise UsageError("nothing was picked", fix="Name one: sm-ssh connect NAME")

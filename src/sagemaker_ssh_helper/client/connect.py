@@ -19,7 +19,7 @@ from pathlib import Path
 from sagemaker_ssh_helper.aws import commands, instances, resources, sessions
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.client import keys, known_hosts, launches, trust
+from sagemaker_ssh_helper.client import keys, known_hosts, launches, standard_streams, trust
 from sagemaker_ssh_helper.client.files import config_dir
 from sagemaker_ssh_helper.client.trust import Pin
 from sagemaker_ssh_helper.errors import (
@@ -416,6 +416,7 @@ def become(argv: list[str]) -> int:
     On Windows it is a child, and Ctrl-C is its alone: we wait for what it makes of it.
     """
     sys.stdout.flush()
+    standard_streams.give_back()
     if sys.platform == "win32":
         import signal
         import subprocess

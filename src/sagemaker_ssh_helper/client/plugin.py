@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from sagemaker_ssh_helper.aws import sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup, SSHHelperError
 
 if TYPE_CHECKING:
@@ -121,7 +122,12 @@ def _carry(
     asked = json.dumps({"Target": started.instance.id})
     words = [program, response, session.region, "StartSession", session.profile or "", asked]
     try:
-        process = subprocess.Popen([*words, session.endpoint_url("ssm")], env=environ, stdout=stdout)
+        process = subprocess.Popen(
+            [*words, session.endpoint_url("ssm")],
+            env=environ,
+            stdin=standard_streams.input_descriptor(),
+            stdout=standard_streams.output_descriptor() if stdout is None else stdout,
+        )
     except OSError as error:
         raise _cannot_run(program, error) from error
 

@@ -20,7 +20,7 @@ from sagemaker_ssh_helper.aws import sessions
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
-from sagemaker_ssh_helper.client import connect, settling
+from sagemaker_ssh_helper.client import connect, settling, standard_streams
 from sagemaker_ssh_helper.client.settings import open_session
 from sagemaker_ssh_helper.errors import LocalSetup, TargetOffline
 from sagemaker_ssh_helper.names import Env, InstanceId
@@ -246,13 +246,13 @@ def max_payload_bytes() -> int:
 
 def claim_stdout() -> int:
     """
-    A descriptor for the session's bytes.
+    The descriptor for the session's bytes, which nothing else can write.
 
-    Whatever else this process writes to standard output goes to standard error from now on.
+    What is printed goes to standard error from now on.
     """
     if sys.stdout is None:
         raise LocalSetup("standard output is closed", fix="It carries the session's bytes: give it to ssh")
+    standard_streams.set_apart()
     sys.stdout.flush()
-    output = os.dup(1)
-    os.dup2(2, 1)
-    return output
+    sys.stdout = sys.stderr
+    return standard_streams.output_descriptor()

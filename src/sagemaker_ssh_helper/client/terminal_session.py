@@ -24,7 +24,7 @@ from typing import Any
 
 from sagemaker_ssh_helper.aws import instances, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.client import port_forwarding
+from sagemaker_ssh_helper.client import port_forwarding, standard_streams
 from sagemaker_ssh_helper.client.pipes import Output
 from sagemaker_ssh_helper.client.proxy_command import (
     Interrupts,
@@ -96,7 +96,8 @@ def _run_plugin(client: Client, options: SessionOptions, tell: Callable[[str], N
     program = plugin.find()
     # What a terminal's keys mean is the program's affair, and it gets those signals as we do.
     keys = ("SIGINT", "SIGQUIT", "SIGTSTP")
-    interrupts = Interrupts(("SIGTERM", "SIGHUP"), overheard=keys) if os.isatty(0) else Interrupts()
+    typing = standard_streams.input_is_terminal()
+    interrupts = Interrupts(("SIGTERM", "SIGHUP"), overheard=keys) if typing else Interrupts()
     return plugin.run(program, client, _StartingDocument(client, options, tell), interrupts, tell)
 
 
@@ -129,7 +130,7 @@ async def _run(client: Client, options: SessionOptions, tell: Callable[[str], No
     terminal = _LocalTerminal()
     with signals.handled():
         try:
-            for descriptor in (1, 2):
+            for descriptor in (standard_streams.output_descriptor(), 2):
                 outputs.append(_output(descriptor, stop))
             started = await wait_started(_StartingDocument(client, options, tell), stop)
             if started is None:
@@ -137,6 +138,7 @@ async def _run(client: Client, options: SessionOptions, tell: Callable[[str], No
             if stop.is_set():
                 await terminate(client, started.grant)
                 return signals.status
+            client.session.ask_no_more()
             session = TerminalSession(
                 client,
                 started,
@@ -168,7 +170,7 @@ async def _run(client: Client, options: SessionOptions, tell: Callable[[str], No
 
 def _output(descriptor: int, stop: asyncio.Event) -> Output:
     try:
-        return Output(descriptor, on_broken=stop.set if descriptor == 1 else lambda: None)
+        return Output(descriptor, on_broken=stop.set if descriptor != 2 else lambda: None)
     except OSError as error:
         raise LocalSetup("standard output or standard error is closed", evidence=str(error)) from error
 
@@ -353,20 +355,21 @@ class _LocalTerminal:
 
     def __init__(self) -> None:
         self.is_raw = False
+        self._descriptor = standard_streams.input_descriptor()
         self._saved: list[Any] | None = None
 
     def enter(self) -> None:
         """Hand every key on as it is. Nothing when there is no terminal."""
-        if self.is_raw or not os.isatty(0):
+        if self.is_raw or not standard_streams.input_is_terminal():
             return
-        self._saved = termios.tcgetattr(0)
+        self._saved = termios.tcgetattr(self._descriptor)
         self.is_raw = True
-        tty.setraw(0, termios.TCSADRAIN)
+        tty.setraw(self._descriptor, termios.TCSADRAIN)
 
     def renew(self) -> None:
         """Take it over again: a shell had it while this process was stopped."""
         if self.is_raw:
-            tty.setraw(0, termios.TCSADRAIN)
+            tty.setraw(self._descriptor, termios.TCSADRAIN)
 
     def tell(self, tell: Callable[[str], None], line: str) -> None:
         """A line for the user, which begins at the margin."""
@@ -374,7 +377,7 @@ class _LocalTerminal:
             tell(line)
             return
         with contextlib.suppress(termios.error):  # it may be gone
-            termios.tcsetattr(0, termios.TCSADRAIN, self._saved or [])
+            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._saved or [])
         tell(line)
         with contextlib.suppress(termios.error):
             self.renew()
@@ -385,7 +388,7 @@ class _LocalTerminal:
             saved, self._saved = self._saved, None
             self.is_raw = False
             with contextlib.suppress(termios.error):  # it may be gone
-                termios.tcsetattr(0, termios.TCSADRAIN, saved)
+                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, saved)
 
 
 class _Signals:
@@ -452,7 +455,7 @@ class _Signals:
 
 
 def _terminal_size() -> tuple[int, int]:
-    for descriptor in (1, 0, 2):
+    for descriptor in (standard_streams.output_descriptor(), standard_streams.input_descriptor(), 2):
         try:
             size = os.get_terminal_size(descriptor)
         except OSError:

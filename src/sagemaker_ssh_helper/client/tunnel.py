@@ -22,6 +22,7 @@ from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
 from sagemaker_ssh_helper.channels.dialing import in_thread
+from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.client.container_watch import wait_for_end
 from sagemaker_ssh_helper.client.pipes import Input, Output
 from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting, max_payload_bytes
@@ -135,6 +136,7 @@ def _new_tunnel(
     stop: asyncio.Event,
     tell: Callable[[str], None],
 ) -> Tunnel:
+    client.session.ask_no_more()
     if not started.instance.is_native:
         return Tunnel(client, started, stdout, stop, tell)
     from sagemaker_ssh_helper.client.relay import RelayTunnel  # few sessions need it
@@ -204,7 +206,7 @@ class Tunnel:
         self._last_words = ""
         self._output_at = 0.0
         self._input_ended = False
-        self._stdin = Input(0, self._on_input, self._on_input_end)
+        self._stdin = Input(standard_streams.input_descriptor(), self._on_input, self._on_input_end)
         self._runner = self._new_runner()
         stdout.on_full = lambda: self._runner.pause_delivery()
         stdout.on_room = lambda: self._runner.resume_delivery()
