@@ -85,11 +85,19 @@ class SshNode:
     Args:
         environment: what the job's variables are.
         kind: which ssh server, as ``SSH_SSHD`` names it.
+        within: words before the program that sets the node up, such as those of another view of the system.
     """
 
-    def __init__(self, user: User, environment: Dict[bytes, bytes], kind: str = "openssh") -> None:
+    def __init__(
+        self,
+        user: User,
+        environment: Dict[bytes, bytes],
+        kind: str = "openssh",
+        within: Sequence[str] = (),
+    ) -> None:
         self.user = user
         self.kind = kind
+        self._within = within
         # Not pytest's folder: only its owner may go below that one.
         self.root = Path(tempfile.mkdtemp(prefix="node-"))
         self.root.chmod(0o755)
@@ -168,7 +176,7 @@ class SshNode:
             "environment": [[key.hex(), value.hex()] for key, value in self.environment.items()],
         }
         made = subprocess.run(
-            [self.user.python, __file__],
+            [*self._within, self.user.python, __file__],
             input=json.dumps(request).encode(),
             stdout=subprocess.PIPE,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"},

@@ -8,11 +8,13 @@ Standard library only; Python 3.8.
 """
 
 import os
+import pwd
 import shlex
 import shutil
 import sys
 from typing import Dict, List, Mapping, Optional, Sequence
 
+from sagemaker_ssh_helper.agent.login import BARE_FOLDER
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import Env
@@ -46,6 +48,44 @@ _RUN = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from importlib import import_module; "
     "sys.exit(import_module(sys.argv.pop(1)).main(sys.argv[1:]))"
 )
+
+
+# Instead of bash's own files, which it then reads in their order. Whatever ends bash on the way, all but a
+# signal and `exec`, leaves one without them. An interrupt ends the reading, as it always does.
+_BASHRC = r"""# Written by sagemaker-ssh-helper: bash's start-up files cannot end the shell.
+set +o posix
+shopt -u inherit_errexit 2>/dev/null
+unset ENV
+[ -z "${SM_SSH_ENV+x}" ] || export ENV="$SM_SSH_ENV"
+unset SM_SSH_ENV
+[ "$HISTFILE" != "$HOME/.sh_history" ] || HISTFILE="$HOME/.bash_history"
+_sm_ssh_ended() {
+  trap - EXIT INT
+  echo "sagemaker-ssh-helper: a start-up file of bash ended it; this shell has read none" >&2
+  exec "$BASH" --norc -i
+}
+trap _sm_ssh_ended EXIT
+trap 'trap - EXIT INT; kill -INT $$' INT
+[ ! -r /etc/bash.bashrc ] || . /etc/bash.bashrc
+[ ! -r /etc/bash/bashrc ] || . /etc/bash/bashrc
+[ ! -r ~/.bashrc ] || . ~/.bashrc
+[ "$(trap -p EXIT)" != "trap -- '_sm_ssh_ended' EXIT" ] || trap - EXIT
+[ "$(trap -p INT)" != "trap -- 'trap - EXIT INT; kill -INT \$\$' SIGINT" ] || trap - INT
+unset -f _sm_ssh_ended
+"""
+# zsh reads /etc/zshenv before this, and all its other files after it.
+_ZSHENV = r"""# Written by sagemaker-ssh-helper: zsh's start-up files cannot end the shell.
+_sm_ssh_ended() {
+  [[ $ZSH_EVAL_CONTEXT == *file* && -o interactive ]] || return
+  print -u2 "sagemaker-ssh-helper: a start-up file of zsh ended it; this shell has read none"
+  exec zsh -f -i
+}
+trap _sm_ssh_ended EXIT
+unset ZDOTDIR
+[[ -z ${SM_SSH_ZDOTDIR+x} ]] || export ZDOTDIR=$SM_SSH_ZDOTDIR
+unset SM_SSH_ZDOTDIR
+[[ ! -r ${ZDOTDIR:-$HOME}/.zshenv ]] || . ${ZDOTDIR:-$HOME}/.zshenv
+"""
 
 
 def save(state: StateDir, environ: Mapping[bytes, bytes], folder: bytes) -> None:
@@ -129,12 +169,17 @@ def write_programs(state: StateDir, sftp_server: str = "") -> None:
 
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "login.py"), "rb") as file:
         state.write(state.login_module, file.read())
+    os.makedirs(os.path.join(state.path, BARE_FOLDER), mode=0o700, exist_ok=True)
+    os.makedirs(state.start_up, mode=0o700, exist_ok=True)
+    for name, text in (("bashrc", _BASHRC), (".zshenv", _ZSHENV)):
+        state.write(os.path.join(state.start_up, name), text.encode("ascii"))
     python = interpreter()
     launcher = _quoted([python, "-I", "-S", state.login_module, state.environment, sftp_server])
-    plain = 'exec "${SHELL:-/bin/sh}" ${SSH_ORIGINAL_COMMAND:+-c "$SSH_ORIGINAL_COMMAND"}'
+    plain = f"export HOME={shlex.quote(_own_home())}; unset XDG_CONFIG_HOME ZDOTDIR BASH_ENV SHLVL; "
+    plain += 'exec "${SHELL:-/bin/sh}" ${SSH_ORIGINAL_COMMAND:+-c "$SSH_ORIGINAL_COMMAND"}'
     lines = [
         # The job may have removed its Python; a login without the job's environment helps to see that.
-        f"[ -x {shlex.quote(python)} ] || {plain}",
+        f"[ -x {shlex.quote(python)} ] || {{ {plain}; }}",
         *_preamble(),
         f"exec {launcher}",
     ]
@@ -144,6 +189,13 @@ def write_programs(state: StateDir, sftp_server: str = "") -> None:
 def write_script(state: StateDir, name: str, lines: Sequence[str]) -> None:
     """Put a program of these lines first on the PATH of logins and commands. Raises OSError."""
     state.write(os.path.join(state.bin, name), _script(lines), 0o700)
+
+
+def _own_home() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir or "/"
+    except KeyError:
+        return os.environ.get("HOME") or "/"
 
 
 def _preamble() -> List[str]:

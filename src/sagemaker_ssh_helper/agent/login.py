@@ -5,6 +5,10 @@ sshd starts it by ``ForceCommand``, from a copy in the node's folder::
 
     python -I -S login.py ENVIRONMENT_FILE SFTP_SERVER
 
+No start-up file of a shell is read for a command, a copy or sftp: what one prints would be taken for theirs,
+and one that ends its shell would end them. An interactive shell reads its own, bash and zsh by way of files
+that :mod:`~sagemaker_ssh_helper.agent.environment` writes: one that ends the shell leaves one without them.
+
 It stands alone and imports as little as it can, because every login waits for it. It prints nothing but the
 reason when sftp cannot be served. Python 3.8.
 """
@@ -31,6 +35,29 @@ _FROM_SSHD = (
 )
 _SUBSYSTEM = b"internal-sftp"
 
+# What lets a shell run without its start-up files, by its program's name. Others read none for a command.
+_BARE = {
+    b"bash": b"--norc",
+    b"csh": b"-f",
+    b"fish": b"--no-config",
+    b"rbash": b"--norc",
+    b"tcsh": b"-f",
+    b"zsh": b"-f",
+}
+
+BARE_FOLDER = "bare"
+"""Beside the environment's file: the home, without any file, of the account's shell in which sshd runs us."""
+
+QUIET_SHELL = {
+    # The bash of an outermost ssh command reads its files; an inner one does not.
+    "SHLVL": "1",
+    "BASH_ENV": "",
+    "HOME": BARE_FOLDER,
+    "XDG_CONFIG_HOME": BARE_FOLDER,
+    "ZDOTDIR": BARE_FOLDER,
+}
+"""What sshd gives that shell, the folder by its whole path: it should read as few files as it can."""
+
 
 def login_environment(saved: bytes, session: dict[bytes, bytes]) -> tuple[dict[bytes, bytes], bytes]:
     """
@@ -53,7 +80,7 @@ def login_environment(saved: bytes, session: dict[bytes, bytes]) -> tuple[dict[b
         environment.pop(b"SSH_ORIGINAL_COMMAND", None)
     home = environment.get(b"HOME")
     if not home or not os.path.isdir(home):
-        environment[b"HOME"] = home = session.get(b"HOME", b"/")
+        environment[b"HOME"] = home = session.get(b"HOME") or _home()
     for name in _FROM_SSHD:
         if name in session:
             environment[name] = session[name]
@@ -61,6 +88,71 @@ def login_environment(saved: bytes, session: dict[bytes, bytes]) -> tuple[dict[b
     if not os.path.isdir(folder) or not os.access(folder, os.X_OK):
         environment[b"PWD"] = folder = home if os.path.isdir(home) else b"/"
     return environment, folder
+
+
+def _home() -> bytes:
+    """The account's own."""
+    import pwd
+
+    try:
+        return os.fsencode(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return b"/"
+
+
+def shell_words(
+    shell: bytes, command: bytes | None, environment: dict[bytes, bytes], start_up_files: str
+) -> list[bytes]:
+    """
+    The words that run this command, or an interactive shell for none; ``environment`` is changed to suit.
+
+    Without a terminal, a shell without a command reads a script from its input: that is no interactive one.
+    """
+    name = os.path.basename(shell)
+    if command is None and os.isatty(0):
+        # Not a login shell: those read /etc/profile, which resets PATH.
+        return [name, *_guarded(name, environment, start_up_files)]
+    # An inner bash of an ssh command reads ~/.bashrc unless it knows that it is an inner one.
+    environment[b"SHLVL"] = b"1"
+    option = _BARE.get(name)
+    if name == b"fish" and not _takes(shell, b"--no-config"):
+        option = None
+    words = [name, option] if option else [name]
+    if command is None:
+        return words
+    file = environment.get(b"BASH_ENV")
+    if name in (b"bash", b"rbash") and file:
+        # For the scripts that the command runs, as in the job; not for itself.
+        del environment[b"BASH_ENV"]
+        command = b"export BASH_ENV='" + file.replace(b"'", b"'\\''") + b"'; " + command
+    return [*words, b"-c", command]
+
+
+def _guarded(name: bytes, environment: dict[bytes, bytes], start_up_files: str) -> list[bytes]:
+    """What makes an interactive shell read its files through ours, where we have one for it."""
+    folder = os.fsencode(start_up_files)
+    if name == b"bash" and os.path.isfile(folder + b"/bashrc"):
+        if b"ENV" in environment:
+            environment[b"SM_SSH_ENV"] = environment[b"ENV"]
+        environment[b"ENV"] = folder + b"/bashrc"
+        # In this mode it reads the file in ENV, and nothing before it.
+        return [b"--posix"]
+    if name == b"zsh" and os.path.isfile(folder + b"/.zshenv"):
+        if b"ZDOTDIR" in environment:
+            environment[b"SM_SSH_ZDOTDIR"] = environment[b"ZDOTDIR"]
+        environment[b"ZDOTDIR"] = folder
+    return []
+
+
+def _takes(shell: bytes, option: bytes) -> bool:
+    """Whether this shell knows an option that its older versions do not."""
+    import subprocess
+
+    tried = [os.fsdecode(shell), os.fsdecode(option), "-c", "exit 7"]
+    try:
+        return subprocess.call(tried, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 7
+    except OSError:
+        return False
 
 
 def share_agent(path: bytes) -> None:
@@ -85,7 +177,8 @@ def share_agent(path: bytes) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    session = dict(os.environb)
+    theirs = [os.fsencode(name) for name in QUIET_SHELL]
+    session = {name: value for name, value in os.environb.items() if name not in theirs}
     if b"SSH_AUTH_SOCK" in session and os.geteuid() == 0:
         share_agent(session[b"SSH_AUTH_SOCK"])
     try:
@@ -106,10 +199,7 @@ def main(arguments: list[str]) -> int:
 
     shell = session.get(b"SHELL") or b"/bin/sh"
     command = session.get(b"SSH_ORIGINAL_COMMAND")
-    if command is None:
-        # Not a login shell: those read /etc/profile, which resets PATH.
-        program, words = shell, [os.path.basename(shell)]
-    elif command == _SUBSYSTEM:
+    if command == _SUBSYSTEM:
         program = os.fsencode(arguments[1]) if len(arguments) > 1 else b""
         words = [program]
         if not program:
@@ -120,10 +210,9 @@ def main(arguments: list[str]) -> int:
             )
             return 1
     else:
-        program, words = shell, [os.path.basename(shell), b"-c", command]
-    if not os.isatty(0):
-        # bash as the outermost shell of an ssh command reads ~/.bashrc; the environment is the job's here.
-        environment[b"SHLVL"] = b"1"
+        folder_of_ours = os.path.dirname(arguments[0])
+        program = shell
+        words = shell_words(shell, command, environment, os.path.join(folder_of_ours, "start-up"))
     try:
         os.execve(program, words, environment)
     except OSError as error:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional
 
 from sagemaker_ssh_helper.agent import environment, terminals
+from sagemaker_ssh_helper.agent.login import BARE_FOLDER, QUIET_SHELL
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import LocalSetup, UsageError
 from sagemaker_ssh_helper.names import Env
@@ -460,6 +461,7 @@ class SshServer:
             "Banner none",
             "UseDNS no",
             "TCPKeepAlive yes",
+            self._quiet_shell(),
             "AcceptEnv COLORTERM",
             "LoginGraceTime 60",
             # A ControlMaster of an IDE opens many sessions; agents with many keys try them all.
@@ -468,6 +470,17 @@ class SshServer:
             "MaxAuthTries 30",
             "LogLevel INFO",
         ]
+
+
+    def _quiet_shell(self) -> str:
+        """
+        sshd runs everything, ours too, in the account's shell: what keeps that from reading start-up files.
+
+        OpenSSH knows it since 7.8.
+        """
+        folder = os.path.join(os.path.dirname(self._state.login), BARE_FOLDER)
+        values = {name: folder if value == BARE_FOLDER else value for name, value in QUIET_SHELL.items()}
+        return "SetEnv " + " ".join(f'"{name}={value}"' for name, value in values.items())
 
 
 def _has_ended(pid: int) -> bool:

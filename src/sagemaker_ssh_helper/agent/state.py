@@ -139,6 +139,7 @@ class StateDir:
         self.bin = os.path.join(path, "bin")
         self.lib = os.path.join(path, "lib")
         self.login = os.path.join(path, "login")
+        self.start_up = os.path.join(path, "start-up")
         self.login_module = os.path.join(path, "login.py")
 
     def __repr__(self) -> str:
