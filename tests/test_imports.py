@@ -50,7 +50,8 @@ ROWS = {
 
 # The names of row 5 that users import may use one another, as they always have.
 PEERS = {
-    "delivery", "detached_sagemaker", "ide", "launch", "log", "manager", "pipeline_steps", "proxy", "wrapper",
+    "delivery", "detached_sagemaker", "ide", "interactive_sagemaker", "launch", "log", "manager",
+    "pipeline_steps", "proxy", "wrapper",
 }  # fmt: skip
 
 CONTAINER = {name.removesuffix(".py") for name in archive.SHIPPED}
@@ -99,7 +100,7 @@ def test_container_code_imports_the_standard_library_and_itself(path: Path) -> N
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 
 
-def test_the_sdk_is_imported_where_one_of_its_objects_is_there_already_and_nowhere_else() -> None:
+def test_the_sdk_is_imported_where_its_objects_are_there_or_asked_for_and_nowhere_else() -> None:
     importing = {
         (str(path.relative_to(ROOT)), name)
         for _, path in modules()
@@ -109,7 +110,8 @@ def test_the_sdk_is_imported_where_one_of_its_objects_is_there_already_and_nowhe
     of_a_processor = {("wrapper.py", "sagemaker.processing"), ("wrapper.py", "sagemaker.core")}
     # The demonstration of the SDK, which asks for it by name.
     of_the_demo = {("cli/demo.py", "sagemaker.session"), ("cli/demo.py", "sagemaker.estimator")}
-    assert importing == of_a_processor | of_the_demo
+    asked_for = {("detached_sagemaker.py", "sagemaker.model")}
+    assert importing == of_a_processor | of_the_demo | asked_for
 
 
 @pytest.mark.parametrize("name", ["wrapper", "launch", "manager", "log", "proxy", "ide"])

@@ -1,7 +1,7 @@
 """SSMManager: the documented names, on the one resolver."""
 
 from pathlib import Path
-from typing import Dict, Iterator
+from typing import Any, Dict, Iterator
 
 import boto3
 import pytest
@@ -13,11 +13,11 @@ from sagemaker_ssh_helper.manager import PING_STATUS, SSMManager
 class Replaced(SSMManager):
     """As test-suites of users do it: the listing answers from a table."""
 
-    def __init__(self, table: Dict[str, Dict[str, str]], **options: object) -> None:
+    def __init__(self, table: Dict[str, Dict[str, Any]], **options: object) -> None:
         super().__init__(region_name="eu-west-1", **options)  # type: ignore[arg-type]  # a test's own
         self.table = table
 
-    def list_all_instances_and_fetch_tags(self) -> Dict[str, Dict[str, str]]:
+    def list_all_instances_and_fetch_tags(self) -> Dict[str, Dict[str, Any]]:
         return self.table
 
 
@@ -67,16 +67,73 @@ def test_the_listing_may_be_replaced_for_all_managers(monkeypatch: pytest.Monkey
     assert SSMManager(region_name="eu-west-1").get_training_instance_ids("job") == ["mi-a"]
 
 
-def test_instances_expire_by_their_registration() -> None:
-    day = 86400
+DAY = 86400
+
+
+def test_what_does_not_answer_expires_by_its_registration() -> None:
+    gone = {PING_STATUS: "ConnectionLost"}
     table = {
-        "mi-old": node(1, SSHTimestamp=str(1_000 * day)),
-        "mi-new": node(1, SSHTimestamp=str(1_009 * day)),
-        "mi-unknown": node(1, SSHTimestamp="yesterday"),
+        "mi-old": node(1, SSHTimestamp=str(1_000 * DAY), **gone),
+        "mi-new": node(1, SSHTimestamp=str(1_009 * DAY), **gone),
+        "mi-unknown": node(1, SSHTimestamp="yesterday", **gone),
+        "mi-untold": node(1, **gone),
+        "mi-another-product-s": {"Name": "database", **gone},
     }
-    manager = Replaced(table, clock_timestamp_override=1_010 * day)
-    assert manager.list_expired_ssh_instances(expiration_days=5) == ["mi-old"]
-    assert manager.list_expired_ssh_instances() == ["mi-old", "mi-new"]
+    manager = Replaced(table, clock_timestamp_override=1_010 * DAY)
+    old = ["mi-old", "mi-unknown", "mi-untold"]
+    assert manager.list_expired_ssh_instances(expiration_days=5) == old
+    assert manager.list_expired_ssh_instances() == ["mi-old", "mi-new", *old[1:]]
+
+
+def test_what_answers_never_expires() -> None:
+    table = {"mi-old": node(1, SSHTimestamp="1", **{PING_STATUS: "Online"})}
+    assert Replaced(table).list_expired_ssh_instances() == []
+
+
+def test_nodes_without_a_number_come_newest_first_and_values_may_be_numbers() -> None:
+    def of_older_helper(timestamp: object) -> Dict[str, Any]:
+        return {
+            "SSHResourceName": "job",
+            "SSHResourceArn": node(1)["SSHResourceArn"],
+            "SSHTimestamp": timestamp,
+        }
+
+    manager = Replaced(
+        {
+            "mi-a": of_older_helper(5),
+            "mi-b": of_older_helper("7"),
+            "mi-c": of_older_helper(7),
+            "mi-d": of_older_helper(6),
+        }
+    )
+    assert manager.get_training_instance_ids("job", expected_count=4) == ["mi-b", "mi-c", "mi-d", "mi-a"]
+    assert manager.get_instance_ids_once("training-job", "job", not_earlier_than_timestamp=7) == [
+        "mi-b",
+        "mi-c",
+    ]
+    assert manager.get_ssh_instance_timestamp("mi-d") == 6
+    assert manager.get_ssh_instance_timestamp("mi-none") == 0
+
+
+def test_apps_of_studio_are_told_apart_by_domain_and_user() -> None:
+    def app(domain: str, user: str) -> Dict[str, Any]:
+        arn = f"arn:aws:sagemaker:eu-west-1:123456789012:app/{domain}/{user}/KernelGateway/app"
+        return {"SSHResourceName": "app", "SSHResourceArn": arn, "SSHTimestamp": 1}
+
+    manager = Replaced(
+        {"mi-a": app("d-1", "terry"), "mi-b": app("d-2", "terry"), "mi-c": app("d-1", "terry-b")}
+    )
+    assert manager.get_studio_kgw_instance_ids("app") == ["mi-a", "mi-b", "mi-c"]
+    assert manager.get_studio_user_kgw_instance_ids("d-1", "terry", "app") == ["mi-a"]
+    assert manager.get_studio_user_kgw_instance_ids("", "terry", "app") == ["mi-a", "mi-b"]
+    assert manager.get_studio_user_kgw_instance_ids("d-1", "terry", "app", not_earlier_than_timestamp=2) == []
+
+
+def test_a_type_that_no_resource_has_is_told_with_those_that_are() -> None:
+    with pytest.raises(
+        ValueError, match=r"'job' is not a type of resource\. The types are training-job, .*app"
+    ):
+        Replaced({}).get_instance_ids("job", "my-job")
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,25 @@
 """Modules that are there for the names that programs import: jobs of others, lists, Studio, the commands."""
 
+import io
 import secrets
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Tuple
 
 import boto3
 import pytest
 
 from aws_stub import AwsStub, Refusal, aws_stub
 from local_cloud import LocalCloud
+from sagemaker_ssh_helper.deregister_old_instances_from_ssm import deregister, is_approved_to_deregister
 from sagemaker_ssh_helper.detached_sagemaker import DetachedEstimator, DetachedProcessor
 from sagemaker_ssh_helper.errors import LaunchRefused, ServiceError, TargetNotFound
 from sagemaker_ssh_helper.ide import SSHIDE, IDEAppStatus, NotebookInstance
-from sagemaker_ssh_helper.interactive_sagemaker import InteractiveSageMaker, SageMaker
-from sagemaker_ssh_helper.names import ResourceKind
-from sagemaker_ssh_helper.sm_ssh import SageMakerSecureShellHelper
+from sagemaker_ssh_helper.interactive_sagemaker import InteractiveSageMaker, SageMaker, SageMakerStudioApp
+from sagemaker_ssh_helper.log import SSHLog
+from sagemaker_ssh_helper.manager import PING_STATUS, SSMManager
+from sagemaker_ssh_helper.sm_ssh import SageMakerSecureShellHelper, read_version
 from sagemaker_ssh_helper.wrapper import SSHEstimatorWrapper, SSHProcessorWrapper
 
 INSTANCE = "mi-0123456789abcdef0"
@@ -72,8 +75,14 @@ def test_a_job_of_another_process_is_an_estimator(session: boto3.Session, traini
     estimator = DetachedEstimator.attach(training_job, session)
     assert estimator.latest_training_job.name == training_job
     assert estimator.sagemaker_session is session
-    assert isinstance(estimator.ssh_wrapper, SSHEstimatorWrapper)
-    assert estimator.ssh_wrapper.is_job_in_progress()
+    described = estimator.describe()
+    assert described["TrainingJobStatus"] == "InProgress"
+    assert estimator.training_image_uri() == "image"
+    assert estimator.hyperparameters() == {}
+    assert estimator.model_data == f"s3://sagemaker-output/jobs/{training_job}/output/model.tar.gz"
+    assert SSHEstimatorWrapper.attach(training_job, session).is_job_in_progress()
+    with pytest.raises(ValueError, match=f"stands for {training_job}, which was started elsewhere"):
+        estimator.fit()
     with pytest.raises(LaunchRefused, match=f"the estimator has already started {training_job}"):
         SSHEstimatorWrapper.create(estimator)
 
@@ -92,7 +101,10 @@ def test_a_processing_job_of_another_process_is_a_processor(
     processor = DetachedProcessor.attach("somebody-else-s-data", session)
     assert processor.jobs == [processor.latest_job]
     assert processor.latest_job.job_name == "somebody-else-s-data"
-    processor.ssh_wrapper.wait_processing_job()
+    wrapper = SSHProcessorWrapper.attach("somebody-else-s-data", session)
+    assert wrapper.get_processor_latest_job_name() == "somebody-else-s-data"
+    wrapper.wait_processing_job()
+    assert processor.describe()["ProcessingJobStatus"] == "Completed"
     with pytest.raises(LaunchRefused, match="the processor has already started somebody-else-s-data"):
         SSHProcessorWrapper.create(processor)
 
@@ -100,35 +112,128 @@ def test_a_processing_job_of_another_process_is_a_processor(
 @pytest.mark.parametrize("detached", [DetachedEstimator, DetachedProcessor])
 def test_a_job_that_is_not_there_is_told(session: boto3.Session, detached: Any) -> None:
     with pytest.raises(TargetNotFound, match=r"there is no (training|processing) job 'nothing' in"):
-        detached.attach("nothing", session)
+        detached.attach("nothing", session).describe()
 
 
-def test_what_runs_is_listed_by_host_name(
+def test_what_runs_is_listed_with_its_instance(
     session: boto3.Session, training_job: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sagemaker = SageMaker(session=session)
-    assert [found.name for found in sagemaker.list_resources(ResourceKind.TRAINING)] == [training_job]
+    sagemaker, manager = SageMaker(session=session), SSMManager(session=session)
+    interactive = InteractiveSageMaker(sagemaker, manager)
+    assert [job.training_job_name for job in sagemaker.list_training_jobs()] == [training_job]
     assert sagemaker.list_ide_apps() == []
-    interactive = InteractiveSageMaker(sagemaker)
-    assert interactive.list_hosts() == [f"{training_job}.training.sagemaker"]
-    interactive.print_hosts()
-    assert capsys.readouterr().out == f"{training_job}.training.sagemaker  InProgress\n"
+    assert sagemaker.list_endpoints() == sagemaker.list_notebook_instances() == []
+    interactive.print_training_jobs()
+    assert capsys.readouterr().out == f"{training_job}  InProgress  ssh:NotFound\n"
+    arn = f"arn:aws:sagemaker:{session.region_name}:123456789012:training-job/{training_job}"
+    tags = {"SSHResourceName": training_job, "SSHResourceArn": arn, "SSHOwner": "AIDA", "SSHTimestamp": 1}
+    table = {
+        "mi-old": {**tags, "SSHTimestamp": "0"},
+        "mi-new": tags,
+        "mi-other": {"SSHResourceName": "other"},
+    }
+    [job] = interactive.list_training_jobs(table)
+    assert (job.ssm_instance_id, job.ssh_owner, job.ping_status) == ("mi-new", "AIDA", "")
+
+
+def test_apps_of_studio_are_joined_with_the_instances_of_their_own_user(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def instance(user: str) -> Dict[str, str]:
+        arn = f"arn:aws:sagemaker:eu-west-1:123456789012:app/d-1/{user}/KernelGateway/default"
+        return {"SSHResourceName": "default", "SSHResourceArn": arn, PING_STATUS: "Online", "SSHOwner": user}
+
+    table = {f"mi-{user}": instance(user) for user in ("terry", "ann")}
+    monkeypatch.setattr(SSMManager, "list_all_instances_and_fetch_tags", lambda self: table)
+    monkeypatch.setattr(
+        SageMaker,
+        "list_ide_apps",
+        lambda self: [
+            SageMakerStudioApp("d-1", user, "default", "KernelGateway", "InService")
+            for user in ("ann", "terry", "bob")
+        ],
+    )
+    interactive = InteractiveSageMaker(SageMaker("eu-west-1"), SSMManager("eu-west-1"), SSHLog("eu-west-1"))
+    assert [app.ssm_instance_id for app in interactive.list_studio_ide_apps()] == [
+        "mi-ann",
+        "mi-terry",
+        SageMakerStudioApp.NO_SSH_FLAG,
+    ]
+    assert [app.ssh_owner for app in interactive.list_studio_ide_apps_for_user("terry")] == ["terry"]
+    assert interactive.list_studio_ide_apps_for_user_and_domain("d-2", "terry") == []
+    interactive.print_studio_ide_apps_for_user_and_domain("d-1", "terry")
+    assert capsys.readouterr().out == "d-1/terry/KernelGateway/default  InService  mi-terry  Online  terry\n"
+
+
+@pytest.mark.parametrize(
+    ("fqdn", "parts"),
+    [
+        ("x.training.sagemaker", ("training", "x", "", "")),
+        ("x.inference.sagemaker", ("inference", "x", "", "")),
+        ("app.studio.sagemaker", ("ide", "app", "", "")),
+        ("app.user.studio.sagemaker", ("ide", "app", "user", "")),
+        ("app.user.d-1.studio.sagemaker", ("ide", "app", "user", "d-1")),
+        ("training.sagemaker", ("training", "", "", "")),
+    ],
+)
+def test_a_host_name_is_taken_apart(fqdn: str, parts: Tuple[str, str, str, str]) -> None:
+    helper = SageMakerSecureShellHelper
+    assert (
+        helper.fqdn_to_type(fqdn),
+        helper.fqdn_to_name(fqdn),
+        helper.fqdn_to_studio_user_name(fqdn),
+        helper.fqdn_to_studio_domain_id(fqdn),
+    ) == parts
+    assert fqdn.endswith(helper.type_to_fqdn(parts[0]))
+
+
+@pytest.mark.parametrize(
+    "fqdn", ["", "x", "x.training.example", "x.kitchen.sagemaker", ".training.sagemaker"]
+)
+def test_what_names_no_container_is_refused(fqdn: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"is not the name of a container\. Name one as NAME\.TYPE\.sagemaker"
+    ):
+        SageMakerSecureShellHelper.fqdn_to_type(fqdn)
 
 
 def test_the_commands_for_programs(
     session: boto3.Session, training_job: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    helper = SageMakerSecureShellHelper(region=session.region_name)
+    helper = SageMakerSecureShellHelper()
     assert helper.list("training.sagemaker") == 0
-    listed = capfd.readouterr()
-    assert listed.out.split()[-1] == f"{training_job}.training.sagemaker"
-    assert f"region {session.region_name} (from --region)" in listed.err
-    assert helper.connect("nothing.training.sagemaker", "-T", "true") == 3
+    assert capfd.readouterr().out.split()[-1] == f"{training_job}.training.sagemaker"
+    assert helper.connect_ports("nothing.training.sagemaker", "-T true") == 3
     assert capfd.readouterr().err.startswith("sm-ssh: error[target-not-found]: ")
     assert helper.start_proxy("nothing.training.sagemaker") == 255
     refused = capfd.readouterr()
     assert refused.err.startswith("sm-ssh: error[target-not-found]: ")
     assert refused.out == ""
+    helper.print_version()
+    assert capfd.readouterr().out == f"{read_version()}\n"
+
+
+def test_an_instance_that_answers_is_not_deregistered(account: AwsStub) -> None:
+    other = "mi-" + "1" * 17
+    statuses = {INSTANCE: "Online", other: "ConnectionLost"}
+
+    def information(asked: Dict[str, Any]) -> Dict[str, Any]:
+        [instance_id] = asked["Filters"][0]["Values"]
+        return {"InstanceInformationList": [{"InstanceId": instance_id, "PingStatus": statuses[instance_id]}]}
+
+    account.answers.update(DescribeInstanceInformation=information, DeregisterManagedInstance={})
+    assert deregister([INSTANCE, other]) == [other]
+    assert [call.params for call in account.asked if call.operation == "DeregisterManagedInstance"] == [
+        {"InstanceId": other}
+    ]
+
+
+@pytest.mark.parametrize(("answer", "approved"), [("y\n", True), ("YES\n", True), ("\n", False), ("", False)])
+def test_whoever_is_asked_has_to_say_yes(
+    monkeypatch: pytest.MonkeyPatch, answer: str, approved: bool
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    assert is_approved_to_deregister(3) is approved
 
 
 @pytest.mark.parametrize(
@@ -168,8 +273,10 @@ def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[AwsStub
 def test_an_app_of_studio(account: AwsStub) -> None:
     ide = SSHIDE("d-1234567890ab", "terry")
     account.answers["DescribeApp"] = {"AppName": "kernel", "Status": "Pending"}
-    assert ide.get_app_status("kernel") is IDEAppStatus.PENDING
+    assert ide.get_app_status("kernel") == IDEAppStatus("Pending")
     assert ide.get_app_status("kernel").is_in_transition()
+    account.answers["DescribeApp"] = {"Status": "Failed", "FailureReason": "no room"}
+    assert str(ide.get_app_status("kernel")) == "Failed, failure reason: no room"
     account.answers["DescribeApp"] = {"AppName": "kernel", "Status": "InService"}
     assert not ide.get_app_status("kernel").is_in_transition()
     account.answers["DeleteApp"] = {}
@@ -182,10 +289,13 @@ def test_an_app_of_studio(account: AwsStub) -> None:
     }
 
 
-def test_an_app_that_is_not_there(account: AwsStub) -> None:
+def test_an_app_that_is_not_there_has_no_status(account: AwsStub) -> None:
     account.answers["DescribeApp"] = Refusal("ResourceNotFound", "App does not exist")
-    with pytest.raises(TargetNotFound, match="no KernelGateway app 'kernel' of terry in the domain d-1"):
-        SSHIDE("d-1", "terry").get_app_status("kernel")
+    found = SSHIDE("d-1", "terry").get_app_status("kernel")
+    assert found.status is None
+    answers = [found.is_pending(), found.is_in_transition(), found.is_deleting(), found.is_in_service()]
+    assert answers == [False] * 4
+    assert not found.is_deleted()
 
 
 def registered(name: str, resource: str) -> Dict[str, Any]:

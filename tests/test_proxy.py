@@ -138,7 +138,11 @@ def test_a_status_of_the_command_is_the_commands_own(
         proxy.connect_to_ssm_instance(ID)
         with pytest.raises(subprocess.CalledProcessError) as caught:
             proxy.run_command_with_output("exit 255")
+        assert proxy.run_command("exit 255") == 255
+        assert proxy.connected
+        assert proxy.fetch_proxy_output() == "motd of a shell"
     assert (caught.value.returncode, caught.value.output) == (255, b"so far\n")
+    assert not proxy.connected
 
 
 def test_a_port_that_is_taken_is_told_before_ssh_runs(session: boto3.Session) -> None:

@@ -1,6 +1,7 @@
 """The wrappers around objects that look like the SDK's; with the SDK itself in e2e and test_examples."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Type
@@ -10,12 +11,18 @@ import pytest
 
 from aws_stub import Refusal, aws_stub
 from local_cloud import LocalCloud
-from sagemaker_ssh_helper.errors import LaunchRefused, NodeNotFound, TargetEnded, TargetNotFound, WrongRegion
+from sagemaker_ssh_helper.errors import (
+    LaunchRefused,
+    NodeNotFound,
+    NotLaunched,
+    TargetEnded,
+    TargetNotFound,
+    WrongRegion,
+)
 from sagemaker_ssh_helper.manager import SSMManager
 from sagemaker_ssh_helper.wrapper import (
     SSHEnvironmentWrapper,
     SSHEstimatorWrapper,
-    SSHIDEWrapper,
     SSHModelWrapper,
     SSHMultiModelWrapper,
     SSHNotebookInstanceWrapper,
@@ -29,7 +36,6 @@ WRAPPERS = [
     SSHModelWrapper,
     SSHTransformerWrapper,
     SSHNotebookInstanceWrapper,
-    SSHIDEWrapper,
 ]
 
 
@@ -121,6 +127,8 @@ def test_a_model_that_exists_already_with_ssh_is_found_by_its_endpoint(
         return ["mi-0123456789abcdef0"]
 
     monkeypatch.setattr(SSMManager, "get_instance_ids_of", ids_of)
+    # The endpoint itself is not there.
+    monkeypatch.setattr(SSHModelWrapper, "_describe_if_allowed", lambda self: None)
     again = model(cloud, session, name="twice", endpoint_name=None)
     wrapper = SSHModelWrapper.create(again)
     again.endpoint_name = "my-endpoint"
@@ -130,11 +138,12 @@ def test_a_model_that_exists_already_with_ssh_is_found_by_its_endpoint(
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_attaching_to_what_is_not_there_says_so(
-    session: boto3.Session, wrapper: Type[SSHEnvironmentWrapper]
+def test_what_is_not_there_is_told_to_whoever_asks_for_its_nodes(
+    session: boto3.Session, wrapper: Type[SSHEstimatorWrapper]
 ) -> None:
+    attached = wrapper.attach("nothing", session)
     with pytest.raises(ValueError, match=f"there is no {wrapper.kind.label} 'nothing' in") as caught:
-        wrapper.attach("nothing", session)
+        attached.get_instance_ids()
     assert isinstance(caught.value, TargetNotFound)
 
 
@@ -175,7 +184,7 @@ def estimator(cloud: LocalCloud, session: boto3.Session, **members: Any) -> Simp
             "the estimator has already started my-job",
             "Call SSHEstimatorWrapper.create(estimator) before",
         ),
-        ({"role": None}, "it has no role", "Give it one: role="),
+        ({"role": None}, "the training job has no role", "Give it one: role="),
         (
             # As a parameter of a pipeline.
             {"role": SimpleNamespace(name="Role")},
@@ -232,6 +241,94 @@ def test_a_role_may_be_given_by_its_name_as_the_sdk_takes_it(
     assert given.environment["SSH_SSM_ROLE"] == "service-role/Mine"
 
 
+@pytest.mark.parametrize("role", ["", "SageMakerRole", "service-role/", "/SageMakerRole"])
+def test_what_is_no_role_is_refused(role: str) -> None:
+    with pytest.raises(ValueError, match="is neither the ARN of a role nor a role's name with its path"):
+        SSHEnvironmentWrapper.ssm_role_from_iam_arn(role)
+
+
+@pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov"])
+def test_a_role_is_taken_by_its_arn_and_kept_by_its_name(partition: str) -> None:
+    arn = f"arn:{partition}:iam::123456789012:role/service-role/Mine"
+    assert SSHEnvironmentWrapper.ssm_role_from_iam_arn(arn) == "service-role/Mine"
+    given = SimpleNamespace(role=f"arn:{partition}:iam::123456789012:role/Mine")
+    assert SSHEstimatorWrapper(given).ssm_iam_role == "Mine"
+    assert SSHEstimatorWrapper(given, arn).ssm_iam_role == "service-role/Mine"
+
+
+def test_a_constructor_changes_nothing_of_what_it_wraps_and_create_does(
+    cloud: LocalCloud, session: boto3.Session
+) -> None:
+    given = estimator(cloud, session)
+    assert not SSHEstimatorWrapper(given).augmented
+    assert given.environment == {}
+    created = SSHEstimatorWrapper.create(given, 600, timedelta(minutes=1))
+    assert created.augmented
+    assert created.estimator is given
+    assert (created.connection_wait_time_seconds, created.bootstrap_on_start) == (60, True)
+    assert given.environment["SSH_WAIT_TIME_SECONDS"] == "60"
+    assert given.environment["SSH_SSM_ROLE"] == created.ssm_iam_role
+    assert created.region() == session.region_name == created.ssh_log.region_name
+
+
+def test_a_wrapper_that_starts_nothing_says_so_to_the_container(
+    cloud: LocalCloud, session: boto3.Session
+) -> None:
+    given = estimator(cloud, session)
+    SSHEstimatorWrapper(given, bootstrap_on_start=False)._augment()
+    assert given.environment["START_SSH"] == "false"
+
+
+def told_instances(*ids: str, status: str = "Online") -> Dict[str, Any]:
+    return {
+        "InstanceInformationList": [
+            {"InstanceId": each, "PingStatus": status, "Name": f"algo-{number}.my-job.training.sagemaker"}
+            for number, each in enumerate(ids, 1)
+        ]
+    }
+
+
+def test_nodes_are_found_by_who_may_not_describe_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    with aws_stub() as stub:
+        for name, value in stub.environment(AWS_DEFAULT_REGION="eu-west-1").items():
+            monkeypatch.setenv(name, value)
+        stub.answers["DescribeTrainingJob"] = Refusal("AccessDeniedException", "not authorized")
+        stub.answers["DescribeInstanceInformation"] = told_instances("mi-" + "1" * 17)
+        attached = SSHEstimatorWrapper.attach("my-job")
+        assert not stub.asked
+        assert attached.estimator.latest_training_job.name == "my-job"
+        assert attached.get_instance_ids() == ["mi-" + "1" * 17]
+
+
+def test_a_job_that_has_ended_gives_the_instances_that_are_still_registered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = "mi-" + "2" * 17
+    with aws_stub() as stub:
+        for name, value in stub.environment(AWS_DEFAULT_REGION="eu-west-1").items():
+            monkeypatch.setenv(name, value)
+        stub.answers["DescribeTrainingJob"] = {"TrainingJobName": "my-job", "TrainingJobStatus": "Stopped"}
+        stub.answers["DescribeInstanceInformation"] = told_instances(gone, status="ConnectionLost")
+        attached = SSHEstimatorWrapper.attach("my-job")
+        assert attached.get_instance_ids() == [gone]
+        attached.print_ssh_info()
+    said = capsys.readouterr().out
+    assert f"  instance  {gone}\n" in said
+    assert f"aws ssm start-session --target {gone}\n" in said
+
+
+def test_the_older_name_of_the_limit_is_only_warned_about(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        SSMManager, "list_all_instances_and_fetch_tags", lambda self: {"mi-1": {"SSHResourceName": "my-job"}}
+    )
+    attached = SSHEstimatorWrapper.attach("my-job", boto3.Session(region_name="eu-west-1"))
+    monkeypatch.setattr(attached, "_describe_if_allowed", lambda: None)
+    assert attached.get_instance_ids(1, 5) == ["mi-1"]
+    assert "retry=1 has no effect: timeout_in_sec=5 is how long to wait" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("wrapped", "create"),
     [
@@ -262,12 +359,16 @@ def test_what_was_started_already_is_refused_by_every_wrapper(
     ],
 )
 def test_what_was_not_started_yet_has_no_nodes(
-    wrapper: Type[SSHEnvironmentWrapper], wrapped: Dict[str, Any], session: boto3.Session
+    wrapper: Any, wrapped: Dict[str, Any], session: boto3.Session
 ) -> None:
+    given: Any = SimpleNamespace(**wrapped)
+    made = wrapper(given, SSHModelWrapper(given)) if wrapper is SSHTransformerWrapper else wrapper(given)
     for ask in ("get_instance_ids", "print_ssh_info", "is_job_in_progress"):
-        with pytest.raises(ValueError, match=r"not (started a job|deployed) yet\. Call .* first") as caught:
-            getattr(wrapper(SimpleNamespace(**wrapped)), ask)()
-        assert isinstance(caught.value, TargetNotFound)
+        with pytest.raises(
+            AssertionError, match=r"not (started a job|deployed) yet\. Call .* first"
+        ) as caught:
+            getattr(made, ask)()
+        assert isinstance(caught.value, NotLaunched)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +389,7 @@ def test_a_resource_of_another_region_is_told_with_its_region(
         stub.answers["DescribeTrainingJob"] = describe
         elsewhere = boto3.Session(region_name="eu-west-1")
         with pytest.raises(ValueError, match=r"boto3\.Session\(region_name='eu-west-2'\)") as caught:
-            SSHEnvironmentWrapper.attach_to_resource(resource, elsewhere)
+            SSHEnvironmentWrapper.attach_to_resource(resource, sagemaker_session=elsewhere).get_instance_ids()
     assert isinstance(caught.value, WrongRegion)
 
 
@@ -297,7 +398,7 @@ def attach_by_name(session: boto3.Session, name: str) -> SSHEnvironmentWrapper:
 
 
 def attach_by_host_name(session: boto3.Session, name: str) -> SSHEnvironmentWrapper:
-    return SSHEnvironmentWrapper.attach_to_resource(f"{name}.training.sagemaker", session)
+    return SSHEnvironmentWrapper.attach_to_resource(f"{name}.training.sagemaker", sagemaker_session=session)
 
 
 def attach_by_arn(session: boto3.Session, name: str) -> SSHEnvironmentWrapper:

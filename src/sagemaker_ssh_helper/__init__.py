@@ -33,7 +33,7 @@ def setup_and_start_ssh() -> None:
     setup_and_start_ssh()
 
 
-def is_last_session_timeout(timeout: _timedelta) -> bool:
+def is_last_session_timeout(time_delta: _timedelta) -> bool:
     """
     In a container: whether the last session ended at least that long ago, and none is open.
 
@@ -43,7 +43,7 @@ def is_last_session_timeout(timeout: _timedelta) -> bool:
     """
     from sagemaker_ssh_helper.agent.idle import is_last_session_timeout
 
-    return is_last_session_timeout(timeout)
+    return is_last_session_timeout(time_delta)
 
 
 def is_profiler_issues_found() -> bool:

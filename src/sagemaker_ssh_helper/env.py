@@ -20,10 +20,12 @@ def sm_get_node_rank() -> int:
     return resource.identify(os.environ, resource.base_dir(os.environ)).rank
 
 
-def get_caller_script_name() -> str:
+def get_caller_script_name(trace_back: int = 1) -> str:
     """
     The file name of the code that calls it, without its folder: ``train.py``.
 
-    Code without a file is named as tracebacks name it: ``<stdin>``, ``<string>``.
+    ``trace_back`` is how many calls to go back: 1 is whoever calls this, 2 that one's caller; beyond the
+    first caller it stays there. Code without a file is named as tracebacks name it: ``<string>``.
     """
-    return Path(inspect.stack(context=0)[1].filename).name
+    stack = inspect.stack(context=0)
+    return Path(stack[min(trace_back, len(stack) - 1)].filename).name

@@ -25,7 +25,8 @@ Everything that can go wrong, as one tree.
         ├── UsageError             (also ValueError)
         ├── TargetNotFound         (also ValueError)
         │   ├── WrongRegion          another region that you use has it
-        │   └── NodeNotFound         it has fewer nodes (also IndexError)
+        │   ├── NodeNotFound         it has fewer nodes (also IndexError)
+        │   └── NotLaunched          the SDK's object has not started it yet (also AssertionError)
         ├── AmbiguousTarget        (also ValueError)
         ├── TargetEnded            (also ValueError)
         ├── NotInstrumented
@@ -229,6 +230,10 @@ class WrongRegion(TargetNotFound):
 
 class NodeNotFound(TargetNotFound, IndexError):
     id = "node-not-found"
+
+
+class NotLaunched(TargetNotFound, AssertionError):
+    id = "not-launched"
 
 
 class AmbiguousTarget(UserError, ValueError):

@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.aws.session import Session
+from sagemaker_ssh_helper.aws import AWS
 from sagemaker_ssh_helper.client import connect
 from sagemaker_ssh_helper.errors import ConnectionFailed, PortBusy, UsageError
 from sagemaker_ssh_helper.names import InstanceId
@@ -53,7 +52,10 @@ class SSMProxy:
         ssh_listen_port: a port of 127.0.0.1 that is free, or 0 for any; the attribute of this name tells it.
         extra_args: further options of ssh for the tunnel, as one would type them.
         region_name: the AWS region; that of ``session`` if None.
+        cloudwatch_url: where the log of what is connected to is shown, for whoever has to look there.
         session: the boto3 session to take credentials and region from; the user's own if None.
+
+    These are attributes, and ``connected`` tells whether there is a tunnel.
     """
 
     def __init__(
@@ -61,16 +63,15 @@ class SSMProxy:
         ssh_listen_port: int,
         extra_args: str = "",
         region_name: str | None = None,
+        cloudwatch_url: str | None = None,
         *,
         session: Any | None = None,
     ) -> None:
         self.ssh_listen_port = ssh_listen_port
         self.extra_args = extra_args
-        if session is None:
-            caller = Session.open(region=region_name)
-        else:
-            caller = Session.from_boto3(session, region_name)
-        self._client = Client(caller)
+        self.cloudwatch_url = cloudwatch_url
+        self.logger = logger
+        self._aws = AWS(region_name, session)
         self._tunnel: _Tunnel | None = None
         self._command: list[str] = []
 
@@ -79,6 +80,16 @@ class SSMProxy:
 
     def __exit__(self, *exception: object) -> None:
         self.disconnect()
+
+    @property
+    def region_name(self) -> str:
+        """The region. Raises RegionMissing when none is known."""
+        return self._aws.region_name
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a tunnel now."""
+        return self._tunnel is not None and self._tunnel.alive
 
     def connect_to_ssm_instance(self, instance_id: str) -> None:
         """
@@ -91,26 +102,37 @@ class SSMProxy:
         target = Target.parse(instance_id)
         if target.instance_id is None:
             raise UsageError(f"{instance_id!r} is no managed instance", fix="Give an id: mi-…")
-        self._connect(connect.prepare(self._client, target, instance_id))
+        self._connect(connect.prepare(self._aws.client, target, instance_id))
 
     def connect_to_node_of(self, target: Target, instance_id: str) -> None:
         """The same, for an instance that was found to be a node of ``target``."""
         prepared = connect.prepare(
-            self._client, target, instance_id, instance_id=InstanceId(instance_id), tell=logger.info
+            self._aws.client, target, instance_id, instance_id=InstanceId(instance_id), tell=logger.info
         )
         self._connect(prepared)
 
     def run_command_with_output(self, command: str) -> bytes:
         """
-        What a command for the container's shell writes to its standard output.
+        What a command for the container's shell writes, to its standard output and its standard error.
 
         Raises subprocess.CalledProcessError when it fails, ConnectionFailed without a tunnel.
         """
-        return self._run(command, stdout=subprocess.PIPE).stdout
+        return self._run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
 
-    def run_command(self, command: str) -> None:
-        """The same with its output going where this program's goes."""
-        self._run(command)
+    def run_command(self, command: str) -> int:
+        """
+        The exit status of a command for the container's shell, whose output goes where this program's goes.
+
+        Raises ConnectionFailed without a tunnel.
+        """
+        try:
+            return self._run(command).returncode
+        except subprocess.CalledProcessError as error:
+            return error.returncode
+
+    def fetch_proxy_output(self) -> str:
+        """The last lines that the tunnel's ssh and its proxy said, a line each; empty without a tunnel."""
+        return "" if self._tunnel is None else "\n".join(self._tunnel.lines)
 
     def terminate_waiting_loop(self) -> None:
         """Let the job go on: ``sm-wait stop`` in the container. Raises as ``run_command``."""
@@ -129,7 +151,7 @@ class SSMProxy:
 
     def _connect(self, prepared: connect.Prepared) -> None:
         self.disconnect()
-        host, session = str(prepared.instance.id), self._client.session
+        host, session = str(prepared.instance.id), self._aws.client.session
         self.ssh_listen_port = _free_port(self.ssh_listen_port)
         address = f"127.0.0.1:{self.ssh_listen_port}:localhost:{prepared.pin.port}"
         options = [
@@ -229,8 +251,13 @@ class _Tunnel:
             return False
         return True
 
-    def said(self) -> str:
+    @property
+    def lines(self) -> list[str]:
         """The last lines of it and its proxy."""
+        return [*self._said]
+
+    def said(self) -> str:
+        """The same as one line."""
         return "; ".join(self._said)
 
     def close(self) -> None:

@@ -7,6 +7,10 @@ They work by duck typing: the SDK is never imported here, and its classes are to
 from __future__ import annotations
 
 import abc
+import logging
+from datetime import timedelta
+from functools import cached_property
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Type, TypeVar
 
 from sagemaker_ssh_helper.errors import (
@@ -14,8 +18,9 @@ from sagemaker_ssh_helper.errors import (
     AwsError,
     LaunchRefused,
     NodeNotFound,
+    NotLaunched,
+    SSHHelperError,
     TargetNotFound,
-    WrongRegion,
 )
 from sagemaker_ssh_helper.launch import (
     MODEL_REQUEST,
@@ -28,44 +33,96 @@ from sagemaker_ssh_helper.launch import (
     bring_library,
     role_name,
 )
-from sagemaker_ssh_helper.names import DOMAIN, Env, ResourceKind
+from sagemaker_ssh_helper.names import DEFAULT_INSTANCE_COUNT, DOMAIN, Env, ResourceKind
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from sagemaker_ssh_helper.aws.resources import Resource
+    from sagemaker_ssh_helper.ide import SSHIDE, NotebookInstance
+    from sagemaker_ssh_helper.log import SSHLog
     from sagemaker_ssh_helper.manager import SSMManager
     from sagemaker_ssh_helper.proxy import SSMProxy
 
-W = TypeVar("W", bound="SSHEnvironmentWrapper")
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound="SSHModelWrapper")
 
 _WAITER_DELAY = 5
 """Seconds between two looks at a job whose end is waited for."""
+
+_LOOK_INTERVAL = 2
+"""Seconds between two looks for nodes that are waited for."""
+
+_TIMEOUT = timedelta(minutes=15)
+"""How long start_ssm_connection waits unless told: a time that differs from it was given by the caller."""
+
+_WAIT_TIME = timedelta(minutes=10)
+"""How long a container waits for a connection unless told; the same."""
 
 
 class SSHEnvironmentWrapper(abc.ABC):
     """
     What every wrapper does: adds ssh to the environment of one SDK object, and finds its nodes later.
+
+    Args:
+        ssm_iam_role: the role that the containers register with: an ARN, or the name with its path,
+            ``service-role/NAME``; empty for the role of what is wrapped.
+        bootstrap_on_start: whether ``setup_and_start_ssh()`` in the container starts ssh; if not, it returns
+            at once.
+        connection_wait_time_seconds: how long the container waits for a connection; 0 not at all.
+        sagemaker_session: gives credentials and region: an SDK session, or a boto3 session; the default boto3
+            session if None.
+        local_user_id: the value of the tag SSHOwner, instead of what STS tells.
+        log_to_stdout: whether the agent's log goes to the container's log too.
+
+    These are attributes, too; and ``augmented`` tells whether the environment of what is wrapped has been
+    given what ssh needs. A constructor changes nothing of what it wraps: ``create`` does.
     """
 
     kind: ResourceKind
 
-    def __init__(self, wrapped: Any, ssh: Optional[SshLaunch] = None) -> None:
-        self._wrapped = wrapped
-        self._ssh = ssh
+    def __init__(
+        self,
+        ssm_iam_role: str,
+        bootstrap_on_start: bool = True,
+        connection_wait_time_seconds: int = 600,
+        sagemaker_session: Any = None,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+    ) -> None:
+        self.ssm_iam_role = self.ssm_role_from_iam_arn(ssm_iam_role) if ssm_iam_role else ""
+        self.bootstrap_on_start = bootstrap_on_start
+        self.connection_wait_time_seconds = connection_wait_time_seconds
+        self.sagemaker_session = sagemaker_session
+        self.local_user_id = local_user_id
+        self.log_to_stdout = log_to_stdout
+        self.augmented = False
+        self._ssh: Optional[SshLaunch] = None
         self._clients: Dict[str, Any] = {}
 
-    @classmethod
-    def attach(cls: Type[W], resource_name: str, sagemaker_session: Any = None) -> W:
-        """
-        A wrapper for a resource that was launched earlier, by whatever means.
+    @property
+    @abc.abstractmethod
+    def _wrapped(self) -> Any:
+        """The object of the SDK, or what stands for one."""
 
-        ``sagemaker_session`` gives credentials and region: an SDK session, or a boto3 session; the default
-        boto3 session if None. Raises TargetNotFound when there is no such resource in its region: WrongRegion
-        when another region has it that the environment or a profile names. With a LocalSession of the SDK
-        nothing is asked: AWS knows nothing of what runs in local mode.
-        """
-        return cls(_Attached(cls.kind, resource_name, sagemaker_session))
+    @cached_property
+    def ssm_manager(self) -> SSMManager:
+        """Finds the managed instances; may be replaced."""
+        from sagemaker_ssh_helper.manager import SSMManager
+
+        return SSMManager(
+            sleep_between_retries_in_seconds=_LOOK_INTERVAL, session=boto3_session(self.sagemaker_session)
+        )
+
+    @cached_property
+    def ssh_log(self) -> SSHLog:
+        """Looks into the logs, and links to them; may be replaced."""
+        from sagemaker_ssh_helper.log import SSHLog
+
+        return SSHLog(session=boto3_session(self.sagemaker_session))
+
+    def region(self) -> str:
+        """The region of what is wrapped."""
+        return str(self._boto_session().region_name)
 
     @classmethod
     def attach_arn(cls, arn: str, sagemaker_session: Any = None) -> SSHEnvironmentWrapper:
@@ -90,43 +147,73 @@ class SSHEnvironmentWrapper(abc.ABC):
         else:
             session = boto3_session(sagemaker_session)
         if session.region_name != parts[3]:
-            raise _elsewhere(f"{arn} is not in {session.region_name}", parts[3])
-        return wrapper.attach(parts[5].rpartition("/")[2], session)
+            from sagemaker_ssh_helper.client import naming
+
+            raise naming.elsewhere(f"{arn} is not in {session.region_name}", parts[3])
+        names = parts[5].split("/")[1:]
+        if wrapper is SSHIDEWrapper and len(names) == 4:
+            domain, user, _, app = names
+            return SSHIDEWrapper.attach(domain, user, app, session)
+        return wrapper._attach_named(names[-1], session)
 
     @classmethod
-    def attach_to_resource(cls, resource: str, sagemaker_session: Any = None) -> SSHEnvironmentWrapper:
+    def attach_to_resource(
+        cls, fqdn: str, domain_id: str = "", user_profile_name: str = "", sagemaker_session: Any = None
+    ) -> SSHEnvironmentWrapper:
         """
-        As attach, by what a user has at hand: an ARN or a host name, ``NAME.TYPE.sagemaker``.
+        As attach, by what a user has at hand: a host name, ``NAME.TYPE.sagemaker``, or an ARN.
 
-        Raises UsageError for a text that is neither, TargetNotFound as attach_arn does.
+        ``domain_id`` and ``user_profile_name`` say whose app of Studio is meant. Raises UsageError for a text
+        that is neither, TargetNotFound as attach_arn does.
         """
-        if resource.startswith("arn:"):
-            return cls.attach_arn(resource, sagemaker_session)
+        if fqdn.startswith("arn:"):
+            return cls.attach_arn(fqdn, sagemaker_session)
         from sagemaker_ssh_helper.targets import Target
 
-        target = Target.parse(resource)
+        target = Target.parse(fqdn)
         wrapper = next((each for each in _WRAPPERS if each.kind is target.kind), None)
         if wrapper is None:
             labels = ", ".join(each.kind.label for each in _WRAPPERS)
-            raise TargetNotFound(f"{resource!r} names none of these: {labels}")
-        return wrapper.attach(target.name, sagemaker_session)
+            raise TargetNotFound(f"{fqdn!r} names none of these: {labels}")
+        if wrapper is SSHIDEWrapper:
+            return SSHIDEWrapper.attach(domain_id, user_profile_name, target.name, sagemaker_session)
+        return wrapper._attach_named(target.name, sagemaker_session)
+
+    @classmethod
+    @abc.abstractmethod
+    def _attach_named(cls, name: str, session: Any) -> SSHEnvironmentWrapper:
+        """As the ``attach`` of each wrapper, by the resource's name alone."""
 
     @abc.abstractmethod
     def resource_name(self) -> str:
-        """The name SageMaker knows the launched resource by. Raises TargetNotFound before the launch."""
+        """The name SageMaker knows the launched resource by. Raises NotLaunched before the launch."""
 
     def _boto_session(self) -> Any:
         """The boto3 session of the wrapped object: its credentials, its region."""
-        return boto3_session(getattr(self._wrapped, "sagemaker_session", None))
+        return boto3_session(self.sagemaker_session)
 
     def is_job_in_progress(self) -> bool:
         """Whether a container of it may run now: always in the SDK's local mode, where AWS cannot tell."""
-        name = self.resource_name()
-        return _is_local(self._wrapped) or not _described(self._boto_session(), self.kind, name).ended
+        return self._is_local() or not self._describe().ended
+
+    def _is_local(self) -> bool:
+        """Whether its containers run on this machine, in the SDK's local mode."""
+        return getattr(self.sagemaker_session, "local_mode", False) is True
 
     def _describe(self) -> Resource:
-        """What AWS says of it now. Raises TargetNotFound when it is gone."""
-        return _described(self._boto_session(), self.kind, self.resource_name())
+        """What AWS says of it now. Raises TargetNotFound when it is not there."""
+        from sagemaker_ssh_helper.client import naming
+
+        return naming.described(self._boto_session(), self.kind, self.resource_name())
+
+    def _describe_if_allowed(self) -> Optional[Resource]:
+        """The same; None in local mode, and when AWS does not say: whoever may connect need not see it."""
+        if self._is_local():
+            return None
+        try:
+            return self._describe()
+        except AwsError:
+            return None
 
     def _client(self, service: str) -> Any:
         if service not in self._clients:
@@ -147,35 +234,60 @@ class SSHEnvironmentWrapper(abc.ABC):
 
         return archive.dependency_dir()
 
-    @staticmethod
-    def ssm_role_from_iam_arn(iam_arn: str) -> str:
-        """The role's name with its path, which is what Systems Manager takes: ``service-role/Name``."""
-        return role_name(iam_arn)
+    @classmethod
+    def ssm_role_from_iam_arn(cls, iam_arn: str) -> str:
+        """
+        The role's name with its path, which is what Systems Manager takes: ``service-role/NAME``.
+
+        Takes the ARN of a role of any partition, or such a name with a path. Raises LaunchRefused, a
+        ValueError, for anything else.
+        """
+        if iam_arn.startswith("arn:"):
+            return role_name(iam_arn)
+        path, slash, name = iam_arn.rpartition("/")
+        if not (path and slash and name):
+            raise LaunchRefused(
+                f"{iam_arn!r} is neither the ARN of a role nor a role's name with its path",
+                fix="Give arn:aws:iam::ACCOUNT:role/NAME, or service-role/NAME",
+            )
+        return iam_arn
 
     def get_instance_ids(self, retry: Optional[int] = None, timeout_in_sec: int = 900) -> List[str]:
         """
         The managed instances of the nodes that were launched with ssh, ``algo-1`` first.
 
-        Waits up to ``timeout_in_sec`` seconds for all of them, and returns those that came. ``retry`` is the
-        older name of the same limit, in steps of 10 seconds. Raises TargetNotFound before the launch,
-        TargetEnded at once when no container of it runs any more.
+        Waits up to ``timeout_in_sec`` seconds for all of them, and returns those that came; of a job that has
+        ended, those that are still registered. ``retry`` is deprecated, and has no effect. Raises NotLaunched
+        before the launch, TargetNotFound when there is no such resource, TargetEnded when it has ended and
+        nothing of it is registered any more.
         """
-        if retry is not None:
-            timeout_in_sec = retry * 10
-        found = self._manager().get_instance_ids_of(
-            self.kind,
-            self._registered_name(),
-            timeout_in_sec=timeout_in_sec,
-            count=self._expected_nodes(),
-            over=lambda: not self.is_job_in_progress(),
+        self.retry_deprecated_warning(retry, timeout_in_sec)
+        name, count = self._registered_name(), 1
+        if self._ssh is not None:
+            count = min(_node_count(self._wrapped), self._ssh.ssh_instance_count)
+        elif (described := self._describe_if_allowed()) is not None:
+            count = described.ssh_nodes or described.instance_count or 1
+            # AWS describes a name in any letter case; the containers know it as it was given.
+            name = described.name if described.name.lower() == name.lower() else name
+        found = self.ssm_manager.get_instance_ids_of(
+            self.kind, name, timeout_in_sec=timeout_in_sec, count=count, over=self._is_over
         )
-        if not found and not _is_local(self._wrapped):
-            described = self._describe()
-            if described.ended:
-                from sagemaker_ssh_helper.aws import instances
+        if found or self._is_local():
+            return found
+        described = self._describe_if_allowed()
+        if described is None or not described.ended:
+            return []
+        registered = self.ssm_manager.get_registered_ids_of(self.kind, name)
+        if not registered:
+            from sagemaker_ssh_helper.aws import instances
 
-                raise instances.ended(described)
-        return found
+            raise instances.ended(described)
+        return registered
+
+    def _is_over(self) -> bool:
+        """Whether no node will come any more, as far as it can be told."""
+        described = self._describe_if_allowed()
+        return described is not None and described.ended
 
     def get_instance_id(self, retry: Optional[int] = None, timeout_in_sec: int = 900, index: int = 0) -> str:
         """
@@ -191,27 +303,36 @@ class SSHEnvironmentWrapper(abc.ABC):
             )
         return found[index]
 
+    def retry_deprecated_warning(self, retry: Optional[int], timeout_in_sec: int) -> None:
+        """Log a warning when the deprecated ``retry`` is given: ``timeout_in_sec`` counts, and it alone."""
+        if retry is not None:
+            logger.warning(
+                "retry=%s has no effect: timeout_in_sec=%s is how long to wait", retry, timeout_in_sec
+            )
+
     def start_ssm_connection(
         self,
         ssh_listen_port: int,
         retry: Optional[int] = None,
+        timeout: timedelta = _TIMEOUT,
         timeout_in_sec: int = 900,
         extra_args: str = "",
     ) -> SSMProxy:
         """
         A tunnel from ``ssh_listen_port`` of this machine to the ssh server of the first node, which is waited
-        for as get_instance_ids does.
+        for as get_instance_ids does: for ``timeout`` or ``timeout_in_sec``, whichever is not the default.
 
-        ``extra_args`` are further options of ssh: ``"-R localhost:12345:localhost:12345"``. Close it with its
-        ``disconnect``, or use it as a context manager. Raises as get_instance_id, and as
-        ``SSMProxy.connect_to_ssm_instance``.
+        The container does not wait for a connection any longer, since this is one. ``extra_args`` are further
+        options of ssh: ``"-R localhost:12345:localhost:12345"``. Close it with its ``disconnect``, or use it
+        as a context manager. Raises as get_instance_id, and as ``SSMProxy.connect_to_ssm_instance``.
         """
-        from sagemaker_ssh_helper.proxy import SSMProxy
-        from sagemaker_ssh_helper.targets import Target
-
-        proxy = SSMProxy(ssh_listen_port, extra_args, session=self._boto_session())
-        instance_id = self.get_instance_id(retry=retry, timeout_in_sec=timeout_in_sec)
-        proxy.connect_to_node_of(Target(kind=self.kind, name=self.resource_name()), instance_id)
+        proxy = self._connected(ssh_listen_port, retry, timeout, timeout_in_sec, extra_args)
+        try:
+            if self.connection_wait_time_seconds > 0:
+                proxy.terminate_waiting_loop()
+        except BaseException:
+            proxy.disconnect()
+            raise
         return proxy
 
     def start_ssm_connection_and_continue(
@@ -219,40 +340,85 @@ class SSHEnvironmentWrapper(abc.ABC):
         ssh_listen_port: int,
         retry: Optional[int] = None,
         timeout_in_sec: int = 900,
+        timeout: timedelta = _TIMEOUT,
         extra_args: str = "",
     ) -> None:
         """
         Prove that the first node can be reached, and let it go on: open the tunnel as start_ssm_connection
         does, run a command through it, end the waiting for connections, and close the tunnel.
         """
-        with self.start_ssm_connection(ssh_listen_port, retry, timeout_in_sec, extra_args) as proxy:
+        with self._connected(ssh_listen_port, retry, timeout, timeout_in_sec, extra_args) as proxy:
             proxy.run_command_with_output("id")
             proxy.terminate_waiting_loop()
+
+    def _connected(
+        self,
+        ssh_listen_port: int,
+        retry: Optional[int],
+        timeout: timedelta,
+        timeout_in_sec: int,
+        extra_args: str,
+    ) -> SSMProxy:
+        from sagemaker_ssh_helper.proxy import SSMProxy
+        from sagemaker_ssh_helper.targets import Target
+
+        if timeout != _TIMEOUT:
+            timeout_in_sec = int(timeout.total_seconds())
+        proxy = SSMProxy(
+            ssh_listen_port,
+            extra_args,
+            cloudwatch_url=self.get_cloudwatch_url(),
+            session=self._boto_session(),
+        )
+        instance_id = self.get_instance_id(retry=retry, timeout_in_sec=timeout_in_sec)
+        proxy.connect_to_node_of(Target(kind=self.kind, name=self.resource_name()), instance_id)
+        return proxy
 
     def fqdn(self) -> str:
         """The host name for ssh: ``NAME.TYPE.sagemaker``."""
         return f"{self.resource_name()}.{self.kind.domain}.{DOMAIN}"
 
     def print_ssh_info(self) -> None:
-        """Print where the resource is shown in the console and its log, and how to log in."""
+        """
+        Print where the resource is shown in the console and its log, how to log in, and its instances.
+
+        The instances are looked for once: a job that has just been started has none yet. Raises NotLaunched
+        before the launch, and nothing else: why no instance was found is told in a line.
+        """
         print(f"{self.kind.label} {self.resource_name()}")
-        print(f"  console  {self.get_metadata_url()}")
-        print(f"  log      {self.get_cloudwatch_url()}")
+        print(f"  console   {self.get_metadata_url()}")
+        print(f"  log       {self.get_cloudwatch_url()}")
+        self.print_connect_info(self.fqdn())
+        try:
+            found = self.get_instance_ids(timeout_in_sec=0)
+        except SSHHelperError as error:
+            print(f"  instance  {error}")
+            return
+        if not found:
+            print(f"  instance  none is registered yet; see: sm-ssh list {self.fqdn()}")
+        for instance_id in found:
+            print(f"  instance  {instance_id}")
+        if found:
+            words = ["aws ssm start-session", *self._place(), "--target", found[0]]
+            print(f"  or, by the AWS CLI and its plugin:  {' '.join(words)}")
+
+    def print_connect_info(self, fqdn: str) -> None:
+        """Print the commands that log in to the container of this host name."""
         place = self._place()
-        print(f"  connect  {' '.join(['sm-ssh connect', *place, self.fqdn()])}")
-        print(f"  or, after {' '.join(['sm-ssh config-ssh', *place])}:  ssh {self.fqdn()}")
+        print(f"  connect   {' '.join(['sm-ssh connect', *place, fqdn])}")
+        print(f"  or, after {' '.join(['sm-ssh config-ssh', *place])}:  ssh {fqdn}")
 
     def get_cloudwatch_url(self) -> str:
         """The address of the resource's log in the console."""
         from sagemaker_ssh_helper.aws import console
 
-        return console.log_url(self._region(), self.kind, self.resource_name())
+        return console.log_url(self.region(), self.kind, self.resource_name())
 
     def get_metadata_url(self) -> str:
         """The address of the resource's page in the console."""
         from sagemaker_ssh_helper.aws import console
 
-        return console.resource_url(self._region(), self.kind, self.resource_name())
+        return console.resource_url(self.region(), self.kind, self.resource_name())
 
     def _place(self) -> List[str]:
         """The options by which a command comes to this profile and region; none where it comes by itself."""
@@ -269,22 +435,44 @@ class SSHEnvironmentWrapper(abc.ABC):
             region = ""
         return place if region == own.region_name else [*place, "--region", str(own.region_name)]
 
-    def _expected_nodes(self) -> int:
-        """How many nodes should register: no call is made for it."""
-        nodes = _node_count(self._wrapped)
-        return min(nodes, self._ssh.ssh_instance_count) if self._ssh is not None else nodes
-
     def _registered_name(self) -> str:
         """The name by which its containers register."""
         return self.resource_name()
 
-    def _manager(self) -> SSMManager:
-        from sagemaker_ssh_helper.manager import SSMManager
+    def _variables(self, what: str, own: Optional[Mapping[str, str]], kind: RequestKind) -> Dict[str, str]:
+        """``own`` variables with those of the launch."""
+        assert self._ssh is not None, "a launch is prepared before its variables are asked for"
+        ssh = {**self._ssh.environment(), Env.START_SSH: "true" if self.bootstrap_on_start else "false"}
+        return add_variables(what, own or {}, ssh, kind)
 
-        return SSMManager(session=self._boto_session())
-
-    def _region(self) -> str:
-        return str(self._boto_session().region_name)
+    def _prepare(self, role: Any, nodes: int, ssh_instance_count: int = DEFAULT_INSTANCE_COUNT) -> SshLaunch:
+        """A launch by this wrapper's choices. Raises LaunchRefused when there is no role."""
+        name = self.ssm_iam_role
+        if not name:
+            if not role:
+                raise LaunchRefused(
+                    f"the {self.kind.label} has no role",
+                    fix="Give it one: role='arn:aws:iam::ACCOUNT:role/NAME'",
+                )
+            if not isinstance(role, str):
+                raise LaunchRefused(
+                    "the role is not known before the pipeline runs",
+                    fix="Give it as an ARN, or launch without ssh",
+                )
+            expand = getattr(self.sagemaker_session, "expand_role", None)
+            # A role may be given by its name alone, which the SDK looks up.
+            name = role_name(expand(role) if expand is not None else role)
+        ssh = SshLaunch.prepare(
+            self._boto_session(),
+            name,
+            connection_wait_time_seconds=self.connection_wait_time_seconds,
+            ssh_instance_count=ssh_instance_count,
+            local_user_id=self.local_user_id,
+            log_to_stdout=self.log_to_stdout,
+            nodes=nodes,
+        )
+        self._ssh, self.ssm_iam_role = ssh, ssh.role
+        return ssh
 
 
 class SSHEstimatorWrapper(SSHEnvironmentWrapper):
@@ -296,20 +484,41 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
 
     kind = ResourceKind.TRAINING
 
+    def __init__(
+        self,
+        estimator: Any,
+        ssm_iam_role: str = "",
+        bootstrap_on_start: bool = True,
+        connection_wait_time_seconds: int = 600,
+        ssh_instance_count: int = DEFAULT_INSTANCE_COUNT,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+    ) -> None:
+        super().__init__(
+            ssm_iam_role,
+            bootstrap_on_start,
+            connection_wait_time_seconds,
+            getattr(estimator, "sagemaker_session", None),
+            local_user_id,
+            log_to_stdout,
+        )
+        self.estimator = estimator
+        self.ssm_iam_role = self.ssm_iam_role or _role_of(estimator)
+        self.ssh_instance_count = ssh_instance_count
+
     @property
-    def estimator(self) -> Any:
-        """What was wrapped."""
-        return self._wrapped
+    def _wrapped(self) -> Any:
+        return self.estimator
 
     @classmethod
     def create(
         cls,
         estimator: Any,
         connection_wait_time_seconds: int = 600,
-        ssh_instance_count: int = 2,
+        connection_wait_time: timedelta = _WAIT_TIME,
+        ssh_instance_count: int = DEFAULT_INSTANCE_COUNT,
         local_user_id: Optional[str] = None,
         log_to_stdout: bool = False,
-        connection_wait_time: Optional[timedelta] = None,
     ) -> SSHEstimatorWrapper:
         """
         Give ssh to ``estimator``, an estimator of the SageMaker SDK that was not started yet.
@@ -323,15 +532,48 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
             estimator: any estimator of the SDK v2, or a ModelTrainer of the SDK v3: one that ships its
                 code, or an own image that holds the library.
             connection_wait_time_seconds: how long the job waits for a connection; 0 not at all.
+            connection_wait_time: the wait as a timedelta; wins when it is not the default.
             ssh_instance_count: how many nodes become reachable, counted from ``algo-1``.
             local_user_id: the value of the tag SSHOwner, instead of what STS tells.
             log_to_stdout: whether the agent's log goes to the job's log too.
-            connection_wait_time: the wait as a timedelta; wins when given.
 
         Raises:
             LaunchRefused: it was started already, runs in network isolation, has no role, or more variables
-                than SageMaker takes.
+                than SageMaker takes. A ValueError.
         """
+        wrapper = cls(
+            estimator,
+            connection_wait_time_seconds=_wait_seconds(connection_wait_time_seconds, connection_wait_time),
+            ssh_instance_count=ssh_instance_count,
+            local_user_id=local_user_id,
+            log_to_stdout=log_to_stdout,
+        )
+        wrapper._augment()
+        return wrapper
+
+    @classmethod
+    def attach(cls, training_job_name: str, sagemaker_session: Any = None) -> SSHEstimatorWrapper:
+        """
+        A wrapper for a training job that was started earlier, by whatever means; nothing is asked of AWS yet.
+
+        ``sagemaker_session`` gives credentials and region: an SDK session, or a boto3 session; the default
+        boto3 session if None. Its ``estimator`` is a ``DetachedEstimator``.
+        """
+        from sagemaker_ssh_helper.detached_sagemaker import DetachedEstimator
+
+        return cls(DetachedEstimator.attach(training_job_name, sagemaker_session))
+
+    @classmethod
+    def _attach_named(cls, name: str, session: Any) -> SSHEnvironmentWrapper:
+        return cls.attach(name, session)
+
+    @classmethod
+    def attach_arn(cls, training_job_arn: str, sagemaker_session: Any = None) -> SSHEnvironmentWrapper:
+        """As ``SSHEnvironmentWrapper.attach_arn``, under the name that this argument has for jobs."""
+        return super().attach_arn(training_job_arn, sagemaker_session)
+
+    def _augment(self) -> None:
+        estimator = self.estimator
         job = _training_job(estimator)
         if job is not None:
             raise LaunchRefused(
@@ -344,32 +586,22 @@ class SSHEstimatorWrapper(SSHEnvironmentWrapper):
             getattr(networking, "enable_network_isolation", None) is True
         ):
             raise _isolated("the estimator")
-        ssh = _prepare(
-            estimator,
-            estimator.role,
-            connection_wait_time_seconds=connection_wait_time_seconds,
-            connection_wait_time=connection_wait_time,
-            ssh_instance_count=ssh_instance_count,
-            local_user_id=local_user_id,
-            log_to_stdout=log_to_stdout,
-        )
-        estimator.environment = _variables("the estimator", estimator.environment, ssh, TRAINING_REQUEST)
+        ssh = self._prepare(estimator.role, _node_count(estimator), self.ssh_instance_count)
+        estimator.environment = self._variables("the estimator", estimator.environment, TRAINING_REQUEST)
         if getattr(estimator, "entry_point", None):
-            _add_dependency(estimator, cls.dependency_dir())
+            _add_dependency(estimator, self.dependency_dir())
         elif getattr(estimator, "source_code", None):
-            bring_library(boto3_session(estimator.sagemaker_session), ssh)
-        return cls(estimator, ssh)
+            bring_library(self._boto_session(), ssh)
+        self.augmented = True
 
     def training_job_name(self) -> str:
-        """The job's name. Raises TargetNotFound before the launch."""
+        """The job's name. Raises NotLaunched before the launch."""
         return self.resource_name()
 
     def resource_name(self) -> str:
-        if isinstance(self._wrapped, _Attached):
-            return self._wrapped.name
-        job = _training_job(self._wrapped)
+        job = _training_job(self.estimator)
         if job is None:
-            raise TargetNotFound(
+            raise NotLaunched(
                 "the estimator has not started a job yet",
                 fix="Call estimator.fit(wait=False) first, or train(wait=False) of a ModelTrainer; attach to "
                 "the jobs of a tuner by their names",
@@ -415,15 +647,43 @@ class SSHProcessorWrapper(SSHEnvironmentWrapper):
 
     kind = ResourceKind.PROCESSING
 
+    def __init__(
+        self,
+        processor: Any,
+        ssm_iam_role: str = "",
+        bootstrap_on_start: bool = True,
+        connection_wait_time_seconds: int = 600,
+        *,
+        ssh_instance_count: int = DEFAULT_INSTANCE_COUNT,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+    ) -> None:
+        super().__init__(
+            ssm_iam_role,
+            bootstrap_on_start,
+            connection_wait_time_seconds,
+            getattr(processor, "sagemaker_session", None),
+            local_user_id,
+            log_to_stdout,
+        )
+        self.processor = processor
+        self.ssm_iam_role = self.ssm_iam_role or _role_of(processor)
+        self.ssh_instance_count = ssh_instance_count
+
+    @property
+    def _wrapped(self) -> Any:
+        return self.processor
+
     @classmethod
     def create(
         cls,
         processor: Any,
         connection_wait_time_seconds: int = 600,
-        ssh_instance_count: int = 2,
+        *,
+        connection_wait_time: timedelta = _WAIT_TIME,
+        ssh_instance_count: int = DEFAULT_INSTANCE_COUNT,
         local_user_id: Optional[str] = None,
         log_to_stdout: bool = False,
-        connection_wait_time: Optional[timedelta] = None,
     ) -> SSHProcessorWrapper:
         """
         Give ssh to ``processor``, a processor of the SageMaker SDK that was not started yet.
@@ -432,6 +692,29 @@ class SSHProcessorWrapper(SSHEnvironmentWrapper):
         as an input to any other, ``run(inputs=[….augmented_input()])``. Arguments as for
         ``SSHEstimatorWrapper.create``. Raises LaunchRefused as that does.
         """
+        wrapper = cls(
+            processor,
+            connection_wait_time_seconds=_wait_seconds(connection_wait_time_seconds, connection_wait_time),
+            ssh_instance_count=ssh_instance_count,
+            local_user_id=local_user_id,
+            log_to_stdout=log_to_stdout,
+        )
+        wrapper._augment()
+        return wrapper
+
+    @classmethod
+    def attach(cls, processing_job_name: str, sagemaker_session: Any = None) -> SSHProcessorWrapper:
+        """As ``SSHEstimatorWrapper.attach``, for a processing job and a DetachedProcessor."""
+        from sagemaker_ssh_helper.detached_sagemaker import DetachedProcessor
+
+        return cls(DetachedProcessor.attach(processing_job_name, sagemaker_session))
+
+    @classmethod
+    def _attach_named(cls, name: str, session: Any) -> SSHEnvironmentWrapper:
+        return cls.attach(name, session)
+
+    def _augment(self) -> None:
+        processor = self.processor
         if getattr(processor, "latest_job", None) is not None:
             raise LaunchRefused(
                 f"the processor has already started {_job_name(processor.latest_job)}",
@@ -440,17 +723,9 @@ class SSHProcessorWrapper(SSHEnvironmentWrapper):
         network = getattr(processor, "network_config", None)
         if network is not None and getattr(network, "enable_network_isolation", False) is True:
             raise _isolated("the processor")
-        ssh = _prepare(
-            processor,
-            processor.role,
-            connection_wait_time_seconds=connection_wait_time_seconds,
-            connection_wait_time=connection_wait_time,
-            ssh_instance_count=ssh_instance_count,
-            local_user_id=local_user_id,
-            log_to_stdout=log_to_stdout,
-        )
-        processor.env = _variables("the processor", processor.env, ssh, PROCESSING_REQUEST)
-        return cls(processor, ssh)
+        self._prepare(processor.role, _node_count(processor), self.ssh_instance_count)
+        processor.env = self._variables("the processor", processor.env, PROCESSING_REQUEST)
+        self.augmented = True
 
     def augmented_input(self) -> Any:
         """
@@ -479,18 +754,20 @@ class SSHProcessorWrapper(SSHEnvironmentWrapper):
         return ProcessingInput(source=source, destination=destination, input_name=PACKAGE)
 
     def processing_job_name(self) -> str:
-        """The job's name. Raises TargetNotFound before the launch."""
+        """The job's name. Raises NotLaunched before the launch."""
         return self.resource_name()
 
     def resource_name(self) -> str:
-        if isinstance(self._wrapped, _Attached):
-            return self._wrapped.name
-        job = getattr(self._wrapped, "latest_job", None)
+        job = getattr(self.processor, "latest_job", None)
         if job is None:
-            raise TargetNotFound(
+            raise NotLaunched(
                 "the processor has not started a job yet", fix="Call processor.run(wait=False) first"
             )
         return _job_name(job)
+
+    def get_processor_latest_job_name(self) -> str:
+        """The job's name. Raises NotLaunched before the launch."""
+        return self.resource_name()
 
     def wait_processing_job(self) -> None:
         """Wait until the job has ended. Raises botocore's WaiterError when it failed."""
@@ -506,16 +783,52 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
 
     kind = ResourceKind.INFERENCE
 
-    @classmethod
-    def create(
-        cls: Type[W],
+    def __init__(
+        self,
         model: Any,
+        ssm_iam_role: str = "",
+        bootstrap_on_start: bool = True,
         connection_wait_time_seconds: int = 600,
-        ssh_instance_count: int = 2,
+        *,
+        ssh_instance_count: int = DEFAULT_INSTANCE_COUNT,
         local_user_id: Optional[str] = None,
         log_to_stdout: bool = False,
-        connection_wait_time: Optional[timedelta] = None,
-    ) -> W:
+    ) -> None:
+        self.model = model
+        super().__init__(
+            ssm_iam_role,
+            bootstrap_on_start,
+            connection_wait_time_seconds,
+            getattr(self._inner(), "sagemaker_session", None) or getattr(model, "sagemaker_session", None),
+            local_user_id,
+            log_to_stdout,
+        )
+        self.ssm_iam_role = self.ssm_iam_role or _role_of(self._inner()) or _role_of(model)
+        self.ssh_instance_count = ssh_instance_count
+
+    @property
+    def _wrapped(self) -> Any:
+        return self.model
+
+    def _inner(self) -> Any:
+        """Whose containers run: a multi-model endpoint may be made around an ordinary model."""
+        return self.model if self._is_builder() else getattr(self.model, "model", None) or self.model
+
+    def _is_builder(self) -> bool:
+        """Whether it is a ModelBuilder of the SDK's version 3."""
+        return hasattr(self.model, "env_vars")
+
+    @classmethod
+    def create(
+        cls: Type[M],
+        model: Any,
+        connection_wait_time_seconds: int = 600,
+        *,
+        connection_wait_time: timedelta = _WAIT_TIME,
+        ssh_instance_count: int = DEFAULT_INSTANCE_COUNT,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+    ) -> M:
         """
         Give ssh to ``model``, a model of the SageMaker SDK that was not deployed yet, or a ``ModelBuilder``
         of its version 3 that has not built one.
@@ -527,61 +840,74 @@ class SSHModelWrapper(SSHEnvironmentWrapper):
         Arguments as for ``SSHEstimatorWrapper.create``. Raises LaunchRefused as that does, and when the model
         of that name has no ssh.
         """
+        wrapper = cls(
+            model,
+            connection_wait_time_seconds=_wait_seconds(connection_wait_time_seconds, connection_wait_time),
+            ssh_instance_count=ssh_instance_count,
+            local_user_id=local_user_id,
+            log_to_stdout=log_to_stdout,
+        )
+        wrapper._augment()
+        return wrapper
+
+    @classmethod
+    def attach(cls: Type[M], endpoint_name: str, sagemaker_session: Any = None) -> M:
+        """As ``SSHEstimatorWrapper.attach``, for an endpoint."""
+        return cls(SimpleNamespace(endpoint_name=endpoint_name, sagemaker_session=sagemaker_session))
+
+    @classmethod
+    def _attach_named(cls, name: str, session: Any) -> SSHEnvironmentWrapper:
+        return cls.attach(name, session)
+
+    def _augment(self) -> None:
+        model, inner, builder = self.model, self._inner(), self._is_builder()
         if getattr(model, "endpoint_name", None):
             raise LaunchRefused(
                 f"the model is already deployed to {model.endpoint_name}",
-                fix=f"Call {cls.__name__}.create(model) before model.deploy()",
+                fix=f"Call {type(self).__name__}.create(model) before model.deploy()",
             )
-        # A multi-model endpoint may be made around an ordinary model, whose containers then run.
-        builder = hasattr(model, "env_vars")
-        inner = model if builder else getattr(model, "model", None) or model
         isolated = getattr(inner, "enable_network_isolation", None)
         if callable(isolated) and isolated() is True:
             raise _isolated("the model")
         if builder and getattr(model, "built_model", None) is not None:
             raise LaunchRefused(
                 "the model is already built, with its environment",
-                fix=f"Call {cls.__name__}.create(builder) before builder.build()",
+                fix=f"Call {type(self).__name__}.create(builder) before builder.build()",
             )
-        holder = inner if getattr(inner, "sagemaker_session", None) is not None else model
         name = getattr(model, "model_name" if builder else "name", None)
-        if _has_ssh(holder, name):
-            import logging
-
-            logging.getLogger(__name__).warning(
-                "the model %s exists already, and its own choices of ssh hold", name
-            )
-            return cls(model)
-        ssh = _prepare(
-            holder,
-            inner.role_arn if builder else getattr(inner, "role", None) or model.role,
-            connection_wait_time_seconds=connection_wait_time_seconds,
-            connection_wait_time=connection_wait_time,
-            ssh_instance_count=ssh_instance_count,
-            local_user_id=local_user_id,
-            log_to_stdout=log_to_stdout,
-        )
+        if _has_ssh(self._boto_session(), name):
+            logger.warning("the model %s exists already, and its own choices of ssh hold", name)
+            return
+        role = inner.role_arn if builder else getattr(inner, "role", None) or model.role
+        self._prepare(role, 1, self.ssh_instance_count)
         if builder:
-            inner.env_vars = _variables("the model", inner.env_vars, ssh, MODEL_REQUEST)
-            return cls(model, ssh)
-        inner.env = _variables("the model", inner.env, ssh, MODEL_REQUEST)
-        if getattr(inner, "entry_point", None):
-            _add_dependency(inner, cls.dependency_dir())
-        return cls(model, ssh)
+            inner.env_vars = self._variables("the model", inner.env_vars, MODEL_REQUEST)
+        else:
+            inner.env = self._variables("the model", inner.env, MODEL_REQUEST)
+            if getattr(inner, "entry_point", None):
+                _add_dependency(inner, self.dependency_dir())
+        self.augmented = True
 
     def endpoint_name(self) -> str:
-        """The endpoint's name. Raises TargetNotFound before the deployment."""
+        """The endpoint's name. Raises NotLaunched before the deployment."""
         return self.resource_name()
 
     def resource_name(self) -> str:
-        if isinstance(self._wrapped, _Attached):
-            return self._wrapped.name
-        name = getattr(self._wrapped, "endpoint_name", None)
+        name = getattr(self.model, "endpoint_name", None)
         if not name:
-            raise TargetNotFound(
-                "the model is not deployed yet", fix="Call model.deploy(wait=False, …) first"
-            )
+            raise NotLaunched("the model is not deployed yet", fix="Call model.deploy(wait=False, …) first")
         return str(name)
+
+    def get_config_metadata_url(self) -> str:
+        """The address of the page of the endpoint's configuration, which the SDK names like the endpoint."""
+        return self.ssh_log.get_endpoint_config_metadata_url(self.endpoint_name())
+
+    def get_model_metadata_url(self) -> str:
+        """The address of the page of the model. Raises NotLaunched before it has a name."""
+        name = getattr(self.model, "model_name" if self._is_builder() else "name", None)
+        if not name:
+            raise NotLaunched("the model has no name yet", fix="Call model.deploy(wait=False, …) first")
+        return self.ssh_log.get_model_metadata_url(str(name))
 
     def _registered_name(self) -> str:
         # A container of an endpoint is not told the endpoint's name.
@@ -603,6 +929,39 @@ class SSHMultiModelWrapper(SSHModelWrapper):
     A script that starts ssh when it is loaded does so with the first request to its model.
     """
 
+    def __init__(
+        self,
+        mdm: Any,
+        ssm_iam_role: str = "",
+        bootstrap_on_start: bool = True,
+        connection_wait_time_seconds: int = 600,
+        *,
+        ssh_instance_count: int = DEFAULT_INSTANCE_COUNT,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+    ) -> None:
+        super().__init__(
+            mdm,
+            ssm_iam_role,
+            bootstrap_on_start,
+            connection_wait_time_seconds,
+            ssh_instance_count=ssh_instance_count,
+            local_user_id=local_user_id,
+            log_to_stdout=log_to_stdout,
+        )
+
+    @property
+    def mdm(self) -> Any:
+        """What is wrapped."""
+        return self.model
+
+    @classmethod
+    def create(  # type: ignore[override]  # the documented name of what is wrapped
+        cls: Type[M], mdm: Any, connection_wait_time_seconds: int = 600, **options: Any
+    ) -> M:
+        """As ``SSHModelWrapper.create``, with its keyword arguments."""
+        return super().create(mdm, connection_wait_time_seconds, **options)
+
 
 class SSHTransformerWrapper(SSHEnvironmentWrapper):
     """
@@ -613,8 +972,25 @@ class SSHTransformerWrapper(SSHEnvironmentWrapper):
 
     kind = ResourceKind.TRANSFORM
 
+    def __init__(self, transformer: Any, model_wrapper: SSHModelWrapper) -> None:
+        super().__init__(
+            "",
+            model_wrapper.bootstrap_on_start,
+            model_wrapper.connection_wait_time_seconds,
+            getattr(transformer, "sagemaker_session", None),
+            model_wrapper.local_user_id,
+            model_wrapper.log_to_stdout,
+        )
+        self.ssm_iam_role = model_wrapper.ssm_iam_role
+        self.transformer = transformer
+        self.model_wrapper = model_wrapper
+
+    @property
+    def _wrapped(self) -> Any:
+        return self.transformer
+
     @classmethod
-    def create(cls, transformer: Any, ssh_model_wrapper: SSHModelWrapper) -> SSHTransformerWrapper:
+    def create(cls, transformer: Any, model_wrapper: SSHModelWrapper) -> SSHTransformerWrapper:
         """
         ssh for ``transformer``, whose model was given it by ``SSHModelWrapper.create`` before.
 
@@ -626,22 +1002,37 @@ class SSHTransformerWrapper(SSHEnvironmentWrapper):
                 f"the transformer has already started {_job_name(transformer.latest_transform_job)}",
                 fix="Call SSHTransformerWrapper.create(transformer, …) before transformer.transform()",
             )
-        return cls(transformer, ssh_model_wrapper._ssh)
+        wrapper = cls(transformer, model_wrapper)
+        wrapper._ssh, wrapper.augmented = model_wrapper._ssh, model_wrapper.augmented
+        return wrapper
+
+    @classmethod
+    def attach(cls, transform_job_name: str, sagemaker_session: Any = None) -> SSHTransformerWrapper:
+        """As ``SSHEstimatorWrapper.attach``, for a batch transform job."""
+        job = SimpleNamespace(name=transform_job_name, job_name=transform_job_name)
+        transformer = SimpleNamespace(latest_transform_job=job, sagemaker_session=sagemaker_session)
+        return cls(transformer, SSHModelWrapper(SimpleNamespace(sagemaker_session=sagemaker_session)))
+
+    @classmethod
+    def _attach_named(cls, name: str, session: Any) -> SSHEnvironmentWrapper:
+        return cls.attach(name, session)
 
     def transform_job_name(self) -> str:
-        """The job's name. Raises TargetNotFound before the launch."""
+        """The job's name. Raises NotLaunched before the launch."""
         return self.resource_name()
 
     def resource_name(self) -> str:
-        if isinstance(self._wrapped, _Attached):
-            return self._wrapped.name
-        job = getattr(self._wrapped, "latest_transform_job", None)
+        job = getattr(self.transformer, "latest_transform_job", None)
         if job is None:
-            raise TargetNotFound(
+            raise NotLaunched(
                 "the transformer has not started a job yet",
                 fix="Call transformer.transform(wait=False, …) first",
             )
         return _job_name(job)
+
+    def get_transformer_latest_job_name(self) -> str:
+        """The job's name. Raises NotLaunched before the launch."""
+        return self.resource_name()
 
     def wait_transform_job(self) -> None:
         """Wait until the job has ended. Raises botocore's WaiterError when it failed."""
@@ -653,17 +1044,121 @@ class SSHNotebookInstanceWrapper(SSHEnvironmentWrapper):
 
     kind = ResourceKind.NOTEBOOK
 
+    def __init__(
+        self,
+        ssm_iam_role: str,
+        notebook_instance: NotebookInstance,
+        bootstrap_on_start: bool = True,
+        connection_wait_time_seconds: int = 600,
+        sagemaker_session: Any = None,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+    ) -> None:
+        super().__init__(
+            ssm_iam_role,
+            bootstrap_on_start,
+            connection_wait_time_seconds,
+            sagemaker_session,
+            local_user_id,
+            log_to_stdout,
+        )
+        self.notebook_instance = notebook_instance
+
+    @property
+    def _wrapped(self) -> Any:
+        return self.notebook_instance
+
+    @classmethod
+    def attach(cls, notebook_name: str, sagemaker_session: Any = None) -> SSHNotebookInstanceWrapper:
+        """As ``SSHEstimatorWrapper.attach``, for a notebook instance."""
+        from sagemaker_ssh_helper.ide import NotebookInstance
+
+        notebook = NotebookInstance(notebook_name, session=boto3_session(sagemaker_session))
+        return cls("", notebook, sagemaker_session=sagemaker_session)
+
+    @classmethod
+    def _attach_named(cls, name: str, session: Any) -> SSHEnvironmentWrapper:
+        return cls.attach(name, session)
+
     def resource_name(self) -> str:
-        return str(self._wrapped.name)
+        return self.notebook_instance.notebook_name
 
 
 class SSHIDEWrapper(SSHEnvironmentWrapper):
-    """ssh into an app of SageMaker Studio. Make one by :meth:`attach` with the app's name."""
+    """ssh into an app of SageMaker Studio. Make one by :meth:`attach`."""
 
     kind = ResourceKind.STUDIO
 
+    def __init__(
+        self,
+        ssm_iam_role: str,
+        ide: SSHIDE,
+        bootstrap_on_start: bool = True,
+        connection_wait_time_seconds: int = 600,
+        sagemaker_session: Any = None,
+        local_user_id: Optional[str] = None,
+        log_to_stdout: bool = False,
+    ) -> None:
+        super().__init__(
+            ssm_iam_role,
+            bootstrap_on_start,
+            connection_wait_time_seconds,
+            sagemaker_session,
+            local_user_id,
+            log_to_stdout,
+        )
+        self.ide = ide
+        self.app_name = ""
+        self.not_earlier_than_timestamp: float = 0
+
+    @property
+    def _wrapped(self) -> Any:
+        return self.ide
+
+    @classmethod
+    def attach(
+        cls,
+        domain_id: str,
+        user_profile_name: str,
+        app_name: str,
+        sagemaker_session: Any = None,
+        not_earlier_than_timestamp: float = 0,
+    ) -> SSHIDEWrapper:
+        """
+        As ``SSHEstimatorWrapper.attach``, for one user's app of Studio; an empty domain, or user, is any.
+
+        Instances that registered before ``not_earlier_than_timestamp``, in seconds since the epoch, are not
+        taken for the app's.
+        """
+        from sagemaker_ssh_helper.ide import SSHIDE
+
+        ide = SSHIDE(domain_id, user_profile_name, session=boto3_session(sagemaker_session))
+        wrapper = cls("", ide, sagemaker_session=sagemaker_session)
+        wrapper.app_name, wrapper.not_earlier_than_timestamp = app_name, not_earlier_than_timestamp
+        return wrapper
+
+    @classmethod
+    def _attach_named(cls, name: str, session: Any) -> SSHIDEWrapper:
+        return cls.attach("", "", name, session)
+
     def resource_name(self) -> str:
-        return str(self._wrapped.name)
+        return self.app_name
+
+    def get_instance_ids(self, retry: Optional[int] = None, timeout_in_sec: int = 900) -> List[str]:
+        """The live managed instances of the app, newest first; waits for the first as long as given."""
+        self.retry_deprecated_warning(retry, timeout_in_sec)
+        manager, since = self.ssm_manager, self.not_earlier_than_timestamp
+        if not self.ide.user:
+            return manager.get_studio_kgw_instance_ids(self.app_name, timeout_in_sec, since)
+        return manager.get_studio_user_kgw_instance_ids(
+            self.ide.domain_id, self.ide.user, self.app_name, timeout_in_sec, since
+        )
+
+    def get_cloudwatch_url(self) -> str:
+        return self.ssh_log.get_ide_cloudwatch_url(self.ide.domain_id, self.ide.user, self.app_name)
+
+    def get_metadata_url(self) -> str:
+        return self.ssh_log.get_ide_metadata_url(self.ide.domain_id, self.ide.user)
 
 
 _WRAPPERS = (
@@ -676,56 +1171,26 @@ _WRAPPERS = (
 )
 
 
-class _Attached:
-    """What a wrapper needs of an SDK object, for a resource that none of this process started."""
-
-    def __init__(self, kind: ResourceKind, name: str, session: Any) -> None:
-        boto = boto3_session(session)
-        self.sagemaker_session = boto if session is None else session
-        self.name, self.instance_count = name, 1
-        if not _is_local(self):
-            found = _described(boto, kind, name)
-            # AWS describes a name in any letter case; the containers know it as it was given.
-            self.name = found.name
-            self.instance_count = found.ssh_nodes or found.instance_count or 1
+def _role_of(wrapped: Any) -> str:
+    """The role of an object of the SDK, as far as it is a name with its path by now; else empty."""
+    role = getattr(wrapped, "role", None)
+    try:
+        return SSHEnvironmentWrapper.ssm_role_from_iam_arn(role) if isinstance(role, str) else ""
+    except LaunchRefused:
+        return ""
 
 
-def _is_local(wrapped: Any) -> bool:
-    """Whether its containers run on this machine, in the SDK's local mode."""
-    return getattr(getattr(wrapped, "sagemaker_session", None), "local_mode", False) is True
+def _wait_seconds(seconds: int, time: timedelta) -> int:
+    """The wait that was asked for, where either of two arguments may have been given."""
+    if not hasattr(time, "total_seconds"):
+        raise LaunchRefused(
+            f"connection_wait_time is not a timedelta: {time!r}",
+            fix="Give seconds as connection_wait_time_seconds",
+        )
+    return seconds if time == _WAIT_TIME else int(time.total_seconds())
 
 
-def _described(session: Any, kind: ResourceKind, name: str) -> Resource:
-    from sagemaker_ssh_helper.aws import resources
-    from sagemaker_ssh_helper.aws.json_rpc import Client
-    from sagemaker_ssh_helper.aws.session import Session
-
-    client = Client(Session.from_boto3(session))
-    if kind is ResourceKind.STUDIO:
-        # An app is described by four names, and listed by its own.
-        found = next((each for each in resources.alive(client, kind) if each.name == name), None)
-    else:
-        found = resources.describe(client, kind, name)
-    if found is None:
-        from sagemaker_ssh_helper.client import naming
-
-        what = f"there is no {kind.label} {name!r} in {session.region_name}"
-        regions = naming.regions_with(client.session, kind, name)
-        if regions:
-            raise _elsewhere(what, regions[0])
-        raise TargetNotFound(what, fix=f"See what is there: sm-ssh list {kind.domain}.{DOMAIN}")
-    return found
-
-
-def _elsewhere(what: str, region: str) -> WrongRegion:
-    return WrongRegion(
-        what,
-        evidence=f"it is in {region}",
-        fix=f"Give a session of that region: boto3.Session(region_name={region!r})",
-    )
-
-
-def _has_ssh(shipped: Any, model_name: Any) -> bool:
+def _has_ssh(session: Any, model_name: Any) -> bool:
     """
     Whether there is a model of this name, with ssh. Raises LaunchRefused when it is without: the SDK then
     goes on with that one as it is.
@@ -736,7 +1201,6 @@ def _has_ssh(shipped: Any, model_name: Any) -> bool:
     from sagemaker_ssh_helper.aws.json_rpc import Client
     from sagemaker_ssh_helper.aws.session import Session
 
-    session = boto3_session(getattr(shipped, "sagemaker_session", None))
     try:
         environments = resources.model_environments(Client(Session.from_boto3(session)), model_name)
     except AccessDenied:
@@ -764,21 +1228,6 @@ def _job_name(job: Any) -> str:
     return str(next(getattr(job, name) for name in names if hasattr(job, name)))
 
 
-def _prepare(wrapped: Any, role: Any, **options: Any) -> SshLaunch:
-    """A launch with the session and the role of an SDK object. Raises LaunchRefused when it has none yet."""
-    if not role:
-        raise LaunchRefused("it has no role", fix="Give it one: role='arn:aws:iam::ACCOUNT:role/NAME'")
-    if not isinstance(role, str):
-        raise LaunchRefused(
-            "the role is not known before the pipeline runs", fix="Give it as an ARN, or launch without ssh"
-        )
-    session = getattr(wrapped, "sagemaker_session", None)
-    expand = getattr(session, "expand_role", None)
-    # A role may be given by its name alone, which the SDK looks up.
-    role = expand(role) if expand is not None else role
-    return SshLaunch.prepare(boto3_session(session), role, nodes=_node_count(wrapped), **options)
-
-
 def _node_count(wrapped: Any) -> int:
     """Of the job that an object of the SDK will start: its own count, its compute's, or its groups'."""
     for holder in (wrapped, getattr(wrapped, "compute", None)):
@@ -788,12 +1237,6 @@ def _node_count(wrapped: Any) -> int:
         if nodes:
             return sum(nodes)
     return 1
-
-
-def _variables(
-    name: str, own: Optional[Mapping[str, str]], ssh: SshLaunch, kind: RequestKind
-) -> Dict[str, str]:
-    return add_variables(name, own or {}, ssh.environment(), kind)
 
 
 def _isolated(what: str) -> LaunchRefused:

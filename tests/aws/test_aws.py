@@ -17,7 +17,11 @@ def test_it_is_the_callers_region_and_partition(stub: AwsStub, monkeypatch: pyte
     stub.answers["ListTagsForResource"] = {"TagList": []}
 
     assert (AWS().region_name, AWS().partition) == ("eu-west-1", "aws")
-    assert AWS(region_name="cn-north-1").partition == "aws-cn"
+    assert AWS("cn-north-1").partition == "aws-cn"
+    assert AWS("cn-north-1").get_console_domain() == "console.amazonaws.cn"
+    assert AWS("cn-north-1").get_sts_endpoint() == "https://sts.cn-north-1.amazonaws.com.cn"
+    arns = ["arn:aws-cn:iam::123456789012:role/Role", "arn:aws:s3:::bucket", "role/Role", "arn:", ""]
+    assert [AWS.is_arn(each) for each in arns] == [True, True, False, False, False]
     assert AWS().client.call("ssm", "ListTagsForResource") == {"TagList": []}
 
 

@@ -27,7 +27,7 @@ def test_the_ids_that_were_told_are_given_once_newest_first(stub: AwsStub, clien
         return next(answers, {"status": "Complete", "results": rows})
 
     stub.answers.update(StartQuery={"queryId": "q"}, GetQueryResults=results)
-    assert logs.registered_in(client, "my-endpoint", sleep=lambda seconds: None) == [
+    assert logs.registered_in(client, "/aws/sagemaker/Endpoints/my-endpoint", sleep=lambda seconds: None) == [
         "mi-" + "b" * 17,
         "mi-" + "a" * 17,
     ]
@@ -40,13 +40,13 @@ def test_a_log_that_is_not_there_or_closed_to_us_tells_nothing(
     stub: AwsStub, client: Client, code: str
 ) -> None:
     stub.answers["StartQuery"] = Refusal(code, "no")
-    assert logs.registered_in(client, "my-endpoint") == []
+    assert logs.registered_in(client, "/aws/sagemaker/Endpoints/my-endpoint") == []
 
 
 def test_another_refusal_is_an_error(stub: AwsStub, client: Client) -> None:
     stub.answers["StartQuery"] = Refusal("MalformedQueryException", "no")
     with pytest.raises(ServiceError, match="MalformedQueryException"):
-        logs.registered_in(client, "my-endpoint")
+        logs.registered_in(client, "/aws/sagemaker/Endpoints/my-endpoint")
 
 
 def test_a_search_without_end_is_given_up(stub: AwsStub, client: Client) -> None:
@@ -56,6 +56,8 @@ def test_a_search_without_end_is_given_up(stub: AwsStub, client: Client) -> None
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    with pytest.raises(WaitTimeout, match="the log of my-endpoint was not searched in 30 s"):
-        logs.registered_in(client, "my-endpoint", monotonic=lambda: now[0], sleep=sleep)
+    with pytest.raises(WaitTimeout, match=r"the log /aws/.*/my-endpoint was not searched in 30 s"):
+        logs.registered_in(
+            client, "/aws/sagemaker/Endpoints/my-endpoint", monotonic=lambda: now[0], sleep=sleep
+        )
     assert now[0] <= 30

@@ -51,7 +51,7 @@ wrapper.start_ssm_connection_and_continue(0, extra_args="-R localhost:0:localhos
     until(lambda: not active_sessions(alice), "the session to be over")
 
 
-def test_the_ids_of_a_known_job_take_one_call(
+def test_the_ids_of_a_job_of_somebody_else_take_one_call_beside_its_description(
     laptop: Callable[[str], Laptop], e2e_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice = laptop("alice")
@@ -62,7 +62,7 @@ def test_the_ids_of_a_known_job_take_one_call(
         e2e_cloud.reset_requests()
         assert wrapper.get_instance_ids() == [instance_id]
         calls = {row["action"]: row["count"] for row in e2e_cloud.requests() if row["user"] == "alice"}
-        assert calls == {"ssm:DescribeInstanceInformation": 1}
+        assert calls == {"sagemaker:DescribeTrainingJob": 1, "ssm:DescribeInstanceInformation": 1}
 
 
 def test_a_proxy_runs_commands_through_its_port_until_it_is_disconnected(

@@ -30,6 +30,7 @@ SLEEP = "import time; time.sleep(600)"
 NOT_HERE = {
     "launch-refused": "enable_ssh raises it: tests/test_launch.py",
     "node-not-found": "SSHEnvironmentWrapper.get_instance_id raises it: tests/test_wrapper.py",
+    "not-launched": "the wrappers raise it: tests/test_wrapper.py",
     "handshake-failed": "a peer of the protocol has to fail: tests/client and tests/channels",
     "malformed-message": "the same",
     "protocol": "the same",

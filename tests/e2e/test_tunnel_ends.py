@@ -17,6 +17,7 @@ import os, signal, sys, time
 from sagemaker_ssh_helper.proxy import SSMProxy
 from sagemaker_ssh_helper.wrapper import SSHEstimatorWrapper
 wrapper = SSHEstimatorWrapper.attach(sys.argv[1])
+wrapper.connection_wait_time_seconds = 0  # the job is needed on
 """
 
 # How programs with a tunnel come to an end, other than by disconnecting.

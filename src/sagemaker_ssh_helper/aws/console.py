@@ -43,18 +43,37 @@ def of_resource_url(url: str) -> tuple[Target, str]:
 
 def resource_url(region: str, kind: ResourceKind, name: str) -> str:
     """The page of a resource."""
-    return f"{_console(region)}/sagemaker/home?region={region}#/{_PAGES[kind]}/{name}"
+    return page_url(region, _PAGES[kind], name)
 
 
-def log_url(region: str, kind: ResourceKind, name: str) -> str:
-    """The page of what its containers wrote: an endpoint has a log group of its own, others have streams."""
-    group = kind.log_group or ""
+def page_url(region: str, page: str, *names: str) -> str:
+    """A page of SageMaker by its own word, ``models`` or ``endpointConfig``, and what follows that."""
+    return f"{_console(region)}/sagemaker/home?region={region}#/{'/'.join([page, *names])}"
+
+
+def log_url(region: str, kind: ResourceKind, *names: str) -> str:
+    """
+    The page of what its containers wrote, by the parts of its name: those of an app of Studio are its domain,
+    user, type and own name. An endpoint has a log group of its own, others have streams.
+    """
+    group, name = kind.log_group or "", "/".join(names)
     if kind is ResourceKind.INFERENCE:
-        place = f"{group}/{name}".replace("/", "$252F")
+        place = _twice_escaped(f"{group}/{name}")
     else:
-        place = f"{group.replace('/', '$252F')}$3FlogStreamNameFilter$3D{name}"
+        # With the slash: a job whose name begins with this one has other streams.
+        place = f"{_twice_escaped(group)}$3FlogStreamNameFilter$3D{_twice_escaped(f'{name}/')}"
     return f"{_console(region)}/cloudwatch/home?region={region}#logsV2:log-groups/log-group/{place}"
 
 
+def _twice_escaped(text: str) -> str:
+    """Slashes as the console writes them behind its ``#``."""
+    return text.replace("/", "$252F")
+
+
+def domain(region: str) -> str:
+    """The host of the console in a region's partition."""
+    return _HOSTS.get(partition_of(region).name, "console.aws.amazon.com")
+
+
 def _console(region: str) -> str:
-    return f"https://{region}.{_HOSTS.get(partition_of(region).name, 'console.aws.amazon.com')}"
+    return f"https://{region}.{domain(region)}"

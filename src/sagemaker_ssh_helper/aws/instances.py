@@ -64,6 +64,8 @@ class Instance:
     last_ping_at: float | None = None
     registered_at: float | None = None
     agent_version: str = ""
+    ip_address: str = ""
+    """As its agent tells it: the node's own, in its network."""
     tags: Mapping[str, str] | None = None
     """None when they were not asked for."""
 
@@ -267,6 +269,7 @@ def _described(client: Client, filters: list[dict[str, Any]]) -> Iterator[Instan
             last_ping_at=_time(entry.get("LastPingDateTime")),
             registered_at=_time(entry.get("RegistrationDate")),
             agent_version=str(entry.get("AgentVersion", "")),
+            ip_address=str(entry.get("IPAddress", "")),
         )
 
 
@@ -296,7 +299,7 @@ def _by_log(client: Client, endpoint_name: str) -> list[Instance]:
     their ids in its log.
     """
     try:
-        ids = logs.registered_in(client, endpoint_name)
+        ids = logs.registered_in(client, f"{ResourceKind.INFERENCE.log_group}/{endpoint_name}")
     except SSHHelperError:
         # A second way, and not everybody has it: it may not hide what the first one told.
         return []

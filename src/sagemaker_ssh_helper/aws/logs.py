@@ -101,26 +101,34 @@ def helper_failure(client: Client, kind: ResourceKind, name: str, node: str) -> 
 
 def registered_in(
     client: Client,
-    endpoint_name: str,
+    group: str,
+    stream: str = "",
     *,
+    pattern: str = "",
+    since: float = 0,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[InstanceId]:
     """
-    The managed instances that the containers of an endpoint have ever told in its log, newest first.
+    The managed instances that containers told in a log group since then, newest first: in all streams, or in
+    those whose names begin with ``stream`` or match ``pattern``. An endpoint has a group of its own.
 
     One query of Logs Insights: two calls or more, a second or two. Empty when there is no such log, or it may
     not be searched. Raises AwsError, WaitTimeout.
     """
     query = f"fields @message | filter @message like '{_REGISTERED}'"
+    pattern = pattern or (f"^{re.escape(stream)}" if stream else "")
+    if pattern:
+        # A slash would end the expression.
+        query += f" and @logStream like /{pattern.replace('/', chr(92) + '/')}/"
     query += f" | sort @timestamp desc | limit {_QUERY_LIMIT}"
     try:
         started = client.call(
             "logs",
             "StartQuery",
-            logGroupName=f"{ResourceKind.INFERENCE.log_group}/{endpoint_name}",
-            # An endpoint lives long, and its containers register once.
-            startTime=0,
+            logGroupName=group,
+            # Containers register once, and an endpoint lives long: 0 looks at all there is.
+            startTime=int(since),
             endTime=int(time.time()) + 60,
             queryString=query,
         )
@@ -132,7 +140,7 @@ def registered_in(
                 break
             if monotonic() + pause > deadline:
                 raise WaitTimeout(
-                    f"the log of {endpoint_name} was not searched in {_QUERY_TIMEOUT:.0f} s",
+                    f"the log {group} was not searched in {_QUERY_TIMEOUT:.0f} s",
                     evidence=f"the query is {status}",
                 )
             sleep(pause)

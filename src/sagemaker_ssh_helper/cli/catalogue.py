@@ -50,6 +50,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "the resource has fewer nodes that can be reached",
         "ask for one that there is",
     ),
+    "not-launched": (
+        "an object of the SageMaker SDK has not started its job, or is not deployed yet",
+        "start it first: the line shows the call",
+    ),
     "target-not-found": (
         "there is no such resource; the line shows names like it",
         "spell it as shown, or `sm-ssh list`",

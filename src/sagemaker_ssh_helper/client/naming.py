@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sagemaker_ssh_helper.aws import resources
 from sagemaker_ssh_helper.aws.json_rpc import Client
@@ -20,7 +20,7 @@ from sagemaker_ssh_helper.errors import (
     TargetNotFound,
     WrongRegion,
 )
-from sagemaker_ssh_helper.names import ResourceKind
+from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
 from sagemaker_ssh_helper.targets import Target
 
 _SHOWN = 8  # candidates in one message
@@ -67,6 +67,36 @@ def located(error: TargetNotFound, session: Session, target: Target) -> TargetNo
 def regions_with(session: Session, kind: ResourceKind, name: str) -> list[str]:
     """The other configured regions that have a resource of this name."""
     return _regions_with(session, lambda client: resources.describe(client, kind, name) is not None)
+
+
+def described(boto_session: Any, kind: ResourceKind, name: str) -> Resource:
+    """
+    What AWS says of a resource now, for a program with a boto3 session.
+
+    Raises TargetNotFound when it is not there: WrongRegion when another configured region has it. AwsError.
+    """
+    client = Client(Session.from_boto3(boto_session))
+    if kind is ResourceKind.STUDIO:
+        # An app is described by four names, and listed by its own.
+        found = next((each for each in resources.alive(client, kind) if each.name == name), None)
+    else:
+        found = resources.describe(client, kind, name)
+    if found is not None:
+        return found
+    what = f"there is no {kind.label} {name!r} in {client.session.region}"
+    regions = regions_with(client.session, kind, name)
+    if regions:
+        raise elsewhere(what, regions[0])
+    raise TargetNotFound(what, fix=f"See what is there: sm-ssh list {kind.domain}.{DOMAIN}")
+
+
+def elsewhere(what: str, region: str) -> WrongRegion:
+    """What to raise for a resource that is in another region than the session."""
+    return WrongRegion(
+        what,
+        evidence=f"it is in {region}",
+        fix=f"Give a session of that region: boto3.Session(region_name={region!r})",
+    )
 
 
 def _not_found(client: Client, name: str, known: Sequence[Resource]) -> TargetNotFound:
