@@ -20,6 +20,7 @@ ROWS = {
     "names": 1,
     "whole_library": 1,
     "archive": 2,
+    "aws_errors": 2,
     "iam_policies": 2,
     "protocol": 2,
     "public_keys": 2,

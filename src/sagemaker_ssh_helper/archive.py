@@ -54,6 +54,7 @@ SHIPPED = (
     "VERSION",
     "__init__.py",
     "agent",
+    "aws_errors.py",
     "channels",
     "env.py",
     "errors.py",

@@ -58,7 +58,7 @@ stable and printed in brackets; its ``exit_code`` is the one `docs/reference/err
 Imports the standard library only; Python 3.8.
 """
 
-from typing import Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 
 class SSHHelperError(Exception):
@@ -111,6 +111,7 @@ class ConnectionFailed(ProtocolError, ConnectionError):
         close_code: the RFC 6455 code of the Close frame we sent, or got; None when there was none.
         status: of the HTTP answer that refused the upgrade; None when it did not come to that.
         body: the beginning of that answer's body, perhaps empty.
+        headers: that answer's, by names in lower case.
         events: what the bytes before a violation held, when they came in the same call.
     """
 
@@ -125,12 +126,14 @@ class ConnectionFailed(ProtocolError, ConnectionError):
         close_code: Optional[int] = None,
         status: Optional[int] = None,
         body: str = "",
+        headers: Optional[Mapping[str, str]] = None,
         events: Sequence[object] = (),
     ) -> None:
         super().__init__(what, evidence=evidence, fix=fix)
         self.close_code = close_code
         self.status = status
         self.body = body
+        self.headers = headers or {}
         self.events = events
 
 

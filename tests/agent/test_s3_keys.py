@@ -98,7 +98,7 @@ def error(code, **more):
             LocalSetup,
             "is in us-west-2, this container in eu-west-1 (AuthorizationHeaderMalformed)",
         ),
-        (Reply(500, b""), SSHHelperError, "s3://my-bucket/k cannot be read (S3 answered 500)"),
+        (Reply(500, b""), SSHHelperError, "s3://my-bucket/k cannot be read (HTTP 500)"),
         (Reply(200, b"hello"), UsageError, "no public key"),
     ],
 )

@@ -13,7 +13,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
 
-from sagemaker_ssh_helper.aws.session import SERVICES, Session, partition_of
+from sagemaker_ssh_helper.aws.session import SERVICES, Session, UpgradeForm, partition_of
 from sagemaker_ssh_helper.errors import CredentialsExpired, CredentialsMissing, RegionMissing
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -296,11 +296,18 @@ def test_certificates_come_from_the_environment_or_the_config_file(
     assert Session.open(region="eu-west-1").ca_bundle() == "/other.pem"
 
 
-def test_an_upgrade_is_signed_for_the_message_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("form", "cell"), [(UpgradeForm.GO, "AA%20b%2Fc%3D"), (UpgradeForm.PLUS, "AA%2Bb%2Fc%3D")]
+)
+@pytest.mark.parametrize("sent", ["AA+b/c=", "AA+b%2Fc%3D"], ids=["as it comes", "half encoded"])
+def test_an_upgrade_is_signed_for_the_message_gateway(
+    monkeypatch: pytest.MonkeyPatch, form: UpgradeForm, cell: str, sent: str
+) -> None:
+    """The query is decoded and encoded again, as the signer of the official client does it."""
     set_environment(monkeypatch, **KEYS, AWS_SESSION_TOKEN="t")
-    url = "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/s-1?role=publish_subscribe&cell-number=AA%2B1"
-    headers = Session.open(region="eu-west-1").upgrade_headers(url)
-    request = AWSRequest(method="GET", url=url.replace("wss:", "https:"))
+    url = "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/me@x-1?role=publish_subscribe&cell-number="
+    headers = Session.open(region="eu-west-1").upgrade_headers(url + sent, form)
+    request = AWSRequest(method="GET", url=(url + cell).replace("wss:", "https:"))
     signer = SigV4Auth(BotocoreCredentials("AKIDENV", "secret", "t"), "ssmmessages", "eu-west-1")
     request.context["timestamp"] = headers["X-Amz-Date"]
     request.headers["X-Amz-Date"] = headers["X-Amz-Date"]
@@ -309,6 +316,11 @@ def test_an_upgrade_is_signed_for_the_message_gateway(monkeypatch: pytest.Monkey
 
     assert headers["Authorization"].endswith(f"Signature={signature}")
     assert "SignedHeaders=host;x-amz-date;x-amz-security-token" in headers["Authorization"]
+
+
+def test_an_upgrade_may_be_left_unsigned(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, **KEYS)
+    assert Session.open(region="eu-west-1").upgrade_headers("wss://h/p?a=b", UpgradeForm.UNSIGNED) == {}
 
 
 def test_a_presigned_upgrade_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,10 @@ def test_at_the_start_these_errors_are_final(error: Exception) -> None:
         refusal(429),
         refusal(500),
         refusal(503),
+        ConnectionFailed(
+            "refused", status=400, body="<ThrottlingException><message>slow</message></ThrottlingException>"
+        ),
+        ConnectionFailed("refused", status=400, headers={"x-amzn-errortype": "InternalServerException"}),
     ],
     ids=str,
 )

@@ -3,14 +3,15 @@
 import asyncio
 import os
 import socket
-from typing import Any
+from typing import Any, List, Optional, Tuple
 
 import pytest
 
 from channels.party import Party, in_loop
 from channels.relay import AGENT, CLIENT, Relay
-from sagemaker_ssh_helper.channels import Link
+from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
 from sagemaker_ssh_helper.errors import (
+    AccessDenied,
     ConnectionFailed,
     EndpointUnreachable,
     HandshakeFailed,
@@ -19,6 +20,7 @@ from sagemaker_ssh_helper.errors import (
 )
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
+    DataChannel,
     FlagReceived,
     Side,
     StreamData,
@@ -80,6 +82,58 @@ async def test_the_opening_frames_carry_token_and_ids_and_the_upgrade_the_header
     assert (opening.token, opening.client_id, opening.client_version) == ("token-1", "client", "3.3.1000.0")
     assert relay.requests[0].headers["x-amz-date"] == "20260101T000000Z"
     assert relay.requests[0].path == "/v1/data-channel/s-1?role=publish_subscribe"
+
+
+@in_loop
+async def test_an_upgrade_that_is_throttled_is_tried_again(relay: Relay) -> None:
+    body = b"<ThrottlingException><message>Rate exceeded</message></ThrottlingException>"
+    relay.refusals.extend([(400, body)] * 3)
+
+    async with party(Side.CLIENT, relay) as client:
+        await client.wait_for(lambda: client.links == [(Link.UP, "")])
+
+    assert client.resumed == [False] * 4
+
+
+@in_loop
+async def test_a_refused_upgrade_is_asked_for_in_another_way_within_the_same_attempt(relay: Relay) -> None:
+    told: List[Tuple[Optional[int], str]] = []
+
+    async def refused(error: ConnectionFailed) -> Grant:
+        told.append((error.status, error.body))
+        return Grant(relay.url, "token", {"X-Way": str(len(told))}, refused)
+
+    async def grant(resume: bool) -> Grant:
+        return Grant(relay.url, "token", {"X-Way": "0"}, refused)
+
+    relay.refusals.extend([(403, b"no"), (400, b"")])
+    up = asyncio.Event()
+    channel = DataChannel(Side.CLIENT, "s-1", random_bytes=os.urandom, created_ms=lambda: 0, version="1")
+    runner = DataChannelRunner(
+        channel, grant, on_event=lambda event: None, on_link=lambda link, why: up.set(), open_timeout=0.0
+    )
+    running = asyncio.ensure_future(runner.run())
+    await asyncio.wait_for(up.wait(), 10)
+    runner.close()
+
+    assert await running is None
+    assert told == [(403, "no"), (400, "")]
+    assert [request.headers["x-way"] for request in relay.requests] == ["0", "1", "2"]
+
+
+@in_loop
+async def test_what_the_other_way_is_refused_with_ends_the_attempt(relay: Relay) -> None:
+    async def refused(error: ConnectionFailed) -> None:
+        raise AccessDenied("the first one was denied")
+
+    async def grant(resume: bool) -> Grant:
+        return Grant(relay.url, "token", {}, refused)
+
+    relay.refusals.append((403, b"no"))
+    channel = DataChannel(Side.CLIENT, "s-1", random_bytes=os.urandom, created_ms=lambda: 0, version="1")
+    runner = DataChannelRunner(channel, grant, on_event=lambda event: None)
+
+    assert isinstance(await runner.run(), AccessDenied)
 
 
 @in_loop

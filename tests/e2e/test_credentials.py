@@ -174,3 +174,15 @@ def test_a_credential_helper_takes_none_of_the_bytes_of_ssh_or_of_the_command(
         assert b"noise" not in done.stderr
     taken = (helped.home / "taken").read_bytes()
     assert set(taken) == {ord("|")}
+
+
+def test_a_throttled_upgrade_ends_no_session(e2e_cloud: LocalCloud, alice: Laptop, job: Job) -> None:
+    """The message gateway says it with a status of 400, to the client and to the agent."""
+    throttled = {"kind": "error", "action": "ssmmessages:OpenDataChannel", "status": 400, "times": 10}
+    e2e_cloud.faults(code="ThrottlingException", message="Rate exceeded", **throttled)
+    try:
+        done = alice.run(*SM_SSH, "exec", job.host, "--", "echo", "through")
+    finally:
+        e2e_cloud.clear_faults()
+
+    assert (done.returncode, done.stdout) == (0, b"through\n"), done.stderr

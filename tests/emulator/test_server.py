@@ -652,9 +652,20 @@ def test_channels_are_created_by_signed_calls() -> None:
     with_gateway(scenario)
 
 
-def upgrade(sender: Sender, path: str, headers: Mapping[str, str], surplus: bytes = b"") -> bytes:
-    """All that comes back on an upgrade, until the echo of what was sent ahead or the end."""
+def upgrade(
+    sender: Sender,
+    path: str,
+    headers: Mapping[str, str],
+    surplus: bytes = b"",
+    signed_query: str | None = None,
+) -> bytes:
+    """
+    All that comes back on an upgrade, until the echo of what was sent ahead or the end.
+
+    ``signed_query`` is signed as it stands, in the place of the one that is sent.
+    """
     target, _, query = path.partition("?")
+    query = query if signed_query is None else signed_query
     lines = {**headers, "host": sender.host, "x-amz-date": sender.timestamp}
     if sender.keys is not None:
         lines["x-amz-security-token"] = sender.keys.token or ""
@@ -709,6 +720,37 @@ def test_a_client_may_open_a_data_channel_unsigned() -> None:
         assert [asked.caller for asked in gateway.asked] == [None]
 
     with_gateway(scenario)
+
+
+CELL = "AA+b/c="
+
+
+@pytest.mark.parametrize(
+    ("signed", "taken", "told"),
+    [
+        ("AA%20b%2Fc%3D", True, "as Go encodes it"),
+        ("AA%2Bb%2Fc%3D", False, "with + as %2B"),
+        (CELL, False, "as it stands"),
+        ("other", False, "in no way that is known"),
+    ],
+)
+def test_the_query_of_an_upgrade_is_signed_as_the_official_client_signs_it(
+    caplog: pytest.LogCaptureFixture, signed: str, taken: bool, told: str
+) -> None:
+    """A real URL ends in base64 as it is, which Go's signer decodes and encodes again."""
+
+    def scenario(gateway: FakeGateway, agent: Callable[[str], Sender]) -> bytes:
+        query = f"cell-number={CELL}&role=publish_subscribe"
+        again = f"cell-number={signed}&role=publish_subscribe"
+        path = "/v1/data-channel/me@x-1"
+        return upgrade(agent("ssmmessages"), f"{path}?{query}", UPGRADE, b"x" if taken else b"", again)
+
+    with caplog.at_level("INFO"):
+        answer: bytes = with_gateway(scenario)
+
+    assert answer.startswith(b"HTTP/1.1 101 ") is taken
+    assert (b"<InvalidSignatureException>" in answer) is not taken
+    assert f"/v1/data-channel/me@x-1 is signed {told}" in caplog.text
 
 
 def test_clients_must_sign_when_told_so() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 from fuzz import seeds
 from protocol.aead import ToyAead
-from sagemaker_ssh_helper import public_keys
+from sagemaker_ssh_helper import aws_errors, public_keys
 from sagemaker_ssh_helper.agent import aws_api, credentials, documents, ports, programs
 from sagemaker_ssh_helper.agent.transport import Answer
 from sagemaker_ssh_helper.aws import instances, json_rpc, sessions
@@ -599,12 +599,12 @@ TARGETS = {
         ),
         Target(
             "agent-api", agent_api, seeds.api_answers,
-            (aws_api._object, aws_api._text, aws_api._error_parts, aws_api._code_in, aws_api._error,
+            (aws_api._object, aws_api._text, aws_errors.read_error, aws_errors.kind_of, aws_api._error,
              aws_api.AwsApi._create_channel, aws_api.AwsApi._learn_skew, payloads.CreateChannelOutput),
         ),
         Target(
             "client-api", client_api, seeds.api_answers,
-            (json_rpc._code_and_message, json_rpc.error_of, json_rpc.Client.call, json_rpc.Client.pages,
+            (aws_errors.read_error, json_rpc.error_of, json_rpc.Client.call, json_rpc.Client.pages,
              json_rpc.Client.caller, instances._described, sessions._grant, sessions.start,
              instances.tags_of),
         ),

@@ -23,6 +23,7 @@ from sagemaker_ssh_helper.agent import sigv4
 from sagemaker_ssh_helper.agent.rsa import PrivateKey, sign_pss
 from sagemaker_ssh_helper.agent.sigv4 import Credentials, Scope
 from sagemaker_ssh_helper.agent.transport import Answer, Transport
+from sagemaker_ssh_helper.aws_errors import Clock, ErrorAnswer, Kind, read_error
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     AdvancedTierOff,
@@ -46,36 +47,18 @@ _GATEWAY_TIMEOUT = 15.0
 _CALL_TIMEOUT = 20.0
 _IDENTITY_TIMEOUT = 5.0
 _MAX_THROTTLED_DELAY = 32.0
-MIN_SKEW = 30.0
-"""AWS refuses a signature whose time is 5 minutes off; a correction below so many seconds is no help."""
 
-_ACCESS_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
-_THROTTLED = {
-    "Throttling",
-    "ThrottlingException",
-    "ThrottledException",
-    "RequestThrottled",
-    "RequestThrottledException",
-    "RequestLimitExceeded",
-    "TooManyRequestsException",
-    "TooManyUpdates",
-    "RateExceeded",
-}
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException"}
-_SKEWED = {
-    "RequestExpired",
-    "RequestTimeTooSkewed",
-    "RequestInTheFuture",
-    "InvalidSignatureException",
-    "SignatureDoesNotMatch",
-    "AuthFailure",
+_ERRORS: Mapping[Kind, Type[AwsError]] = {
+    Kind.THROTTLED: Throttled,
+    Kind.EXPIRED: CredentialsExpired,
+    Kind.DENIED: AccessDenied,
 }
 
 _logger = logging.getLogger(__name__)
 
 
 class ServerFault(ServiceError):
-    """AWS had trouble of its own (an answer of 500 and above), and still has after the retries."""
+    """AWS had trouble of its own, and still has after the retries."""
 
 
 PLACE_INTERVAL = 0.23
@@ -179,19 +162,6 @@ def endpoint_url(service: str, region: str, environ: Mapping[str, str], *, label
     return parts._replace(netloc=sigv4.host_of(chosen)).geturl()
 
 
-def time_told(code: str, answer: Answer) -> Optional[float]:
-    """Seconds since the epoch by AWS's clock, when this error may mean that ours is wrong; else None."""
-    if code not in _SKEWED or "date" not in answer.headers:
-        return None
-    # Imported here: it is needed on machines with a wrong clock only.
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (TypeError, ValueError):
-        return None
-
-
 class AwsApi:
     """
     The calls, in one region.
@@ -221,10 +191,9 @@ class AwsApi:
         self._credentials = credentials
         self._transport = transport or Transport(environ)
         self._retry = retry or Retry()
-        self._clock = now
+        self._clock = Clock(now)
         self._sleep = sleep
         self._chance = chance
-        self._skew = 0.0
         self.ssm_url = endpoint_url("ssm", region, environ) + "/"
         self.kms_url = endpoint_url("kms", region, environ) + "/"
         self._sagemaker_url = endpoint_url("sagemaker", region, environ, label="api.sagemaker") + "/"
@@ -234,7 +203,7 @@ class AwsApi:
 
     def now(self) -> float:
         """Seconds since the epoch by AWS's clock, as far as it is known to differ from ours."""
-        return self._clock() + self._skew
+        return self._clock.now()
 
     # --- the container ---------------------------------------------------------------------------
 
@@ -242,7 +211,6 @@ class AwsApi:
         """Who the credentials are, by STS's word. Once, or again by AWS's clock; at most some seconds."""
         body = b"Action=GetCallerIdentity&Version=2011-06-15"
         headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
-        code = ""
         for _ in range(2):
             signed = sigv4.sign(
                 self._current_credentials(), self._scope("sts"), "POST", self._sts_url, headers, body
@@ -254,10 +222,10 @@ class AwsApi:
             user_id, arn = _element("UserId", text), _element("Arn", text)
             if answer.status == 200 and user_id and arn:
                 return Identity(user_id, arn)
-            code = _element("Code", text) or str(answer.status)
-            if not self._learn_skew(code, answer):
+            refusal = read_error(answer.status, answer.headers, answer.body)
+            if not self._learn_skew(refusal):
                 break
-        raise ServiceError("GetCallerIdentity failed", code=code)
+        raise ServiceError("GetCallerIdentity failed", code=refusal.code)
 
     # --- Systems Manager -------------------------------------------------------------------------
 
@@ -461,11 +429,9 @@ class AwsApi:
         return Upgrade(url, {**signed, "User-Agent": _USER_AGENT})
 
     def _gateway_error(self, channel: str, answer: Answer) -> AwsError:
-        """The error for a refusal. Its form is not documented: the body is searched for what we know."""
-        text = answer.body[:2000].decode("utf-8", "replace")
-        code = _code_in(text) or str(answer.status)
-        self._learn_skew(code, answer)
-        return _error(f"the message gateway refused a {channel}", code, answer.status, text)
+        refusal = read_error(answer.status, answer.headers, answer.body)
+        self._learn_skew(refusal)
+        return _error(f"the message gateway refused a {channel}", refusal)
 
     # --- signing and sending ---------------------------------------------------------------------
 
@@ -565,23 +531,18 @@ class AwsApi:
             self._sleep(pause)
 
     def _call_error(self, operation: str, answer: Answer) -> Exception:
-        code, message = _error_parts(answer)
-        skew_learned = self._learn_skew(code, answer)
-        error = _error(f"{operation} failed", code, answer.status, message)
-        if skew_learned or answer.status >= 500 or isinstance(error, Throttled):
+        refusal = read_error(answer.status, answer.headers, answer.body)
+        error = _error(f"{operation} failed", refusal)
+        if self._learn_skew(refusal) or refusal.kind in (Kind.THROTTLED, Kind.TRANSIENT):
             return _Repeatable(error)
         return error
 
-    def _learn_skew(self, code: str, answer: Answer) -> bool:
+    def _learn_skew(self, refusal: ErrorAnswer) -> bool:
         """Take AWS's clock when it says that ours is wrong; whether that changed anything."""
-        theirs = time_told(code, answer)
-        if theirs is None:
+        if not self._clock.learn(refusal):
             return False
-        skew = theirs - self._clock()
-        if abs(skew - self._skew) < MIN_SKEW:
-            return False
+        skew = self._clock.skew
         _logger.warning("the clock of this container is %.0f s off; AWS's time is used for signatures", -skew)
-        self._skew = skew
         return True
 
 
@@ -633,39 +594,14 @@ def _element(name: str, text: str) -> str:
     return found.group(1) if found else ""
 
 
-def _error_parts(answer: Answer) -> "tuple[str, str]":
-    """The code and the text of an error in AWS's JSON protocol."""
-    code = answer.headers.get("x-amzn-errortype", "").partition(":")[0]
-    message = ""
-    try:
-        found = {str(key).lower(): value for key, value in json.loads(answer.body.decode("utf-8")).items()}
-        code = str(found.get("__type") or found.get("code") or code)
-        message = str(found.get("message") or "")
-    except (ValueError, AttributeError, RecursionError):
-        message = answer.body[:200].decode("utf-8", "replace")
-    return code.rpartition("#")[2] or str(answer.status), message
-
-
-def _code_in(text: str) -> str:
-    """The first of the codes we know that stands in an answer of the gateway."""
-    for code in sorted(_ACCESS_DENIED | _THROTTLED | _EXPIRED | _SKEWED, key=len, reverse=True):
-        if code in text:
-            return code
-    return ""
-
-
-def _error(what: str, code: str, status: int, message: str) -> AwsError:
-    """Our error for a code of AWS; its evidence is ``CODE: message``, as others look for it in logs."""
-    evidence = (f"{code}: {message}" if message else code)[:500]
-    kind: Optional[Type[AwsError]] = None
-    if code in _THROTTLED or status == 429:
-        kind = Throttled
-    elif code in _EXPIRED:
-        kind = CredentialsExpired
-    elif code in _ACCESS_DENIED:
-        kind = AccessDenied
-    elif "advanced" in message.lower() and "tier" in message.lower():
+def _error(what: str, answer: ErrorAnswer) -> AwsError:
+    """Our error for AWS's; its evidence is ``CODE: message``, as others look for it in logs."""
+    evidence = f"{answer.code}: {answer.message}" if answer.message else answer.code
+    kind: Optional[Type[AwsError]] = _ERRORS.get(answer.kind)
+    if kind is None and answer.wants_advanced_tier:
         kind = AdvancedTierOff
     if kind is not None:
         return kind(what, evidence=evidence)
-    return (ServerFault if status >= 500 else ServiceError)(what, code=code, evidence=evidence)
+    return (ServerFault if answer.kind is Kind.TRANSIENT else ServiceError)(
+        what, code=answer.code, evidence=evidence
+    )

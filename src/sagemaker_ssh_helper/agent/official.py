@@ -22,6 +22,7 @@ from sagemaker_ssh_helper.agent.aws_api import endpoint_url
 from sagemaker_ssh_helper.agent.registration import LIMIT_CODE, LIMIT_FIX
 from sagemaker_ssh_helper.agent.scripts import script_environ
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
+from sagemaker_ssh_helper.aws_errors import Kind, kind_of, known_code
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import AGENT_LOG_PATH, AGENT_NAME, Env, InstanceId, Line
 
@@ -34,8 +35,8 @@ _VERSION_BEGINS = "SSM Agent version: "
 _WORKER = "ssm-agent-worker"[:15]
 _REGISTER_TIMEOUT = 60.0  # seconds; the program's own set-up helper waits as long
 _STOP_TIMEOUT = 9.0  # seconds; it ends its worker first, which takes about seven
-# Errors of AWS, in its output, after which the same call may succeed.
-_PASSING = ("Throttling", "TooManyUpdates", "RequestError", "InternalServerError", "ServiceUnavailable")
+# Its own word, beside AWS's, for a call that may succeed later.
+_UNANSWERED = "RequestError"
 _ENDPOINTS = (("Ssm", "ssm"), ("Mds", "ec2messages"), ("Mgs", "ssmmessages"), ("Kms", "kms"))
 
 # Numbers we chose.
@@ -210,7 +211,7 @@ class OfficialAgent:
                 _logger.info(Line.REGISTERED.format(instance_id=instance_id))
                 return instance_id
             said = said.replace(config.activation_code, "…")
-            if attempt == _REGISTER_ATTEMPTS or not any(word in said for word in _PASSING):
+            if attempt == _REGISTER_ATTEMPTS or not _may_pass(said):
                 raise LocalSetup(
                     "the official agent could not register this node",
                     evidence=f"exit status {status}: {_last_line(said)}",
@@ -401,6 +402,12 @@ def _processes(condition: Callable[[int], bool]) -> List[int]:
         except OSError:
             continue
     return found
+
+
+def _may_pass(said: str) -> bool:
+    """Whether the same call may succeed later, after an error that is in this output."""
+    kind = kind_of(known_code(said))
+    return _UNANSWERED in said or kind in (Kind.THROTTLED, Kind.TRANSIENT)
 
 
 def _last_line(text: str) -> str:

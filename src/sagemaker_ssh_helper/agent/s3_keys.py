@@ -6,12 +6,14 @@ Standard library only; Python 3.8.
 
 import hashlib
 import re
-from typing import List, Mapping, Tuple
+import time
+from typing import List, Mapping
 from urllib.parse import quote
 from xml.sax.saxutils import unescape
 
 from sagemaker_ssh_helper.agent import aws_api, sigv4
 from sagemaker_ssh_helper.agent.transport import Answer, Transport
+from sagemaker_ssh_helper.aws_errors import Clock, ErrorAnswer, Kind, read_error
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     EndpointUnreachable,
@@ -25,6 +27,8 @@ MAX_KEYS = 100
 """Objects below a prefix that are read, at most."""
 
 _TIMEOUT = 10.0
+_PAUSES = (1.0, 0.5, 0.25)
+"""Seconds between the tries of one object that S3 throttles, the last one first."""
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 # RSA-16384 has some 2,800 characters.
 _MAX_KEY_BYTES = 8192
@@ -51,8 +55,8 @@ class KeyStore:
             raise LocalSetup("the AWS region is not known", fix="Set AWS_REGION in the job's environment")
         self._bucket, self._key = found.group(1), found.group(2) or ""
         self._credentials = credentials
-        self._scope = sigv4.Scope(now, region, "s3")
-        self._is_told = False
+        self._region = region
+        self._clock = Clock(lambda: now)
         self._transport = Transport(environ)
         chosen = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
         host = f"s3.{region}.{aws_api.dns_suffix(region)}"
@@ -100,8 +104,10 @@ class KeyStore:
     def _get(self, path: str, query: str, right: str) -> Answer:
         url = self._url + path + (f"?{query}" if query else "")
         headers = {"X-Amz-Content-SHA256": _EMPTY_SHA256}
+        pauses = list(_PAUSES)
         while True:
-            signed = sigv4.sign(self._credentials, self._scope, "GET", url, headers)
+            scope = sigv4.Scope(self._clock.now(), self._region, "s3")
+            signed = sigv4.sign(self._credentials, scope, "GET", url, headers)
             try:
                 answer = self._transport.request("GET", url, {**headers, **signed}, timeout=_TIMEOUT)
             except EndpointUnreachable as error:
@@ -109,24 +115,18 @@ class KeyStore:
                 raise
             if answer.status == 200:
                 return answer
-            if not self._learn_time(answer):
-                raise self._explained(answer, right)
+            refusal = read_error(answer.status, answer.headers, answer.body)
+            if self._clock.learn(refusal):
+                continue
+            if not pauses or refusal.kind not in (Kind.THROTTLED, Kind.TRANSIENT):
+                raise self._explained(refusal, _region(answer), right)
+            time.sleep(pauses.pop())
 
-    def _learn_time(self, answer: Answer) -> bool:
-        """Take the time of S3 once, when it says that ours is wrong; whether that changed anything."""
-        theirs = aws_api.time_told(_parts(answer)[0], answer)
-        if self._is_told or theirs is None or abs(theirs - self._scope.now) < aws_api.MIN_SKEW:
-            return False
-        self._is_told = True
-        self._scope = sigv4.Scope(theirs, self._scope.region, self._scope.service)
-        return True
-
-    def _explained(self, answer: Answer, right: str) -> Exception:
-        code, region = _parts(answer)
-        evidence = code or f"S3 answered {answer.status}"
-        if region and region != self._scope.region:
+    def _explained(self, answer: ErrorAnswer, region: str, right: str) -> Exception:
+        evidence = code = answer.code
+        if region and region != self._region:
             return LocalSetup(
-                f"the bucket {self._bucket} is in {region}, this container in {self._scope.region}",
+                f"the bucket {self._bucket} is in {region}, this container in {self._region}",
                 evidence=evidence,
                 fix="Use a bucket of the container's own region: it may reach no other region's endpoints",
             )
@@ -138,7 +138,7 @@ class KeyStore:
             )
         if answer.status == 404:
             return LocalSetup(f"there is no s3://{self._bucket}/{self._key}", evidence=evidence)
-        if answer.status == 403 and code in ("AccessDenied", ""):
+        if answer.kind is Kind.DENIED or code == "HTTP 403":
             # Other codes speak of the credentials, which no policy mends.
             return AccessDenied(
                 f"the container may not read s3://{self._bucket}/{self._key}",
@@ -148,12 +148,7 @@ class KeyStore:
         return ServiceError(f"s3://{self._bucket}/{self._key} cannot be read", code=code, evidence=evidence)
 
 
-def _parts(answer: Answer) -> Tuple[str, str]:
-    """The error's code, and the region that S3 names."""
-    text = answer.body[:4096].decode("utf-8", "replace")
-    found = {name: re.search(f"<{name}>([^<]+)</{name}>", text) for name in ("Code", "Region")}
-    code, region = found["Code"], found["Region"]
-    return (
-        code.group(1) if code else "",
-        answer.headers.get("x-amz-bucket-region") or (region.group(1) if region else ""),
-    )
+def _region(answer: Answer) -> str:
+    """The region that S3 names; empty when it names none."""
+    region = re.search("<Region>([^<]+)</Region>", answer.body[:4096].decode("utf-8", "replace"))
+    return answer.headers.get("x-amz-bucket-region") or (region.group(1) if region else "")

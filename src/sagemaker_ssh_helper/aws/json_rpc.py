@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from sagemaker_ssh_helper.aws.session import SERVICES, Session
+from sagemaker_ssh_helper.aws_errors import ErrorAnswer, Kind, read_error
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     AdvancedTierOff,
@@ -47,43 +48,16 @@ CONNECT_ATTEMPTS = 2
 
 _FIRST_DELAY, _MAX_DELAY = 0.2, 5.0  # seconds; doubled at each try, and drawn from 0 to that
 
-_THROTTLING = frozenset(
-    [
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "TooManyRequestsException",
-        "RequestLimitExceeded",
-        "BandwidthLimitExceeded",
-        "SlowDown",
-    ]
-)
-_EXPIRED = frozenset(["ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"])
-_INVALID = frozenset(
-    [
-        "UnrecognizedClientException",
-        "InvalidClientTokenId",
-        "InvalidAccessKeyId",
-        "InvalidSignatureException",
-        "SignatureDoesNotMatch",
-        "IncompleteSignature",
-        "MissingAuthenticationToken",
-        "MissingAuthenticationTokenException",
-        "AuthFailure",
-    ]
-)
-_DENIED = frozenset(["AccessDeniedException", "AccessDenied", "UnauthorizedOperation", "NotAuthorized"])
 _REPEATABLE = ("Describe", "List", "Get", "Terminate", "Resume", "Generate")
 
 
 class _Repeatable(Exception):
-    """A failure after which the same request may be sent again."""
+    """A failure after which the same request may be sent again; ``at_once`` when it will be another one."""
 
-    def __init__(self, error: SSHHelperError) -> None:
+    def __init__(self, error: SSHHelperError, *, at_once: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
+        self.at_once = at_once
 
 
 @dataclass(frozen=True)
@@ -199,6 +173,8 @@ class Client:
                 continue
             except _Repeatable as failure:
                 error = failure.error
+                if failure.at_once and attempt < self._attempts:
+                    continue
             limit = CONNECT_ATTEMPTS if isinstance(error, EndpointUnreachable) else self._attempts
             if attempt >= limit:
                 raise error
@@ -243,10 +219,14 @@ class Client:
         )
         if response.status_code == 200:
             return content
-        code, message = _code_and_message(response.status_code, response.headers, content)
-        error = error_of(self.session, service_name, operation, code, message)
+        answer = read_error(response.status_code, response.headers, content)
+        error = error_of(self.session, service_name, operation, answer.code, answer.message)
         logger.debug("! %s %s: %s", service_name, operation, error)
-        if isinstance(error, Throttled) or (response.status_code >= 500 and repeatable):
+        if self.session.clock.learn(answer):
+            skew = self.session.clock.skew
+            logger.info("= AWS's clock is %.0f s ahead: its time is signed from now on", skew)
+            raise _Repeatable(error, at_once=True)
+        if answer.kind is Kind.THROTTLED or (answer.kind is Kind.TRANSIENT and repeatable):
             raise _Repeatable(error)
         raise error
 
@@ -285,42 +265,41 @@ class Client:
 
 def error_of(session: Session, service_name: str, operation: str, code: str, message: str) -> SSHHelperError:
     """
-    Ours for an error that AWS answered: the one place where AWS's codes and texts are read.
+    Ours for an error that AWS answered, with what a user can do about it.
 
     ``code`` is without its namespace, ``message`` is AWS's own text.
     """
     action = f"{service_name}:{operation}"
     of_profile = f" of profile {session.profile}" if session.profile else ""
     said = f"AWS says: {message}" if message else f"AWS says {code}"
-    lower = message.lower()
-    if code in _THROTTLING or "rate exceeded" in lower:
+    answer = ErrorAnswer(code, message)
+    kind = answer.kind
+    if kind is Kind.THROTTLED:
         return Throttled(f"AWS throttles {action}", evidence=said, fix="Wait a minute and try again")
-    if code in _EXPIRED or "token included in the request is expired" in lower:
+    if kind is Kind.EXPIRED:
         login = f"aws sso login --profile {session.profile}" if session.profile else "aws sso login"
         return CredentialsExpired(
             f"the AWS credentials{of_profile} have expired",
             evidence=said,
             fix=f"Renew them ({login}, or new keys)",
         )
-    if code == "RequestTimeTooSkewed" or (
-        "signature" in lower and ("expired" in lower or "not yet current" in lower)
-    ):
+    if kind is Kind.SKEWED:
         return ClockSkewed(
             "this machine's clock is wrong", evidence=said, fix="Set the clock, then try again"
         )
-    if code in _INVALID:
+    if kind is Kind.INVALID:
         return CredentialsInvalid(
             f"AWS does not accept the credentials{of_profile}",
             evidence=said,
             fix="Check AWS_ACCESS_KEY_ID and its secret, or sign in again, for the right account",
         )
-    if code in _DENIED:
+    if kind is Kind.DENIED:
         return AccessDenied(
             f"AWS does not let you call {action}",
             evidence=said,
             fix=f"Ask an administrator to allow {action}, or use another profile (--profile)",
         )
-    if "advanced-instances tier" in lower or "advanced instances tier" in lower:
+    if answer.wants_advanced_tier:
         return AdvancedTierOff(
             "Session Manager refuses hybrid nodes until the advanced-instances tier is on in "
             + session.region,
@@ -342,27 +321,6 @@ def error_of(session: Session, service_name: str, operation: str, code: str, mes
             fix="The container may have ended or lost its network: sm-ssh list",
         )
     return ServiceError(f"{action} failed with {code}", code=code, evidence=said)
-
-
-def _code_and_message(status: int, headers: Mapping[str, str], content: bytes) -> tuple[str, str]:
-    """AWS's code without namespace, and its text; of an answer not AWS's, its status and an excerpt."""
-    code = headers.get("x-amzn-errortype", "") or ""
-    message = ""
-    try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):
-        answer = None
-    if isinstance(answer, dict):
-        code = str(answer.get("__type") or answer.get("code") or code)
-        message = str(answer.get("message") or answer.get("Message") or "")
-    elif found := re.search(rb"<Code>([^<]+)</Code>\s*(?:<Message>([^<]*)</Message>)?", content):
-        code, message = (part.decode("utf-8", "replace") for part in found.groups(b""))
-    else:
-        message = content[:200].decode("utf-8", "replace")
-    code = code.split(":")[0].rpartition("#")[2]
-    if not code:
-        code = "TooManyRequestsException" if status == 429 else f"HTTP {status}"
-    return code[:100], message[:500]
 
 
 def _reason(error: Exception) -> str:

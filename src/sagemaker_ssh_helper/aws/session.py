@@ -7,17 +7,21 @@ With keys in the environment nothing of botocore but its signer is loaded; every
 
 from __future__ import annotations
 
+import datetime
+import enum
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-from sagemaker_ssh_helper.errors import CredentialsExpired, CredentialsMissing, RegionMissing
+from sagemaker_ssh_helper.aws_errors import Clock, Kind, kind_of
+from sagemaker_ssh_helper.errors import ClockSkewed, CredentialsExpired, CredentialsMissing, RegionMissing
 
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
 # Settings that only botocore's own resolution gets right; met in a config file, they take us there.
@@ -59,6 +63,37 @@ MESSAGES_SIGNING_NAME = "ssmmessages"
 """The signing name of the message gateway, where data channels are opened."""
 
 
+class UpgradeForm(enum.Enum):
+    """
+    How a WebSocket's upgrade is signed, in the order in which they are tried.
+
+    The URL of a real session ends in ``&cell-number=`` and base64 as it is, with ``+``, ``/`` and ``=``. The
+    official client's signer decodes the query and encodes it again, which botocore's does not: it signs what
+    stands there. The service has to do as the official client does; whether it, too, reads ``+`` as a blank
+    is not known.
+    """
+
+    GO = "as Go encodes it"
+    """``/`` is %2F, ``=`` is %3D, and ``+``, which means a blank in a form, is %20."""
+    PLUS = "with + as %2B"
+    UNSIGNED = "unsigned"
+    """As clients before 1.2.764.0 did it: the token alone is the proof."""
+
+    def canonical(self, query: str) -> str:
+        """The query that is signed."""
+        decode = unquote_plus if self is UpgradeForm.GO else unquote
+        pairs = (pair.partition("=") for pair in query.split("&") if pair)
+        return "&".join(
+            f"{quote(decode(name), safe='-_.~')}={quote(decode(value), safe='-_.~')}"
+            for name, _, value in pairs
+        )
+
+    def next(self) -> UpgradeForm | None:
+        """What to try when this one is refused."""
+        forms = list(UpgradeForm)
+        return forms[forms.index(self) + 1] if self is not forms[-1] else None
+
+
 @dataclass(frozen=True, repr=False)
 class Credentials:
     """Keys to sign with. They are never printed."""
@@ -73,7 +108,7 @@ class Session:
     One caller of AWS in one region.
 
     ``profile`` is the named one, or None; ``region_origin`` says where the region came from, for people;
-    ``warnings`` are lines to show once.
+    ``warnings`` are lines to show once; ``clock`` is AWS's, as far as an answer told it.
     """
 
     def __init__(
@@ -94,6 +129,7 @@ class Session:
         self._environ = environ
         self._static = static
         self._botocore = botocore_session
+        self.clock = Clock()
         self._is_given = False
         self._may_ask = True
         self._source: Any = None
@@ -193,7 +229,7 @@ class Session:
 
     def in_region(self, region: str) -> Session:
         """The same caller in another region."""
-        return Session(
+        other = Session(
             region=region,
             region_origin=self.region_origin,
             profile=self.profile,
@@ -201,6 +237,8 @@ class Session:
             static=self._static,
             botocore_session=self._botocore,
         )
+        other.clock = self.clock
+        return other
 
     def other_regions(self) -> list[str]:
         """The regions beside this one that the environment or a profile names."""
@@ -241,13 +279,20 @@ class Session:
                     self.botocore.set_config_variable("region", self.region)
                     mfa.prepare(self.botocore, mfa.Prompt(self.profile, lambda: self._may_ask))
                 self._source = self.botocore.get_credentials()
+                if hasattr(self._source, "_time_fetcher"):
+                    # Whether they have expired is a matter of AWS's clock.
+                    self._source._time_fetcher = self._now
             if self._source is None:
                 raise CredentialsMissing(
                     "no AWS credentials were found",
                     evidence=f"profile {self.profile}" if self.profile else "no keys in the environment",
                     fix="Sign in (aws sso login, aws configure), or name a profile: --profile, AWS_PROFILE",
                 )
-            frozen = self._source.get_frozen_credentials()
+            try:
+                frozen = self._source.get_frozen_credentials()
+            except RuntimeError:
+                # botocore's word for new keys that have expired by our clock. AWS may think otherwise.
+                frozen = self._source._frozen_credentials
         except (exceptions.BotoCoreError, exceptions.ClientError) as error:
             raise _credential_error(error, self.profile) from error
         self._used = Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
@@ -317,17 +362,38 @@ class Session:
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
 
+        keys = self.credentials()
+        added = {"X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.clock.now()))}
+        if keys.token:
+            added["X-Amz-Security-Token"] = keys.token
         # The signer only knows the default ports of these two schemes.
         url = re.sub(r"^ws(s?)://", r"http\1://", url)
-        request = AWSRequest(method=method, url=url, headers=dict(headers), data=body)
-        SigV4Auth(cast(Any, self.credentials()), signing_name, self.region).add_auth(request)
-        return dict(request.headers.items())
+        request = AWSRequest(method=method, url=url, headers={**headers, **added}, data=body)
+        request.context["timestamp"] = added["X-Amz-Date"]
+        # Its own way to sign asks our clock for the time, right or wrong.
+        signer = SigV4Auth(cast(Any, keys), signing_name, self.region)
+        signature = signer.signature(
+            signer.string_to_sign(request, signer.canonical_request(request)), request
+        )
+        names = signer.signed_headers(signer.headers_to_sign(request))
+        parts = (f"Credential={signer.scope(request)}", f"SignedHeaders={names}", f"Signature={signature}")
+        added["Authorization"] = f"AWS4-HMAC-SHA256 {', '.join(parts)}"
+        return {**headers, **added}
 
-    def upgrade_headers(self, url: str) -> dict[str, str]:
-        """The headers that sign the WebSocket upgrade of a data channel; none when the URL is presigned."""
-        if "X-Amz-Signature=" in urlsplit(url).query:
+    def upgrade_headers(self, url: str, form: UpgradeForm = UpgradeForm.GO) -> dict[str, str]:
+        """
+        The headers that sign the WebSocket upgrade of a data channel; none when the URL is presigned.
+
+        What is asked for is the URL as it stands, whatever the form.
+        """
+        parts = urlsplit(url)
+        if form is UpgradeForm.UNSIGNED or "X-Amz-Signature=" in parts.query:
             return {}
-        return self.signed_headers("GET", url, MESSAGES_SIGNING_NAME, {})
+        signed = parts._replace(query=form.canonical(parts.query)).geturl()
+        return self.signed_headers("GET", signed, MESSAGES_SIGNING_NAME, {})
+
+    def _now(self) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self.clock.now(), datetime.timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -425,7 +491,9 @@ def _configured_region(session: Any, profile: str | None) -> str | None:
     return str(region) if region else None
 
 
-def _credential_error(error: Exception, profile: str | None) -> CredentialsMissing | CredentialsExpired:
+def _credential_error(
+    error: Exception, profile: str | None
+) -> CredentialsMissing | CredentialsExpired | ClockSkewed:
     """Ours for what botocore says while it gets credentials."""
     of_profile = f" of profile {profile}" if profile else ""
     login = f"aws sso login --profile {profile}" if profile else "aws sso login"
@@ -444,10 +512,13 @@ def _credential_error(error: Exception, profile: str | None) -> CredentialsMissi
             evidence=str(error),
             fix=f"Run: {login.replace('sso login', 'login')}",
         )
-    if code in ("ExpiredToken", "ExpiredTokenException", "UnauthorizedException"):
+    if kind_of(code) is Kind.EXPIRED or code == "UnauthorizedException":
         return CredentialsExpired(
             f"the credentials{of_profile} have expired", evidence=str(error), fix=f"Run: {login}"
         )
+    if kind_of(code, str(error)) is Kind.SKEWED:
+        fix = "Set the clock, then try again"
+        return ClockSkewed("this machine's clock is wrong", evidence=str(error), fix=fix)
     return CredentialsMissing(
         f"the AWS credentials{of_profile} cannot be loaded",
         evidence=str(error),

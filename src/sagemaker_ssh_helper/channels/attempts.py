@@ -7,6 +7,7 @@ import random
 import ssl
 from typing import Callable, Optional, Tuple
 
+from sagemaker_ssh_helper.aws_errors import Kind, of_refused_upgrade
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     ConnectionFailed,
@@ -137,8 +138,8 @@ def _is_refusal(error: BaseException) -> bool:
     """An answer that will hardly change by asking again."""
     if isinstance(error, AccessDenied):
         return True
-    status = error.status if isinstance(error, ConnectionFailed) else None
-    return status is not None and 400 <= status < 500 and status not in (408, 429)
+    answer = of_refused_upgrade(error)
+    return answer is not None and answer.kind not in (Kind.THROTTLED, Kind.TRANSIENT)
 
 
 def _is_silence(error: BaseException) -> bool:

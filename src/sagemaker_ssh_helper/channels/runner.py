@@ -32,13 +32,18 @@ RESUME_CONNECT_TIMEOUT = 10.0  # seconds for each step of a connection that repl
 FLUSH_BYTES = 512 << 10  # written before other work gets its turn
 
 
+Refused = Callable[[ConnectionFailed], Awaitable["Optional[Grant]"]]
+"""Told that an upgrade was refused, gives another way to ask for it at once; None when there is none."""
+
+
 @dataclass(frozen=True)
 class Grant:
-    """How to open one WebSocket now."""
+    """How to open one WebSocket now; and what else to try, in the same attempt, when that is refused."""
 
     url: str
     token: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    refused: "Optional[Refused]" = field(default=None, repr=False)
 
 
 class Link(enum.Enum):
@@ -238,15 +243,24 @@ class Runner(Listener, Generic[MachineT]):
             if self._ssl_context is None and grant.url.startswith("wss:"):
                 # Reading the system's certificates takes longer than a connection.
                 self._ssl_context = default_ssl_context()
-            protocol = await connect_websocket(
-                grant.url,
-                headers=grant.headers,
-                max_message_bytes=self._max_message_bytes,
-                ssl_context=self._ssl_context,
-                timeout=timeout,
-                again=self._again,
-                sock=sock,
-            )
+            while True:
+                try:
+                    protocol = await connect_websocket(
+                        grant.url,
+                        headers=grant.headers,
+                        max_message_bytes=self._max_message_bytes,
+                        ssl_context=self._ssl_context,
+                        timeout=timeout,
+                        again=self._again,
+                        sock=sock,
+                    )
+                    break
+                except ConnectionFailed as error:
+                    sock = None
+                    other = await grant.refused(error) if error.status and grant.refused else None
+                    if other is None:
+                        raise
+                    grant = other
         except BaseException:
             if sock is not None:
                 sock.close()

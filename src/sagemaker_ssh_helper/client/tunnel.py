@@ -16,16 +16,17 @@ import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.aws import data_keys, resources, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
+from sagemaker_ssh_helper.aws_errors import Kind, kind_of
 from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
 from sagemaker_ssh_helper.channels.dialing import in_thread
 from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.client.container_watch import wait_for_end
 from sagemaker_ssh_helper.client.pipes import Input, Output
 from sagemaker_ssh_helper.client.proxy_command import Interrupts, Started, Starting, max_payload_bytes
+from sagemaker_ssh_helper.client.upgrades import Upgrades
 from sagemaker_ssh_helper.errors import (
     ConnectionFailed,
     CredentialsExpired,
@@ -37,7 +38,7 @@ from sagemaker_ssh_helper.errors import (
     SSHHelperError,
     SshServerDown,
 )
-from sagemaker_ssh_helper.names import CLIENT_VERSION, PRODUCT
+from sagemaker_ssh_helper.names import CLIENT_VERSION
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
     DataChannel,
@@ -75,11 +76,6 @@ TELL_AFTER = 2.0
 
 START_TIMEOUT = 5.0
 """Seconds that the end waits for a StartSession under way, so as to end what it starts."""
-
-# How AWS's codes for faults of its own begin, and what stands for an answer that was not AWS's.
-_SERVICE_FAULTS = ("Internal", "ServiceUnavailable", "HTTP 5")
-
-_USER_AGENT = f"{PRODUCT}/{__version__}"
 
 # How the agent's last words begin when nothing answers on the port.
 _UNREACHED = "unable to connect to specified port"
@@ -198,9 +194,9 @@ class Tunnel:
         self._client = client
         self._started = started
         self._grant = started.grant
+        self._upgrades = Upgrades(client.session)
         self._stdout = stdout
         self._stop = stop
-        self._signed = True
         self._ready = False
         self._failure: SSHHelperError | None = None
         self._last_words = ""
@@ -215,7 +211,7 @@ class Tunnel:
         """Until the end. Raises SSHHelperError when it is not an ordinary one."""
         watch = asyncio.ensure_future(self._watch())
         try:
-            error = await self._run_signed_or_not()
+            error = await self._run_once()
             hurry = self._stop.is_set() and not self._input_ended
             await self._stdout.flush(HURRY_TIMEOUT if hurry else FLUSH_TIMEOUT)
             if error is None and self.closed_by_service and self._output_at and not self._last_words:
@@ -251,17 +247,6 @@ class Tunnel:
         if self._failure is None:
             self._failure = error
         self._stop.set()
-
-    async def _run_signed_or_not(self) -> SSHHelperError | None:
-        error = await self._run_once()
-        refused = isinstance(error, ConnectionFailed) and error.status in (401, 403)
-        if refused and self._signed and not self._ready:
-            # The caller may not have the permission that signing asks for; the token alone is proof as well.
-            logger.info("! the signed upgrade was refused (%s); trying without", error)
-            self._signed = False
-            self._runner = self._new_runner()
-            error = await self._run_once()
-        return error
 
     def _judge(self, error: SSHHelperError | None) -> None:
         """Raise what the end means, if it was not an ordinary one."""
@@ -363,7 +348,7 @@ class Tunnel:
             try:
                 renewed = await _in_thread(lambda: sessions.resume(self._client, self._grant))
             except ServiceError as error:
-                if not error.code.startswith(_SERVICE_FAULTS):
+                if kind_of(error.code) is not Kind.TRANSIENT:
                     raise
                 # The service has trouble of its own, which may pass; the session waits for us there.
                 raise ConnectionFailed(error.what, status=503, evidence=error.evidence) from error
@@ -380,10 +365,7 @@ class Tunnel:
                     fix="Connect again",
                 )
             self._grant = renewed
-        headers = {"User-Agent": _USER_AGENT}
-        if self._signed:
-            headers.update(await _in_thread(lambda: self._client.session.upgrade_headers(self._grant.url)))
-        return Grant(self._grant.url, self._grant.token, headers)
+        return await self._upgrades.grant(self._grant)
 
     async def _get_data_key(self, needed: DataKeyNeeded) -> DataKey:
         return await _in_thread(
@@ -422,6 +404,7 @@ class Tunnel:
             self._client.forget_connections()
             self._outage.begin()
         else:
+            self._upgrades.accepted()
             self._outage.end()
 
 

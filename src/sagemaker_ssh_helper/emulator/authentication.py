@@ -9,13 +9,14 @@ codes, statuses and texts that AWS uses in each protocol.
 import enum
 import hashlib
 import hmac
+import logging
 import time
 from calendar import timegm
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlsplit
 
 from botocore.auth import HmacV1Auth, S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -26,6 +27,8 @@ from sagemaker_ssh_helper.emulator.http import Request
 from sagemaker_ssh_helper.emulator.identities import Identities, Identity
 from sagemaker_ssh_helper.emulator.service import ApiError
 from sagemaker_ssh_helper.emulator.wire import Family
+
+logger = logging.getLogger(__name__)
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
@@ -39,6 +42,22 @@ _SKEW_SECONDS = {
     Family.QUERY: 900,
     Family.S3: 900,
 }
+
+
+GO = "as Go encodes it"
+QUERY_FORMS: Mapping[str, Callable[[str], str]] = {
+    GO: lambda query: _encoded_again(query, unquote_plus),
+    "with + as %2B": lambda query: _encoded_again(query, unquote),
+    "as it stands": lambda query: query,
+}
+"""How a query may stand in a signature."""
+
+
+def _encoded_again(query: str, decode: Callable[[str], str]) -> str:
+    pairs = (pair.partition("=") for pair in query.split("&") if pair)
+    return "&".join(
+        f"{quote(decode(name), safe='-_.~')}={quote(decode(value), safe='-_.~')}" for name, _, value in pairs
+    )
 
 
 class Reason(enum.Enum):
@@ -216,9 +235,33 @@ class Signed:
         else:
             self._check_signed_headers(request, family)
             expected = _signature_v4(self, request, identity, payload)
+            if family is Family.GATEWAY and not self.presigned:
+                expected = self._of_upgrade(request, identity, payload)
         if not hmac.compare_digest(expected.encode(), self.signature.encode()):
             fields = {"AWSAccessKeyId": self.access_key_id} if family is Family.S3 else {}
             raise refusal(family, Reason.SIGNATURE, **fields)
+
+    def _of_upgrade(self, request: Request, identity: Identity, payload: str) -> str:
+        """
+        The signature of an upgrade. Its query is signed decoded and encoded again, as the official client's
+        signer does it; other ways to write it are told in the log, and refused.
+        """
+        forms = {name: form(request.query) for name, form in QUERY_FORMS.items()}
+        expected = _signature_v4(self, request, identity, payload, forms[GO])
+        if len(set(forms.values())) > 1:
+            came = next(
+                (
+                    name
+                    for name, query in forms.items()
+                    if hmac.compare_digest(
+                        _signature_v4(self, request, identity, payload, query).encode(),
+                        self.signature.encode(),
+                    )
+                ),
+                "in no way that is known",
+            )
+            logger.info("= %s %s is signed %s", request.method, request.path, came)
+        return expected
 
     def _check_signed_headers(self, request: Request, family: Family) -> None:
         if "host" not in self.signed_headers:
@@ -414,7 +457,10 @@ def _parts(text: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _signature_v4(signed: Signed, request: Request, identity: Identity, payload: str) -> str:
+def _signature_v4(
+    signed: Signed, request: Request, identity: Identity, payload: str, query: str | None = None
+) -> str:
+    """``query``: what is signed in the place of the request's own."""
     headers = HTTPHeaders()
     for name, value in request.raw_headers:
         if name.lower() in signed.signed_headers:
@@ -424,7 +470,7 @@ def _signature_v4(signed: Signed, request: Request, identity: Identity, payload:
     signer = kind(_botocore(identity), signed.service, signed.region)
     signer.headers_to_sign = lambda _: headers
     signer.payload = lambda _: payload
-    query = request.query
+    query = request.query if query is None else query
     if signed.presigned:
         query = "&".join(pair for pair in query.split("&") if pair.partition("=")[0] != "X-Amz-Signature")
     # The host is only here to make a URL; the signed one comes from the headers.

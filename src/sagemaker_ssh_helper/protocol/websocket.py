@@ -559,8 +559,8 @@ def parse_response(buffer: bytes, key: str, *, eof: bool = False) -> Optional[in
         eof: nothing more will arrive.
 
     Raises:
-        ConnectionFailed: the answer is not an upgrade to our WebSocket. ``status`` is its status, ``body``
-            the beginning of its body.
+        ConnectionFailed: the answer is not an upgrade to our WebSocket. ``status`` is its status, ``headers``
+            and ``body`` are its headers and the beginning of its body.
     """
     head = _parse_head(buffer)
     if head is None:
@@ -584,6 +584,7 @@ def parse_response(buffer: bytes, key: str, *, eof: bool = False) -> Optional[in
             evidence=" ".join(body.split())[:200] or None,
             status=status,
             body=body,
+            headers=headers,
         )
     fault = None
     if headers.get("upgrade", "").lower() != "websocket":
