@@ -144,7 +144,7 @@ class SshNode:
 
     def run(self, words: Sequence[str], stdin: Optional[bytes] = b"") -> "subprocess.CompletedProcess[bytes]":
         """Run any program, without the variables of a real user's ssh."""
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.client), "TERM": "xterm-test"}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.client), "TERM": "vt100"}
         return subprocess.run(
             list(words), input=stdin, capture_output=True, timeout=TIMEOUT, env=environment, cwd=self.client
         )

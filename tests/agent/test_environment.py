@@ -171,6 +171,7 @@ def test_what_belongs_to_the_connection_is_sshds_and_the_rest_is_the_jobs(tmp_pa
 
     assert found == {
         b"TERM": b"xterm",
+        b"LANG": b"C.UTF-8",
         b"USER": b"me",
         b"SHELL": b"/bin/sh",
         b"PATH": b"/job",
@@ -190,5 +191,54 @@ def test_a_home_and_a_folder_that_are_gone_are_replaced(tmp_path):
 def test_without_a_saved_environment_sshds_is_used():
     found, folder = login.login_environment(b"", {**SESSION, b"SSH_ORIGINAL_COMMAND": b"x"})
 
-    assert found == {**SESSION, b"PWD": b"/"}
+    assert found == {**SESSION, b"PWD": b"/", b"LANG": b"C.UTF-8"}
     assert folder == b"/"
+
+
+@pytest.mark.parametrize("name", [b"LANG", b"LC_ALL", b"LC_CTYPE"])
+def test_a_job_that_says_something_of_languages_keeps_it(name):
+    found, _ = login.login_environment(name + b"=de_DE\0", SESSION)
+
+    assert {key: value for key, value in found.items() if key in (b"LANG", b"LC_ALL", b"LC_CTYPE")} == {
+        name: b"de_DE"
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "shown"),
+    [
+        ("xterm-ghostty", ["x/xterm", "x/xterm-256color"], "xterm-256color"),
+        ("xterm-kitty", ["78/xterm"], "xterm"),
+        ("xterm-kitty", ["x/xterm-kitty", "x/xterm-256color"], "xterm-kitty"),
+        ("alacritty", ["61/alacritty", "78/xterm-256color"], "alacritty"),
+        ("../x/xterm", ["x/xterm"], "xterm"),
+        ("tmux-256color", [], "tmux-256color"),
+    ],
+)
+def test_a_terminal_that_this_image_does_not_know_is_shown_as_one_that_it_knows(
+    tmp_path, monkeypatch, asked, known, shown
+):
+    monkeypatch.setattr(login, "_TERMINFO", (os.fsencode(tmp_path / "terminfo"),))
+    for name in known:
+        path = tmp_path / "terminfo" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+    found, _ = login.login_environment(b"", {**SESSION, b"TERM": asked.encode()})
+
+    assert found[b"TERM"] == shown.encode()
+
+
+@pytest.mark.parametrize("variable", ["TERMINFO", "TERMINFO_DIRS", "HOME"])
+def test_a_terminal_that_the_job_brings_is_known(tmp_path, monkeypatch, variable):
+    monkeypatch.setattr(login, "_TERMINFO", ())
+    folder = tmp_path / ".terminfo"
+    (folder / "x").mkdir(parents=True)
+    (folder / "x" / "xterm-ghostty").write_bytes(b"")
+    value = {"TERMINFO": folder, "TERMINFO_DIRS": f"/none:{folder}", "HOME": tmp_path}[variable]
+
+    found, _ = login.login_environment(
+        f"{variable}={value}\0".encode(), {**SESSION, b"TERM": b"xterm-ghostty"}
+    )
+
+    assert found[b"TERM"] == b"xterm-ghostty"

@@ -14,11 +14,7 @@ from dataclasses import dataclass
 from typing import Dict, Tuple
 
 from sagemaker_ssh_helper.agent.documents import DocumentRefused
-from sagemaker_ssh_helper.agent.login import login_environment
-
-TERM = b"xterm-256color"
-LANG = b"C.UTF-8"
-"""When the job has none."""
+from sagemaker_ssh_helper.agent.login import LANG, TERM, login_environment
 
 _PLAIN_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -77,9 +73,7 @@ def session_environment(account: Account, environ_path: str) -> Tuple[Dict[bytes
     if account.ids:
         folder = session[b"HOME"] if os.path.isdir(session[b"HOME"]) else b"/"
         return {b"PATH": _PLAIN_PATH, b"LANG": LANG, b"PWD": folder, **session}, folder
-    environment, folder = login_environment(_saved(environ_path), session)
-    environment.setdefault(b"LANG", LANG)
-    return environment, folder
+    return login_environment(_saved(environ_path), session)
 
 
 def _own(uid: int) -> Account:

@@ -8,6 +8,7 @@ closed again; a line that cannot be written at once is dropped. Where there is n
 Standard library only; Python 3.8.
 """
 
+import io
 import logging
 import os
 import sys
@@ -30,6 +31,12 @@ def say(text: str) -> None:
     except (AttributeError, OSError, ValueError):
         # A daemon's script may have closed it.
         pass
+
+
+def let_every_character_be_written() -> None:
+    """In a locale that lacks a character, standard output shows its number, and the command goes on."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class JobOutput:

@@ -33,6 +33,20 @@ _FROM_SSHD = (
     b"LOGNAME",
     b"SHELL",
 )
+LANG = b"C.UTF-8"
+"""When the job says nothing of languages: without it programs take all but ASCII for rubbish."""
+
+TERM = b"xterm-256color"
+"""The terminal that new ones behave like, whose own names images do not know, such as ``xterm-ghostty``."""
+
+_TERMINFO = (
+    b"/etc/terminfo",
+    b"/lib/terminfo",
+    b"/usr/share/terminfo",
+    b"/usr/lib/terminfo",
+    b"/usr/local/share/terminfo",
+    b"/opt/conda/share/terminfo",
+)
 _SUBSYSTEM = b"internal-sftp"
 
 # What lets a shell run without its start-up files, by its program's name. Others read none for a command.
@@ -84,10 +98,27 @@ def login_environment(saved: bytes, session: dict[bytes, bytes]) -> tuple[dict[b
     for name in _FROM_SSHD:
         if name in session:
             environment[name] = session[name]
+    if not any(environment.get(name) for name in (b"LC_ALL", b"LC_CTYPE", b"LANG")):
+        environment[b"LANG"] = LANG
+    if environment.get(b"TERM"):
+        environment[b"TERM"] = _known_terminal(environment)
     folder = environment.get(b"PWD", b"")
     if not os.path.isdir(folder) or not os.access(folder, os.X_OK):
         environment[b"PWD"] = folder = home if os.path.isdir(home) else b"/"
     return environment, folder
+
+
+def _known_terminal(environment: dict[bytes, bytes]) -> bytes:
+    """The login's terminal, or one like it that the programs of this container know."""
+    asked = environment[b"TERM"]
+    own = (environment.get(b"TERMINFO", b""), environment[b"HOME"] + b"/.terminfo")
+    folders = (*own, *environment.get(b"TERMINFO_DIRS", b"").split(b":"), *_TERMINFO)
+    for term in (asked, TERM, b"xterm"):
+        # By its first letter, or that letter's number.
+        for place in (term[:1], b"%x" % term[0]):
+            if b"/" not in term and any(os.path.exists(b"/".join((at, place, term))) for at in folders if at):
+                return term
+    return asked
 
 
 def _home() -> bytes:

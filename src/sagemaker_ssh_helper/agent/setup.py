@@ -12,6 +12,7 @@ import time
 from typing import List, Optional, Sequence
 
 from sagemaker_ssh_helper.agent import packages, sshd, waiting
+from sagemaker_ssh_helper.agent.job_output import let_every_character_be_written
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 from sagemaker_ssh_helper.public_keys import PublicKey
@@ -30,6 +31,7 @@ _MAX_TOKEN_CHARS = 8192
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command. Returns its exit status: 0, 1 (not online), 2 (wrong words), 9 (cannot be done)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    let_every_character_be_written()
     if words in (["-h"], ["--help"], ["help"]):
         sys.stdout.write(USAGE)
         return 0

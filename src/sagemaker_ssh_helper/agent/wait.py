@@ -10,6 +10,7 @@ import time
 from typing import List, Optional, Sequence
 
 from sagemaker_ssh_helper.agent import waiting
+from sagemaker_ssh_helper.agent.job_output import let_every_character_be_written
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 
@@ -24,6 +25,7 @@ usage: sm-wait SECONDS   wait here that long, or until `sm-wait stop`
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command. Returns its exit status: 0, 1 (not online, or a failure), or 2 (wrong words)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    let_every_character_be_written()
     if words in (["-h"], ["--help"], ["help"]):
         sys.stdout.write(USAGE)
         return 0

@@ -70,7 +70,9 @@ def _ask(question: str) -> str | None:
     """The line that is typed on the terminal; None without one, or when we are in its background."""
     try:
         typed_on, shown_on = _TERMINAL
-        with open(typed_on, encoding="utf-8", errors="replace") as typed, open(shown_on, "w") as shown:
+        with open(typed_on, encoding="utf-8", errors="replace") as typed, open(
+            shown_on, "w", encoding="utf-8", errors="replace"
+        ) as shown:
             if sys.platform != "win32" and os.tcgetpgrp(typed.fileno()) != os.getpgrp():
                 return None
             # Shown as it is typed: it is good once, and a terminal left silent by a signal would be worse.

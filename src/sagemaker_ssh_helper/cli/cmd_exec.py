@@ -205,7 +205,7 @@ def _start(run: _Run, command: Sequence[str], ended: threading.Event) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         errors="replace",
     )
 

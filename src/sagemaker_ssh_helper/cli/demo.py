@@ -277,7 +277,8 @@ def _start_cloud(folder: Path, stack: contextlib.ExitStack) -> Dict[str, Any]:
         [sys.executable, "-m", "sagemaker_ssh_helper", "emulator", "start", "--json", "--until-eof"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         start_new_session=True,
     )
     stack.callback(_end, cloud)
@@ -305,7 +306,7 @@ def _source_folder(job: Job, folder: Path) -> "tuple[Path, str]":
     source = folder / "source"
     if job.script is None:
         source.mkdir()
-        (source / "train.py").write_text(_TRAIN)
+        (source / "train.py").write_text(_TRAIN, encoding="utf-8")
         return source, "train.py"
     script = Path(job.script).resolve()
     # What lies beside the script belongs to it: modules, requirements.txt.
@@ -379,7 +380,9 @@ def _launch_by_sdk_v2(job: Job, session: Any, role_arn: str, folder: Path) -> st
     # Its notices are not about this job, and its reports of use go to an address that the demo has not.
     os.environ["SAGEMAKER_SUPPRESS_V2_WARNING"] = "1"
     settings = folder / "sagemaker.yaml"
-    settings.write_text("SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n")
+    settings.write_text(
+        "SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n", encoding="utf-8"
+    )
     os.environ["SAGEMAKER_USER_CONFIG_OVERRIDE"] = str(settings)
     logging.disable(logging.INFO)
     try:
@@ -391,7 +394,7 @@ def _launch_by_sdk_v2(job: Job, session: Any, role_arn: str, folder: Path) -> st
     from sagemaker_ssh_helper.wrapper import SSHEstimatorWrapper
 
     source, program = _source_folder(job, folder)
-    (source / archive.LAUNCHER).write_text(archive.launcher_text(program))
+    (source / archive.LAUNCHER).write_text(archive.launcher_text(program), encoding="utf-8")
     bucket = _bucket(session)
     estimator = Estimator(
         image_uri="local/python:3",
@@ -447,7 +450,11 @@ def _model_artefact(session: Any, described: Dict[str, Any]) -> str:
 def _pinned_key(folder: Path, host: str) -> str:
     known_hosts = folder / "home" / ".config" / "sm-ssh" / "known_hosts"
     found = subprocess.run(
-        ["ssh-keygen", "-l", "-F", host, "-f", str(known_hosts)], capture_output=True, text=True, check=False
+        ["ssh-keygen", "-l", "-F", host, "-f", str(known_hosts)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     lines = [line for line in found.stdout.splitlines() if not line.startswith("#")]
     _expect(bool(lines), "the host key is not pinned in known_hosts")
@@ -474,7 +481,8 @@ def _call(command: List[str]) -> str:
         command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=_COMMAND_TIMEOUT,
         check=False,
     )
@@ -486,7 +494,9 @@ def _call(command: List[str]) -> str:
 
 @contextlib.contextmanager
 def _background(command: List[str]) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )
     try:
         yield process
     finally:

@@ -115,7 +115,9 @@ class Examination:
         program = connect.find_ssh()
         if shutil.which("ssh-keygen") is None:
             raise SshMissing("ssh-keygen was not found", fix="Install OpenSSH's client")
-        done = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [program, "-V"], capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         version = (done.stderr or done.stdout).split(",")[0].strip()
         if os.name == "posix" and shutil.which("ssh", path=os.pathsep.join(DESKTOP_PATH)) is None:
             return Result(

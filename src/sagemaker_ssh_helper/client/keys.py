@@ -51,7 +51,7 @@ def make_node_key() -> NodeKey:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "key"
         _keygen("-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(made))
-        return NodeKey.from_openssh(made.read_text())
+        return NodeKey.from_openssh(made.read_text(encoding="ascii"))
 
 
 def _load(path: Path) -> KeyPair | None:
@@ -94,7 +94,8 @@ def _keygen(*arguments: str) -> str:
             ["ssh-keygen", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_KEYGEN_TIMEOUT,
             check=True,
         )

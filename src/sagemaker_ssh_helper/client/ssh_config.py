@@ -151,7 +151,8 @@ def why_not_in_effect(path: Path, program: Sequence[str]) -> str:
     done = subprocess.run(
         [find_ssh(), "-F", str(path), "-G", f"x.{ResourceKind.TRAINING.domain}.{DOMAIN}"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     settings = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)

@@ -114,7 +114,11 @@ class LargeModel:
     """A model with ``serving.properties``. Raises whatever its script raises when it is loaded."""
 
     def __init__(self, properties: Path) -> None:
-        lines = [line.partition("=") for line in properties.read_text().splitlines() if "=" in line]
+        lines = [
+            line.partition("=")
+            for line in properties.read_text(encoding="utf-8", errors="replace").splitlines()
+            if "=" in line
+        ]
         options = {name.strip(): value.strip() for name, _, value in lines if not name.startswith("#")}
         djl_python = types.ModuleType("djl_python")
         vars(djl_python).update(Input=Input, Output=Output)

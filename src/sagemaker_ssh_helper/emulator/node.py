@@ -93,7 +93,8 @@ class Node:
         make_python(self.python)
         if self._hosts_file_is_ours:
             lines = [f"{address}\t{name}\n" for name, address in self._hosts.items()]
-            (self.root / "hosts").write_text(HOSTS_FILE.read_text() + "".join(["\n", *lines]))
+            known = HOSTS_FILE.read_bytes()
+            (self.root / "hosts").write_bytes(known + "".join(["\n", *lines]).encode())
 
     @property
     def _hosts_file_is_ours(self) -> bool:
@@ -192,10 +193,12 @@ def make_python(folder: Path) -> None:
     bin_folder.mkdir(parents=True)
     for name in ("python", "python3", f"python{sys.version_info[0]}.{sys.version_info[1]}"):
         (bin_folder / name).symlink_to(base_python)
-    (folder / "pyvenv.cfg").write_text(
-        f"home = {os.path.dirname(base_python)}\ninclude-system-site-packages = false\n"
-        f"version = {sys.version.split()[0]}\n"
-    )
+    lines = [
+        f"home = {os.path.dirname(base_python)}\n",
+        "include-system-site-packages = false\n",
+        f"version = {sys.version.split()[0]}\n",
+    ]
+    (folder / "pyvenv.cfg").write_bytes(os.fsencode("".join(lines)))
     packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     packages.mkdir(parents=True)
     inherited = site.getsitepackages()
@@ -203,4 +206,4 @@ def make_python(folder: Path) -> None:
         inherited = [*inherited, site.getusersitepackages()]
     # A .pth file that names folders would not have their own .pth files read; addsitedir does.
     lines = [f"import site; site.addsitedir({path!r})\n" for path in inherited]
-    (packages / "inherited.pth").write_text("".join(lines))
+    (packages / "inherited.pth").write_bytes(os.fsencode("".join(lines)))

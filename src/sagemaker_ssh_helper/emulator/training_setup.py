@@ -53,7 +53,9 @@ class TrainingSetup:
             for folder in ("input/config", "input/data", "code", "model", "output/data"):
                 (node.base / folder).mkdir(parents=True)
             for name, content in self._configuration(node).items():
-                (node.base / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
+                (node.base / "input" / "config" / f"{name}.json").write_text(
+                    json.dumps(content), encoding="utf-8"
+                )
             for channel, hosts in self._channels(node):
                 folder = node.base / "input" / "data" / channel["ChannelName"]
                 folder.mkdir()
