@@ -27,6 +27,26 @@ def token(line):
     return base64.b64encode(line.encode()).decode()
 
 
+# --- start ---
+
+
+@pytest.mark.parametrize(
+    ("words", "ends", "status"), [([], State.ONLINE, 0), (["start-ssh"], State.FAILED, 1)]
+)
+def test_it_starts_ssh_whatever_the_launch_said(state, monkeypatch, words, ends, status):
+    monkeypatch.setenv("START_SSH", "false")
+    started = []
+
+    def setup_and_start_ssh():
+        started.append(os.environ["START_SSH"])
+        state.update_status(ends, why="as the test wants it")
+
+    monkeypatch.setattr("sagemaker_ssh_helper.agent.bootstrap.setup_and_start_ssh", setup_and_start_ssh)
+    monkeypatch.setattr(setup.waiting, "true_status", StateDir.read_status)
+    assert main(words) == status
+    assert started == ["true"]
+
+
 # --- authorize ---
 
 
@@ -92,7 +112,7 @@ def test_unknown_commands_end_with_2(capsys, words):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["authorize"], ["authorize", "a", "b"], ["configure", "now"], ["status", "x"]]
+    "words", [["authorize"], ["authorize", "a", "b"], ["configure", "now"], ["status", "x"]]
 )
 def test_a_wrong_number_of_words_shows_the_usage(capsys, words):
     assert main(words) == 2

@@ -25,7 +25,10 @@ def test_a_key_is_put_there_and_fetched_by_the_container(
 
     assert (done.returncode, done.stdout) == (0, b"in\n"), done.stderr.decode()
     listed = other.client("s3").list_objects_v2(Bucket=bucket, Prefix="keys of jane/")["Contents"]
-    assert [found["Key"].endswith(".pub") for found in listed] == [True]
+    names = [str(found["Key"]).rpartition("/")[2] for found in listed]
+    # Once under a name of its own, and once under the name that an older helper in a container reads.
+    assert len(names) == 2
+    assert "sagemaker-ssh-gw.pub" in names
 
     # And at a start: a job that finds them, launched by a machine whose own key is not asked for.
     environment = {"SSH_AUTHORIZED_KEYS_PATH": f"s3://{bucket}/keys of jane/"}
@@ -33,6 +36,15 @@ def test_a_key_is_put_there_and_fetched_by_the_container(
         done = other.sm_ssh("exec", second.host, "--trust-first-use", "--", "echo in")
         assert done.stdout == b"in\n", (done.stderr, second.log())
         assert b"delivering" not in done.stderr
+
+    # The container knows this key by now: it is put there all the same, for others that look there.
+    again = {"SSH_AUTHORIZED_KEYS_PATH": f"s3://{bucket}/again/"}
+    assert other.sm_ssh("exec", job.host, "--", "true", env=again).returncode == 0
+    assert other.client("s3").list_objects_v2(Bucket=bucket, Prefix="again/")["KeyCount"] == 2
+    nowhere = {"SSH_AUTHORIZED_KEYS_PATH": "s3://somebody-elses-bucket/k/"}
+    done = other.sm_ssh("exec", job.host, "--", "echo in", env=nowhere)
+    assert (done.returncode, done.stdout) == (0, b"in\n")
+    assert b"warning: you may not write to s3://somebody-elses-bucket/k" in done.stderr
 
 
 @pytest.mark.parametrize(

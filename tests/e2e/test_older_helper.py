@@ -103,6 +103,7 @@ def test_a_key_that_is_not_ours_stays(alice: Laptop, job: Job) -> None:
             os.utime(mine.parent / name, (at, at), follow_symlinks=False)
     alice.python(f"{code} o.link_key('x.training.sagemaker', pathlib.Path('/of/ours'))")
     left = {path.name for path in mine.parent.glob("*.sagemaker")}
+    assert os.readlink(mine.parent / "sagemaker-ssh-gw.pub").endswith(".pub")
     assert {"just-now.training.sagemaker", "x.training.sagemaker", mine.name} <= left
     assert "long-ago.training.sagemaker" not in left
     assert older_settings.LICENSE_SERVER
@@ -111,8 +112,11 @@ def test_a_key_that_is_not_ours_stays(alice: Laptop, job: Job) -> None:
 def test_the_commands_by_kind(alice: Laptop, job: Job) -> None:
     done = older(alice, "training", "connect", job.name, "echo in")
     assert done.stdout == b"in\n", done.stderr.decode()
-    done = older(alice, "training", "run-command", job.name, "printf", "%s|", "a b", "c")
+    done = older(alice, "training", "run-command", job.host, "printf", "%s|", "a b", "c")
     assert done.stdout == b"a b|c|", done.stderr.decode()
+    # Without a name, the container that was reached last is meant.
+    done = older(alice, "training", "run-command", "printf", "%s|", "a b")
+    assert done.stdout == b"a b|", done.stderr.decode()
     done = older(alice, "training", "proxy-host", job.name, stdin=b"SSH-2.0-nobody\r\n")
     assert done.stdout.startswith(b"SSH-2.0-"), done.stderr.decode()
     instance_id = job.instances()[0]["InstanceId"]
@@ -120,6 +124,8 @@ def test_the_commands_by_kind(alice: Laptop, job: Job) -> None:
         alice, "start_ssh", instance_id, "key.pub", "key", "-T", "-o", "BatchMode=yes", stdin=b"echo in\n"
     )
     assert b"in\n" in done.stdout, done.stderr.decode()
+    done = older(alice, "start_ssh", "--proxy-setup-only", instance_id)
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr.decode()
 
 
 @pytest.mark.parametrize("words", [[], ["connect"], ["dance", "job"]])

@@ -12,6 +12,7 @@ from sagemaker_ssh_helper.agent import resource
 from sagemaker_ssh_helper.agent.aws_api import AwsApi
 from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
 from sagemaker_ssh_helper.agent.job_output import say
+from sagemaker_ssh_helper.agent.resource import Resource
 from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError
 from sagemaker_ssh_helper.names import ResourceKind
 
@@ -24,8 +25,14 @@ _said = ""
 def is_profiler_issues_found() -> bool:
     """See :func:`sagemaker_ssh_helper.is_profiler_issues_found`."""
     global _said
+    here = resource.identify(os.environ, resource.base_dir(os.environ))
+    if here.kind is not ResourceKind.TRAINING:
+        raise LocalSetup(
+            "this is not a training job, and nothing else has a profiler",
+            fix="Ask is_profiler_issues_found() in a training job, or is_idle() anywhere",
+        )
     try:
-        return issues_found(os.environ)
+        return issues_found(os.environ, here)
     except SSHHelperError as error:
         with _lock:
             if str(error) != _said:
@@ -34,15 +41,12 @@ def is_profiler_issues_found() -> bool:
         return False
 
 
-def issues_found(environ: Mapping[str, str]) -> bool:
+def issues_found(environ: Mapping[str, str], here: Resource) -> bool:
     """
     Whether one of the rules has found issues. One call.
 
-    Raises LocalSetup outside of training jobs, and AwsError.
+    Raises LocalSetup when the region is not known, and AwsError.
     """
-    here = resource.identify(environ, resource.base_dir(environ))
-    if here.kind is not ResourceKind.TRAINING:
-        raise LocalSetup("this is no training job, and only those have a profiler")
     region = resource.region(environ, here)
     if not region:
         raise LocalSetup("the region is not known", fix="Set AWS_REGION")

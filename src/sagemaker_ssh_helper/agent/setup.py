@@ -13,12 +13,14 @@ from typing import List, Optional, Sequence
 
 from sagemaker_ssh_helper.agent import packages, sshd, waiting
 from sagemaker_ssh_helper.agent.job_output import let_every_character_be_written
-from sagemaker_ssh_helper.agent.state import StateDir
+from sagemaker_ssh_helper.agent.state import State, StateDir
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
+from sagemaker_ssh_helper.names import Env
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 USAGE = """\
-usage: sm-setup-ssh configure          prepare an image: check OpenSSH, install it when missing (as root)
+usage: sm-setup-ssh [start-ssh]        start ssh in this container, as setup_and_start_ssh() does
+       sm-setup-ssh configure          prepare an image: check OpenSSH, install it when missing (as root)
        sm-setup-ssh authorize TOKEN    admit a public key; TOKEN is the base64 of its line
        sm-setup-ssh authorize-from TOKEN   the same; TOKEN is the base64 of s3://BUCKET/KEY, where the key is
        sm-setup-ssh status             how this node is; exit status 0 when it is online
@@ -43,6 +45,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _run(words: List[str]) -> int:
+    if words in ([], ["start-ssh"]):
+        return _start()
     if words == ["configure"]:
         _configure()
         return 0
@@ -60,10 +64,21 @@ def _run(words: List[str]) -> int:
             added = sshd.authorize(StateDir.choose(os.environ), key)
             sys.stdout.write(f"{'admitted' if added else 'known already'}: {key.sha256}\n")
         return 0
-    if words and words[0] not in ("configure", "status", "authorize", "authorize-from"):
+    if words[0] not in ("start-ssh", "configure", "status", "authorize", "authorize-from"):
         raise UsageError(f"sm-setup-ssh knows no {words[0]!r}", fix="See: sm-setup-ssh --help")
     sys.stderr.write(USAGE)
     return UsageError.exit_code
+
+
+def _start() -> int:
+    # Imported here: it takes a while, and `authorize` needs none of it.
+    from sagemaker_ssh_helper.agent import bootstrap
+
+    # Whoever types this wants it, whatever the launch said.
+    os.environ[Env.START_SSH] = "true"
+    bootstrap.setup_and_start_ssh()
+    status = waiting.true_status(StateDir.choose(os.environ))
+    return 1 if status is None or status.state is State.FAILED else 0
 
 
 def parse_token(token: str) -> PublicKey:

@@ -27,6 +27,7 @@ from sagemaker_ssh_helper.errors import (
     HostNotTrusted,
     KeyNotDelivered,
     LocalSetup,
+    SSHHelperError,
     SshMissing,
     TargetNotFound,
     UsageError,
@@ -142,7 +143,19 @@ def prepare(
         tell(f"delivering your public key to {instance.fqdn}")
         deliver_key(client, pin, pair.public.line)
         pin = trust.remember_key(pin, pair.public.fingerprint)
+    elif os.environ.get(Env.AUTHORIZED_KEYS_PATH):
+        _leave_key(client, pair.public.line, tell)
     return Prepared(instance, pin)
+
+
+def _leave_key(client: Client, public_line: str, tell: Callable[[str], None]) -> None:
+    """Put the key where SSH_AUTHORIZED_KEYS_PATH says, although this container has it: others look there."""
+    from sagemaker_ssh_helper.client import s3_delivery
+
+    try:
+        s3_delivery.put_key(client.session, os.environ[Env.AUTHORIZED_KEYS_PATH], public_line)
+    except SSHHelperError as error:
+        tell(f"warning: {error}")
 
 
 def deliver_key(client: Client, pin: Pin, public_line: str) -> None:

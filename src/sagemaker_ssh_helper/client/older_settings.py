@@ -38,18 +38,21 @@ def save(name: str, value: str) -> None:
 
 def link_key(host: str, key: Path) -> None:
     """
-    Make ``~/.ssh/HOST`` and ``~/.ssh/sagemaker-ssh-gw`` links to ``key``, where programs set up for the
-    older helper look for it. What is there and is no link of ours stays. No error where links cannot be made.
+    Make ``~/.ssh/HOST`` and ``~/.ssh/sagemaker-ssh-gw`` links to ``key``, and ``~/.ssh/sagemaker-ssh-gw.pub``
+    one to its public half, where programs set up for the older helper look for them.
+
+    What is there and is no link of ours stays. No error where links cannot be made.
     """
     folder = Path(os.path.expanduser("~")) / ".ssh"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        for name in (host, _GATEWAY_LINK):
+        public = key.with_name(f"{key.name}.pub")
+        for name, file in ((host, key), (_GATEWAY_LINK, key), (f"{_GATEWAY_LINK}.pub", public)):
             link = folder / name
-            if link.is_symlink() and os.readlink(link) == str(key):
+            if link.is_symlink() and os.readlink(link) == str(file):
                 os.utime(link, follow_symlinks=False)
             elif not link.is_symlink() and not link.exists():
-                link.symlink_to(key)
+                link.symlink_to(file)
         oldest = time.time() - _KEPT_TIMEOUT
         for link in folder.glob("*.sagemaker"):
             is_ours = link.is_symlink() and os.readlink(link) == str(key)

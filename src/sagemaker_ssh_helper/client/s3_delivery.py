@@ -11,6 +11,8 @@ from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.errors import AccessDenied, EndpointUnreachable, KeyNotDelivered, UsageError
 from sagemaker_ssh_helper.names import Env
 
+_OLDER_NAME = "sagemaker-ssh-gw.pub"
+
 _PLACE = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
 
@@ -18,7 +20,8 @@ def put_key(session: Session, place: str, public_line: str) -> str:
     """
     Put a public key below ``place`` (``s3://BUCKET/PREFIX/``) with the user's own rights; returns its URI.
 
-    The same key has the same name each time. Raises UsageError, AccessDenied, KeyNotDelivered,
+    The same key has the same name each time; a second object of it has the name that containers with an older
+    helper read, which all users of the place share. Raises UsageError, AccessDenied, KeyNotDelivered,
     EndpointUnreachable.
     """
     found = _PLACE.fullmatch(place.strip())
@@ -33,7 +36,8 @@ def put_key(session: Session, place: str, public_line: str) -> str:
     key = f"{prefix}/{name}" if prefix else name
     s3 = session.botocore.create_client("s3", region_name=session.region, verify=session.ca_bundle())
     try:
-        s3.put_object(Bucket=bucket, Key=key, Body=public_line.encode() + b"\n")
+        for each in (f"{prefix}/{_OLDER_NAME}" if prefix else _OLDER_NAME, key):
+            s3.put_object(Bucket=bucket, Key=each, Body=public_line.encode() + b"\n")
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         said = str(error.response.get("Error", {}).get("Message", ""))[:300]
