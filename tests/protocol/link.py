@@ -59,7 +59,7 @@ def assert_consistent(sender: Sender) -> None:
     assert sender._again_count == len(resent), "resends that wait for an acknowledge are miscounted"
     assert resent <= {number for _, number in sender._again}, "a resend has no timeout"
     assert {number for number, entry in sender._entries.items() if entry.lost} <= {
-        number for _, number in sender._lost
+        number for *_, number in sender._lost
     }, "a lost message will never be sent again"
     assert {number for number, entry in sender._entries.items() if entry.presumed} <= set(sender._presumed), (
         "a message presumed delivered will never be repeated"

@@ -729,8 +729,8 @@ def explore(scenario: Scenario, max_states: Optional[int] = None) -> Count:
 # By name of attribute, so that a new one is copied and compared without a word here.
 
 _TIMES = frozenset(
-    ["_last_ack_at", "_presumed_at", "_handshake_started_at", "_handshake_until", "_grace_until",
-     "complete_at"]
+    ["_last_ack_at", "_presumed_at", "_widened_at", "_handshake_started_at", "_handshake_until",
+     "_grace_until", "complete_at"]
 )  # fmt: skip
 _COUNTERS = frozenset(["resent", "duplicates", "overflows", "malformed", "refused"])
 _FIXED = frozenset(
@@ -801,7 +801,8 @@ def _channel_key(channel: DataChannel, now: float) -> int:
     entries = tuple(
         (
             number, entry.message, entry.transmissions, entry.lost, entry.timed_out, entry.presumed,
-            round(now - entry.sent_at, 6) if entry.transmissions else 0.0, entry.order if orders else 0,
+            round(now - entry.sent_at, 6) if entry.transmissions else 0.0,
+            (entry.order, entry.seen) if orders else (),
         )
         for number, entry in sender._entries.items()
     )  # fmt: skip

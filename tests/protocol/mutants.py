@@ -37,6 +37,10 @@ PROBES = Scenario(
 HANDSHAKE = Scenario("from the first connection on", 4, handshake=True, type_up=b"a", type_down=b"A")
 OFFICIAL_AGENT = Scenario("the agent is an official one", 4, up=b"a", handshake=True, official=Side.AGENT)
 OFFICIAL_CLIENT = Scenario("the client is an official one", 4, down=b"AB", window=2, official=Side.CLIENT)
+SILENT = Scenario(
+    "an official client, and messages are lost", 7, down=b"A", type_down=b"BC", official=Side.CLIENT,
+    without=frozenset(["double", "cut", "break", "hold", "stop", "close"]),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def _restart_the_oldest(self: Sender, now: float) -> None:
 
 def _wait_for_a_timeout(sender: Sender, now: float, but: int) -> None:
     sender._lost.sort()
-    for _, number in sender._lost[but:]:
+    for *_, number in sender._lost[but:]:
         sender._entries[number].lost = False
         sender._entries[number].transmissions = 2
         sender._again.append((now + 0.5, number))
@@ -340,6 +344,10 @@ MUTANTS = (
     Mutant(
         1, "an acknowledge counts for all before it", TWO, "something is missing",
         ((Sender, "acknowledge", _acknowledge_all_before),),
+    ),
+    Mutant(
+        1, "a message is forgotten when an official client says nothing about a copy of it", SILENT,
+        "something is missing", ((stream, "SILENCES", 1), (stream, "FOREIGN_HELD_MESSAGES", -1)),
     ),
     Mutant(
         2, "an old message is not acknowledged again", ONE, "never brings everything",

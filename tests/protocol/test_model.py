@@ -21,6 +21,7 @@ from protocol.mutants import (
     OVERTAKEN,
     PACED,
     PROBES,
+    SILENT,
     THREE,
     TWO,
     TYPED,
@@ -52,6 +53,7 @@ SHALLOW = [
     replace(HANDSHAKE, depth=3),
     replace(OFFICIAL_AGENT, depth=3),
     replace(OFFICIAL_CLIENT, depth=3),
+    SILENT,
 ]
 DEEP = [
     SMALL,
@@ -66,6 +68,7 @@ DEEP = [
     replace(HANDSHAKE, depth=6),
     replace(OFFICIAL_AGENT, depth=6),
     replace(OFFICIAL_CLIENT, depth=6),
+    replace(SILENT, depth=10),
 ]
 
 

@@ -18,12 +18,17 @@ Every message is buffered before it is handed out, so no acknowledge can come to
 until it is acknowledged. See docs/explanation/the-stream.md.
 
 A peer that never acknowledges an old message again, as the official client, needs one place more: a message
-whose acknowledge was lost stays here for ever. Such a one is PRESUMED delivered: repeated now and then, in
-case it was not, but nothing waits for it. When one turns out not to have been, others are repeated at once.
+whose acknowledge was lost stays here for ever. What tells is that such a peer acknowledges every copy of what
+is newer than the one it waits for. So silence about a copy of P means that it is past P, and everything up to
+P is PRESUMED delivered: nothing waits for it any more. A copy can be lost, too, so one silence is no answer:
+SILENCES of them are, if between any two of them something else got through. What is presumed stays here until
+the peer acknowledged more later messages than it could hold without it, and the newest of it is repeated now
+and then: an acknowledge says that the presumption was wrong, and all of it is sent again, the newest first.
 """
 
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import Deque, Dict, Generic, List, Optional, Tuple, TypeVar
 
 # What the public peers do, and we obey.
@@ -42,21 +47,31 @@ OVERTAKEN_BY = 3  # numbers between an acknowledged message and an older one tha
 OVERTAKEN_AGE = 1.25  # round trips
 LONGEST_SAMPLE = 5.0  # seconds; longer is a peer that was away, not a path
 BURST_MESSAGES = 32  # unanswered resends; grows by one with each acknowledge, so it doubles every round trip
-PRESUMED_DELAYS = (0.25, 1.0)  # seconds between repeats of messages presumed delivered: at first, at last
-DOUBTED_MESSAGES = 8  # more repeats of such, at once, for each of them that was not delivered after all
+SILENCES = 2  # copies without an answer that show that a peer is past a message
+PRESUMED_DELAYS = (
+    0.25,
+    1.0,
+)  # seconds between repeats of the newest message presumed delivered: at first, at last
+FEW_MESSAGES = 4
+PRESUMED_MESSAGES = 8192  # more are not kept, however many acknowledges are lost
+FOREIGN_LEAST_BURST = 2  # the newest message that is not answered, and one of the others
+FOREIGN_HELD_MESSAGES = 10_000  # what the public client holds out of order at most
 # The part of the window that is added when nothing but the acknowledge of something new will open it.
 WIDENING = 1 / 64
 HELD_MESSAGES = 10_000
 HELD_BYTES = 16 << 20
 
 _UNLIMITED = 1 << 62
+_NO_SILENCE = (-1, 0)
+_SCATTER = 0x9E3779B1  # odd, and near 2**32 over the golden ratio: neighbours end up far from each other
 
 
 class _Entry:
     """One message that is not acknowledged."""
 
     __slots__ = (
-        "again", "lost", "message", "offset", "order", "presumed", "sent_at", "timed_out", "transmissions",
+        "again", "doubted", "lost", "message", "offset", "order", "presumed", "seen", "sent_at", "timed_out",
+        "transmissions",
     )  # fmt: skip
 
     def __init__(self, message: bytes, offset: int, again: Optional[bytes]) -> None:
@@ -68,12 +83,14 @@ class _Entry:
         self.lost = False
         self.timed_out = False
         self.presumed = False
+        self.doubted = False  # it was presumed delivered, and perhaps is not
         self.order = 0
+        self.seen = 0  # the latest send that was answered when this one was handed out again
 
     @property
     def in_flight(self) -> bool:
         """Handed out once, and not given up."""
-        return self.transmissions == 1 and not self.lost
+        return self.transmissions == 1 and not self.lost and not self.presumed
 
 
 class Sender:
@@ -114,18 +131,24 @@ class Sender:
         self._newest_acked = -1  # of those handed out once
         self._last_ack_at = 0.0
         # Heaps of numbers; those that are not what they were are passed over.
-        self._lost: List[Tuple[int, int]] = []  # by what _lose thinks is urgent
+        self._lost: List[Tuple[int, int, int]] = []  # by what _lose thinks is urgent
         self._again: List[Tuple[float, int]] = []  # resends, by the time they are lost as well
         self._again_count = 0
         self._burst = BURST_MESSAGES
         self._doubtful = range(0)  # what the last timeout gave up, perhaps too early
         self._sends = 0
-        self._acked_order = 0  # the latest send that was answered
+        self._acked_order = 0  # the latest send that was certainly answered
+        # For each count of silences: the newest message that the peer was silent about so often, about a copy
+        # of it or of one after it; and the send of the last of these copies.
+        self._silences = [_NO_SILENCE] * SILENCES
         self._presumed: Deque[int] = deque()
         self._presumed_at = 0.0
-        self._presumed_due = 0  # how many of them to repeat now
+        self._presumed_due = False  # repeat one of them now
+        self._presumed_turn = 0
         self._presumed_delay = PRESUMED_DELAYS[0]
         self._extra_bytes = self._extra_messages = 0  # by how much the window is wider than it should be
+        self._widened_at = 0.0
+        self._answering = True
         self._silent = False  # nothing was acknowledged since the last timeout
 
     @property
@@ -180,18 +203,15 @@ class Sender:
             return messages
         entries = self._entries
         while self._lost and max_bytes > 0:
-            entry = entries.get(self._lost[0][1])
+            entry = entries.get(self._lost[0][2])
             if entry is None or not entry.lost:
                 heappop(self._lost)
-                continue
-            if self._is_answered(entry):
-                self._presume(heappop(self._lost)[1], entry, now)
                 continue
             if self._again_count >= self._burst:
                 if self.repeats_acknowledges:
                     return messages
                 break
-            number = heappop(self._lost)[1]
+            number = heappop(self._lost)[2]
             if entry.again is not None:
                 entry.message = entry.again
             entry.lost = False
@@ -199,13 +219,16 @@ class Sender:
             entry.sent_at = now
             self._sends += 1
             entry.order = self._sends
-            backoff = min(MAX_RTO, MIN_RTO * (1 << min(entry.transmissions - 1, 10)))
-            heappush(self._again, (now + max(self.rto, backoff), number))
+            entry.seen = self._acked_order
+            heappush(
+                self._again, (now + (self._backoff(entry) if self.repeats_acknowledges else self.rto), number)
+            )
             self._again_count += 1
             self.resent += 1
             messages.append(entry.message)
             max_bytes -= len(entry.message)
-        if self._presumed_due:
+        if self._presumed_due and self._presumed:
+            self._presumed_due = False
             self._repeat_presumed(messages)
         number = self._unsent
         end = self.next_sequence_number
@@ -237,11 +260,14 @@ class Sender:
             return False
         self._last_ack_at = now
         self._silent = False
-        self._extra_bytes = self._extra_messages = 0
-        if entry.order > self._acked_order:
-            self._acked_order = entry.order
+        if not self._answering:
+            self._set_answering(True)
+        if entry.transmissions > 1 and not self.repeats_acknowledges:
+            self._forget_silences(sequence_number)
         if entry.transmissions == 1:
             # Karn's rule: nobody can tell which copy a resent message's acknowledge answers.
+            if entry.order > self._acked_order:
+                self._acked_order = entry.order
             if not entry.timed_out:
                 self._measure(now - entry.sent_at)
             elif entry.lost and sequence_number in self._doubtful:
@@ -288,9 +314,9 @@ class Sender:
                 self._lose(number, entry)
         self._flight = self._unsent
         self._burst = BURST_MESSAGES
+        self._set_answering(True)
         if not self.repeats_acknowledges:
-            # Those it has already will not be answered, so nothing can pace the others.
-            self._burst += len(self._lost)
+            self._widen(now)
 
     def next_deadline(self) -> Optional[float]:
         """When ``handle_timer`` has something to do; None when nothing waits for time."""
@@ -320,7 +346,7 @@ class Sender:
         """
         if self.paused or not self.connected:
             return
-        timed_out = False
+        timed_out = silent = False
         entry = self._front()
         while (
             entry is not None
@@ -342,40 +368,66 @@ class Sender:
         while self._again and self._again[0][0] <= now:
             number = heappop(self._again)[1]
             entry = self._entries.get(number)
-            if entry is None:
+            if entry is None or entry.presumed:
                 continue
+            answered = False
+            if not self.repeats_acknowledges:
+                answered = entry.order < self._acked_order
+                if answered:
+                    silent = True
+                    self._note_silence(number, entry)
+                elif now < entry.sent_at + self._backoff(entry):
+                    # Nothing got through that was sent later: look again, as this tells more than time does.
+                    heappush(self._again, (now + self.rto, number))
+                    continue
+            timed_out = timed_out or not answered
             self._again_count -= 1
-            if self._is_answered(entry):
-                self._presume(number, entry, now)
-            else:
-                self._lose(number, entry)
-                timed_out = True
+            self._lose(number, entry)
+        if silent:
+            self._set_answering(True)
+            self._presume(now)
+            self._widen(now)
         if self._presumed and now >= self._presumed_at:
-            self._presumed_due = max(1, self._presumed_due)
+            self._presumed_due = True
             self._presumed_at = now + self._presumed_delay
             self._presumed_delay = min(PRESUMED_DELAYS[1], self._presumed_delay * 1.1)
         if timed_out:
+            if not silent and self._answering:
+                self._presumed_due = True
+                self._presumed_delay = PRESUMED_DELAYS[0]
+            self._set_answering(silent)
             # A peer that says nothing is away or its sink is slow: knock ever more softly, down to one
             # message.
-            self._burst = max(1, self._burst // 2) if self._silent else BURST_MESSAGES
-            if self._silent and not self.repeats_acknowledges:
-                self._widen()
+            least = 1 if self.repeats_acknowledges else FOREIGN_LEAST_BURST
+            self._burst = max(least, self._burst // 2) if self._silent else BURST_MESSAGES
+            if not self.repeats_acknowledges:
+                self._widen(now)
             self._silent = True
             self.rto = max(self.rto, min(MAX_RTO, self.rto * 2))
 
-    def _widen(self) -> None:
+    def _backoff(self, entry: _Entry) -> float:
+        """How long to wait for the acknowledge of this resend."""
+        return max(self.rto, min(MAX_RTO, MIN_RTO * (1 << min(entry.transmissions - 1, 10))))
+
+    def _widen(self, now: float) -> None:
         """
-        Let something new be sent though the window is full: up to twice the window, in steps.
+        Let something new be sent though the window is full: a part of it for each timeout, and few messages
+        where the peer may hold no more out of order.
 
         A peer that says nothing may have everything, and all its acknowledges were lost; then only the
-        acknowledge of something new can tell.
+        acknowledge of something new can tell. What is kept meanwhile is at most twice a window.
         """
-        beyond_bytes = max(0, self._span_bytes - self.window_bytes)
-        beyond_messages = max(0, self._span_messages - self.window_messages)
-        step_bytes = max(1, int(self.window_bytes * WIDENING))
-        step_messages = max(1, int(self.window_messages * WIDENING))
-        self._extra_bytes = min(self.window_bytes, beyond_bytes + step_bytes)
-        self._extra_messages = min(self.window_messages, beyond_messages + step_messages)
+        if now < self._widened_at + self.rto or (self.room_bytes and self.room_messages):
+            return
+        if len(self._entries) >= 2 * self.window_messages:
+            return
+        self._widened_at = now
+        messages = max(1, int(self.window_messages * WIDENING))
+        if self._span_messages + messages > FOREIGN_HELD_MESSAGES:
+            messages = FEW_MESSAGES
+        size = max(1, int(self.window_bytes * WIDENING))
+        self._extra_bytes = max(0, self._span_bytes - self.window_bytes) + size
+        self._extra_messages = max(0, self._span_messages - self.window_messages) + messages
 
     def _front(self) -> Optional[_Entry]:
         """The oldest message in flight; moves ``_flight`` to it."""
@@ -398,50 +450,138 @@ class Sender:
 
     def _lose(self, number: int, entry: _Entry) -> None:
         entry.lost = True
-        # The oldest is what the peer waits for. But one that may never answer to the oldest has to be asked
-        # about all of them in turn.
-        urgency = 0 if self.repeats_acknowledges else entry.transmissions
-        heappush(self._lost, (urgency, number))
+        heappush(self._lost, self._rank(number, entry))
 
-    def _is_answered(self, entry: _Entry) -> bool:
-        """It was sent again, what was sent after it is acknowledged, and it is not: so the peer has it."""
-        return entry.transmissions > 1 and entry.order < self._acked_order and not self.repeats_acknowledges
+    def _rank(self, number: int, entry: _Entry) -> Tuple[int, int, int]:
+        """By which lost messages go again; the least first."""
+        if self.repeats_acknowledges:
+            # The oldest is what the peer waits for.
+            return 0, number, number
+        if self._answering or number == next(reversed(self._entries)):
+            # The newest is what answers, if any does; and if it does not, the others need not be sent.
+            return 0, -number, number
+        # Away, or without room for more: ask here and there, each in its turn, and find one that answers.
+        turn = entry.transmissions // 8 if entry.doubted else entry.transmissions
+        return turn, number * _SCATTER & 0xFFFFFFFF, number
 
-    def _presume(self, number: int, entry: _Entry, now: float) -> None:
+    def _set_answering(self, answering: bool) -> None:
+        """The peer is there, or seems not to be."""
+        if answering is self._answering:
+            return
+        self._answering = answering
+        if self._lost and not self.repeats_acknowledges:
+            lost = {number for *_, number in self._lost}
+            entries = self._entries
+            self._lost = [
+                self._rank(number, entries[number])
+                for number in lost
+                if number in entries and entries[number].lost
+            ]
+            heapify(self._lost)
+
+    def _note_silence(self, number: int, entry: _Entry) -> None:
+        """
+        Something that was sent after this copy is acknowledged, and the copy is not.
+
+        One cut, or one gap, can take several copies. So two of them count as two only if something that was
+        sent between them got through.
+        """
+        silences = self._silences
+        for count in range(SILENCES - 1, 0, -1):
+            before, order = silences[count - 1]
+            newest = min(before, number)
+            if order < entry.seen and newest > silences[count][0]:
+                silences[count] = (newest, entry.order)
+        if number > silences[0][0]:
+            silences[0] = (number, entry.order)
+
+    def _forget_silences(self, number: int) -> None:
+        """A copy of this one was answered, so the peer was not past it: what was silent after it was lost."""
+        self._silences = [_NO_SILENCE if one[0] >= number else one for one in self._silences]
+
+    def _presume(self, now: float) -> None:
+        """Let nothing wait for what the peer is past."""
+        past = self._silences[-1][0]
+        if past < self._oldest:
+            return
         if not self._presumed:
             self._presumed_at = now + PRESUMED_DELAYS[0]
             self._presumed_delay = PRESUMED_DELAYS[0]
-        entry.presumed = True
-        entry.lost = False
-        self._presumed.append(number)
-        if number == self._oldest:
-            self._advance()
+        for number in range(self._oldest, past + 1):
+            entry = self._entries.get(number)
+            if entry is None or entry.presumed:
+                continue
+            if entry.transmissions > 1 and not entry.lost:
+                self._again_count -= 1
+            entry.presumed = True
+            entry.lost = False
+            self._presumed.append(number)
+        self._advance()
+        self._drop_presumed()
+
+    def _drop_presumed(self) -> None:
+        """Forget those presumed that the peer must have: it could not hold all that it acknowledged since."""
+        presumed = self._presumed
+        entries = self._entries
+        while presumed:
+            number = presumed[0]
+            if number in entries:
+                acknowledged_since = self.next_sequence_number - number - len(entries)
+                if acknowledged_since <= FOREIGN_HELD_MESSAGES and len(presumed) <= PRESUMED_MESSAGES:
+                    return
+                del entries[number]
+            presumed.popleft()
 
     def _doubt_presumed(self) -> None:
-        """One was not delivered, so what was lost with it is among the others."""
-        self._presumed_due = min(BURST_MESSAGES, self._presumed_due + DOUBTED_MESSAGES)
-        self._presumed_delay = PRESUMED_DELAYS[0]
+        """One was not delivered, so others may not have been."""
+        self._silences = [_NO_SILENCE] * SILENCES
+        entries = self._entries
+        self._again = [one for one in self._again if one[1] in entries and not entries[one[1]].presumed]
+        heapify(self._again)
+        for number in self._presumed:
+            entry = entries.get(number)
+            if entry is not None:
+                entry.presumed = False
+                entry.transmissions = max(2, entry.transmissions)
+                entry.doubted = entry.lost = True
+                # Before all others: what the peer waits for is here.
+                heappush(self._lost, (-1, -number, number))
+                self._oldest = min(self._oldest, number)
+        self._presumed.clear()
+        self._burst = max(self._burst, BURST_MESSAGES)
+        self._oldest -= 1
+        self._advance()
 
     def _repeat_presumed(self, messages: List[bytes]) -> None:
-        """Hand out those presumed delivered that are due, each in its turn."""
-        due, self._presumed_due = self._presumed_due, 0
-        for _ in range(len(self._presumed)):
-            number = self._presumed.popleft()
+        """
+        Hand out the newest of those presumed delivered: when the peer is past it, it is past all.
+
+        A peer that says nothing at all may have no room for more, and wait for any of them: then each in its
+        turn.
+        """
+        presumed = self._presumed
+        if self._answering:
+            while presumed and presumed[-1] not in self._entries:
+                presumed.pop()
+            numbers = [presumed[-1]] if presumed else []
+        else:
+            first = self._presumed_turn % len(presumed)
+            self._presumed_turn = first + BURST_MESSAGES
+            numbers = list(islice(presumed, first, first + BURST_MESSAGES))
+        for number in numbers:
             entry = self._entries.get(number)
-            if entry is None:
-                continue
-            self._presumed.append(number)
-            messages.append(entry.message)
-            self.resent += 1
-            due -= 1
-            if not due:
-                return
+            if entry is not None:
+                self._sends += 1
+                entry.order = self._sends
+                entry.transmissions = max(2, entry.transmissions)
+                self.resent += 1
+                messages.append(entry.message)
 
     def _take_back(self) -> None:
         """The timeout came too early: what it gave up and was not resent is in flight."""
         for number in self._doubtful:
             entry = self._entries.get(number)
-            if entry is not None and entry.transmissions == 1:
+            if entry is not None and entry.transmissions == 1 and not entry.presumed:
                 entry.lost = False
         self._flight = self._doubtful.start
         self._doubtful = range(0)
@@ -455,7 +595,8 @@ class Sender:
         self.rto = min(max(rto, MIN_RTO), max(MAX_RTO, self.srtt * OVERTAKEN_AGE))
 
     def _advance(self) -> None:
-        """Move the window to the oldest message that is still there."""
+        """Move the window to the oldest message that is still there, and not presumed delivered."""
+        self._extra_bytes = self._extra_messages = 0
         number = self._oldest + 1
         entries = self._entries
         end = self.next_sequence_number
