@@ -51,7 +51,8 @@ def is_profiler_issues_found() -> bool:
     In a training job: whether a rule of SageMaker's Profiler, such as LowGPUUtilization, has found issues.
 
     One call of DescribeTrainingJob, which the job's role must allow. What goes wrong is said once in
-    the job's log, and the answer is False. Raises LocalSetup outside of a training job, where it could never be true.
+    the job's log, and the answer is False. Raises LocalSetup outside of a training job, where it could never
+    be true.
     """
     from sagemaker_ssh_helper.agent.profiler_rules import is_profiler_issues_found
 
