@@ -139,11 +139,14 @@ def test_an_interactive_shell_reads_them_in_their_order(hostile):
 
     read = [line for line in shown.decode().splitlines() if line.startswith("file-of-")]
     assert b"ENV was read" not in shown
-    assert read == {
-        "bash": ["file-of-the-system", "file-of-the-user .bashrc"],
-        "zsh": ["file-of-the-user zdotdir/.zshenv", "file-of-the-user zdotdir/.zshrc"],
-        "fish": ["file-of-the-user job_config/fish/config.fish"],
-    }[hostile.shell]
+    assert (
+        read
+        == {
+            "bash": ["file-of-the-system", "file-of-the-user .bashrc"],
+            "zsh": ["file-of-the-user zdotdir/.zshenv", "file-of-the-user zdotdir/.zshrc"],
+            "fish": ["file-of-the-user job_config/fish/config.fish"],
+        }[hostile.shell]
+    )
 
 
 SHOWN = {

@@ -14,7 +14,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
 
 from sagemaker_ssh_helper.aws.session import SERVICES, Session, UpgradeForm, partition_of
-from sagemaker_ssh_helper.errors import CredentialsExpired, CredentialsMissing, RegionMissing
+from sagemaker_ssh_helper.errors import CredentialsExpired, CredentialsMissing, LocalSetup, RegionMissing
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "secret"}
 
@@ -135,7 +135,7 @@ def test_without_a_region_anywhere_the_error_names_the_fix(monkeypatch: pytest.M
 @pytest.mark.parametrize("text", ["eu west 1", "https://x", "eu-west-1/../", "-"])
 def test_what_is_no_region_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     set_environment(monkeypatch, **KEYS, AWS_REGION=text)
-    with pytest.raises(RegionMissing, match="is no AWS region"):
+    with pytest.raises(RegionMissing, match="is not a valid AWS region"):
         Session.open()
 
 
@@ -214,10 +214,50 @@ def test_a_stale_sso_sign_in_names_the_command_that_renews_it(aws_files: Path) -
         Session.open("sso").credentials()
 
 
-def test_a_broken_config_file_is_told(aws_files: Path) -> None:
-    (aws_files / "config").write_text("no section here\n")
-    with pytest.raises(CredentialsMissing, match="cannot be read"):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"no section here\n", r"line 1: no section begins before it\). Put \[default\]"),
+        (b"[a]\nx = 1\n[a]\n", r"line 3: the section \[a\] is there twice\). Make one of the two"),
+        (b"[a]\nx = 1\nx = 2\n", r"line 3: x is there twice in \[a\]\). Take one of them out"),
+        (b"[a]\nx = 1\nSECRET\n", r"line 3: neither NAME = VALUE nor \[a section\]\). Mend that line"),
+        (b"[a]\ns3 =\n  y = 1\n  SECRET\n", r"line 4: an indented line without NAME = VALUE\). Mend"),
+        (b"\xef\xbb\xbf[a]\nx = 1\n", r"line 1: a byte order mark \(UTF-8\)\). Save the file"),
+        (b"[a]\nx = 1\n[caf\xe9]\n", r"line 3: a character that is not UTF-8\). Save the file as UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("name", ["config", "credentials"])
+def test_a_broken_file_is_named_with_its_line_and_the_way_out(
+    aws_files: Path, name: str, content: bytes, told: str
+) -> None:
+    (aws_files / name).write_bytes(content)
+    with pytest.raises(CredentialsMissing, match=rf"/{name} cannot be read \({told}") as error:
         Session.open(region="eu-west-1")
+    assert "SECRET" not in str(error.value)
+
+
+def test_an_empty_profile_variable_is_none(aws_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_profiles(aws_files)
+    set_environment(monkeypatch, AWS_PROFILE="", AWS_DEFAULT_PROFILE="")
+    assert Session.open(region="eu-west-1").credentials().access_key == "AKIDDEFAULT"
+    set_environment(monkeypatch, AWS_PROFILE="work", AWS_DEFAULT_PROFILE="default")
+    assert Session.open(region="eu-west-1").credentials().access_key == "AKIDWORK"
+
+
+def test_a_file_that_is_none_is_told_when_there_are_no_keys(
+    aws_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(aws_files))
+    with pytest.raises(CredentialsMissing, match=f"no file that can be read: AWS_CONFIG_FILE={aws_files}"):
+        Session.open(region="eu-west-1").credentials()
+
+
+@pytest.mark.parametrize("url", ["localhost:1234", "ftp://x", "http://", "http://x:99999", "http://a:p@ b"])
+def test_an_endpoint_that_is_not_a_url_is_named(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    set_environment(monkeypatch, **KEYS, AWS_ENDPOINT_URL_SSM=url)
+    with pytest.raises(LocalSetup, match="AWS_ENDPOINT_URL_SSM is not a valid URL") as error:
+        Session.open(region="eu-west-1").endpoint_url("ssm")
+    assert "a:p" not in str(error.value)
 
 
 def test_the_regions_of_every_partition_have_botocores_endpoints() -> None:
@@ -290,10 +330,15 @@ def test_certificates_come_from_the_environment_or_the_config_file(
 ) -> None:
     set_environment(monkeypatch, **KEYS)
     assert Session.open(region="eu-west-1").ca_bundle() is True
-    (aws_files / "config").write_text("[default]\nca_bundle = /some/file.pem\n")
-    assert Session.open(region="eu-west-1").ca_bundle() == "/some/file.pem"
-    monkeypatch.setenv("AWS_CA_BUNDLE", "/other.pem")
-    assert Session.open(region="eu-west-1").ca_bundle() == "/other.pem"
+    one, other = aws_files / "one.pem", aws_files / "other.pem"
+    one.touch()
+    (aws_files / "config").write_text(f"[default]\nca_bundle = {one}\n")
+    assert Session.open(region="eu-west-1").ca_bundle() == str(one)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(other))
+    with pytest.raises(LocalSetup, match=r"is not there .*other\.pem"):
+        Session.open(region="eu-west-1").ca_bundle()
+    other.touch()
+    assert Session.open(region="eu-west-1").ca_bundle() == str(other)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +350,9 @@ def test_an_upgrade_is_signed_for_the_message_gateway(
 ) -> None:
     """The query is decoded and encoded again, as the signer of the official client does it."""
     set_environment(monkeypatch, **KEYS, AWS_SESSION_TOKEN="t")
-    url = "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/me@x-1?role=publish_subscribe&cell-number="
+    url = (
+        "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/me@x-1?role=publish_subscribe&cell-number="
+    )
     headers = Session.open(region="eu-west-1").upgrade_headers(url + sent, form)
     request = AWSRequest(method="GET", url=(url + cell).replace("wss:", "https:"))
     signer = SigV4Auth(BotocoreCredentials("AKIDENV", "secret", "t"), "ssmmessages", "eu-west-1")

@@ -471,7 +471,6 @@ class SshServer:
             "LogLevel INFO",
         ]
 
-
     def _quiet_shell(self) -> str:
         """
         sshd runs everything, ours too, in the account's shell: what keeps that from reading start-up files.

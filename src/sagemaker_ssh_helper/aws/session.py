@@ -20,8 +20,9 @@ from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-from sagemaker_ssh_helper.aws_errors import Clock, Kind, kind_of
-from sagemaker_ssh_helper.errors import ClockSkewed, CredentialsExpired, CredentialsMissing, RegionMissing
+from sagemaker_ssh_helper.aws import diagnosis
+from sagemaker_ssh_helper.aws_errors import Clock
+from sagemaker_ssh_helper.errors import CredentialsMissing, RegionMissing, SSHHelperError
 
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
 # Settings that only botocore's own resolution gets right; met in a config file, they take us there.
@@ -168,7 +169,7 @@ class Session:
         botocore_session = None
         if static is None or found is None or _needs_botocore(environ):
             botocore_session = _botocore_session(profile_name if profile else None)
-            configured = _configured_region(botocore_session, profile_name)
+            configured = _configured_region(botocore_session)
             if found is None and configured:
                 found = configured
                 origin = f"profile {profile_name or 'default'}"
@@ -184,7 +185,9 @@ class Session:
             )
         if not _REGION.fullmatch(found):
             raise RegionMissing(
-                f"{found!r} is no AWS region", evidence=f"from {origin}", fix="Use one like eu-west-1"
+                f"{found[:60]!r} is not a valid AWS region",
+                evidence=f"from {origin}",
+                fix="Use one like eu-west-1",
             )
         return cls(
             region=found,
@@ -268,8 +271,6 @@ class Session:
         """
         if self._static is not None:
             return self._static
-        from botocore import exceptions
-
         try:
             if self._source is None:
                 if not self._is_given:
@@ -283,9 +284,10 @@ class Session:
                     # Whether they have expired is a matter of AWS's clock.
                     self._source._time_fetcher = self._now
             if self._source is None:
+                looked = f"profile {self.profile}" if self.profile else "no keys in the environment"
                 raise CredentialsMissing(
                     "no AWS credentials were found",
-                    evidence=f"profile {self.profile}" if self.profile else "no keys in the environment",
+                    evidence=diagnosis.unreadable_files(self._environ) or looked,
                     fix="Sign in (aws sso login, aws configure), or name a profile: --profile, AWS_PROFILE",
                 )
             try:
@@ -293,10 +295,14 @@ class Session:
             except RuntimeError:
                 # botocore's word for new keys that have expired by our clock. AWS may think otherwise.
                 frozen = self._source._frozen_credentials
-        except (exceptions.BotoCoreError, exceptions.ClientError) as error:
-            raise _credential_error(error, self.profile) from error
-        self._used = Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
-        return self._used
+        except SSHHelperError:
+            raise
+        except Exception as error:  # of botocore, or of whatever it met: nothing of ours is called
+            raise diagnosis.credential_error(error, self.profile, self.botocore) from error
+        found = Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
+        _check(found, ("the access key id", "the secret access key", "the session token"))
+        self._used = found
+        return found
 
     def ask_no_more(self) -> None:
         """From now on the terminal belongs to a session: keys that take a code cannot be had."""
@@ -336,16 +342,19 @@ class Session:
     def _resolve_endpoint(self, service: Service) -> str:
         environ = self._environ
         if environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":
-            configured = environ.get(f"AWS_ENDPOINT_URL_{service.environment}") or environ.get(
-                "AWS_ENDPOINT_URL"
-            )
-            if configured:
-                return configured
+            for name in (f"AWS_ENDPOINT_URL_{service.environment}", "AWS_ENDPOINT_URL"):
+                if environ.get(name):
+                    return diagnosis.check_endpoint(environ[name], name)
         if _unusual_endpoints(environ) or (self._botocore is not None and _needs_botocore(environ)):
-            client = self.botocore.create_client(
-                service.name, region_name=self.region, aws_access_key_id="-", aws_secret_access_key="-"
+            try:
+                client = self.botocore.create_client(
+                    service.name, region_name=self.region, aws_access_key_id="-", aws_secret_access_key="-"
+                )
+            except Exception as error:  # of botocore, or of whatever its settings lead to
+                raise diagnosis.settings_error(error) from error
+            return diagnosis.check_endpoint(
+                str(client.meta.endpoint_url), "endpoint_url in AWS's config file"
             )
-            return str(client.meta.endpoint_url)
         return f"https://{service.host}.{self.region}.{partition_of(self.region).dns_suffix}"
 
     def ca_bundle(self) -> str | bool:
@@ -353,7 +362,7 @@ class Session:
         bundle = self._environ.get("AWS_CA_BUNDLE") or self._environ.get("REQUESTS_CA_BUNDLE")
         if not bundle and self._botocore is not None:
             bundle = self._botocore.get_config_variable("ca_bundle")
-        return bundle or True
+        return diagnosis.check_ca_bundle(str(bundle)) if bundle else True
 
     def signed_headers(
         self, method: str, url: str, signing_name: str, headers: Mapping[str, str], body: bytes = b""
@@ -430,7 +439,10 @@ def _region_of_metadata(botocore_session: Any) -> tuple[str | None, str, tuple[s
     """The region of the machine, where it is one of AWS's; a second or two where it is none."""
     from botocore.utils import IMDSRegionProvider
 
-    region = IMDSRegionProvider(botocore_session).provide()
+    try:
+        region = IMDSRegionProvider(botocore_session).provide()
+    except Exception as error:  # of botocore, or of whatever its settings lead to
+        raise diagnosis.settings_error(error) from error
     if not region:
         return None, "", ()
     line = f"region {region} is that of this machine (instance metadata); another one: --region, AWS_REGION"
@@ -442,7 +454,17 @@ def _keys_of_environment(environ: Mapping[str, str]) -> Credentials | None:
     if not access_key or not secret_key:
         return None
     token = environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN")
-    return Credentials(access_key, secret_key, token or None)
+    found = Credentials(access_key, secret_key, token or None)
+    _check(found, _KEYS)
+    return found
+
+
+def _check(credentials: Credentials, names: tuple[str, ...]) -> None:
+    """Raises CredentialsInvalid for those that no request can carry; ``names`` are for people."""
+    diagnosis.check_key(credentials.access_key, names[0])
+    diagnosis.check_key(credentials.secret_key, names[1])
+    if credentials.token is not None:
+        diagnosis.check_key(credentials.token, names[2])
 
 
 def _unusual_endpoints(environ: Mapping[str, str]) -> bool:
@@ -463,11 +485,17 @@ def _needs_botocore(environ: Mapping[str, str]) -> bool:
 
 
 def _botocore_session(profile: str | None) -> Any:
+    """botocore's session, whose files can be read. Raises CredentialsMissing, LocalSetup."""
     from botocore import exceptions
+    from botocore.configprovider import ConstantProvider
     from botocore.session import Session as BotocoreSession
 
-    session = BotocoreSession(profile=profile)
     try:
+        session = BotocoreSession(profile=profile)
+        if profile is None:
+            # botocore takes an empty variable for a profile's name, and AWS_DEFAULT_PROFILE before the other.
+            named = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or None
+            session.get_component("config_store").set_config_provider("profile", ConstantProvider(named))
         session.get_scoped_config()
     except exceptions.ProfileNotFound as error:
         known = ", ".join(sorted(session.available_profiles)) or "none"
@@ -476,51 +504,14 @@ def _botocore_session(profile: str | None) -> Any:
             evidence=f"profiles there are: {known}",
             fix="Name one of those, or run aws configure",
         ) from error
-    except exceptions.ConfigParseError as error:
-        raise CredentialsMissing("AWS's config file cannot be read", evidence=str(error)) from error
+    except Exception as error:  # of botocore, or of whatever it met in a file
+        raise diagnosis.settings_error(error) from error
     return session
 
 
-def _configured_region(session: Any, profile: str | None) -> str | None:
-    from botocore import exceptions
-
+def _configured_region(session: Any) -> str | None:
     try:
         region = session.get_config_variable("region")
-    except exceptions.ProfileNotFound as error:
-        raise CredentialsMissing(str(error).rstrip(".")) from error
+    except Exception as error:  # as above
+        raise diagnosis.settings_error(error) from error
     return str(region) if region else None
-
-
-def _credential_error(
-    error: Exception, profile: str | None
-) -> CredentialsMissing | CredentialsExpired | ClockSkewed:
-    """Ours for what botocore says while it gets credentials."""
-    of_profile = f" of profile {profile}" if profile else ""
-    login = f"aws sso login --profile {profile}" if profile else "aws sso login"
-    kind = type(error).__name__
-    response = getattr(error, "response", {})
-    code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
-    if kind in ("UnauthorizedSSOTokenError", "SSOTokenLoadError", "TokenRetrievalError") or kind.startswith(
-        "SSO"
-    ):
-        return CredentialsExpired(
-            f"the SSO sign-in{of_profile} has expired", evidence=str(error), fix=f"Run: {login}"
-        )
-    if kind.startswith("Login"):
-        return CredentialsExpired(
-            f"the sign-in{of_profile} has expired",
-            evidence=str(error),
-            fix=f"Run: {login.replace('sso login', 'login')}",
-        )
-    if kind_of(code) is Kind.EXPIRED or code == "UnauthorizedException":
-        return CredentialsExpired(
-            f"the credentials{of_profile} have expired", evidence=str(error), fix=f"Run: {login}"
-        )
-    if kind_of(code, str(error)) is Kind.SKEWED:
-        fix = "Set the clock, then try again"
-        return ClockSkewed("this machine's clock is wrong", evidence=str(error), fix=fix)
-    return CredentialsMissing(
-        f"the AWS credentials{of_profile} cannot be loaded",
-        evidence=str(error),
-        fix="See what AWS's own tools say: aws sts get-caller-identity",
-    )
