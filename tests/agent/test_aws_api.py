@@ -5,7 +5,7 @@ import hashlib
 import re
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,6 +14,7 @@ from agent.http_server import Reply, ScriptedServer, aws_error, unused_port
 from sagemaker_ssh_helper.agent import rsa
 from sagemaker_ssh_helper.agent.aws_api import (
     SESSION_TERMINATED,
+    SIGNATURES,
     Activation,
     AwsApi,
     Identity,
@@ -304,6 +305,57 @@ def test_passing_troubles_are_tried_four_times(reply: Reply, kind: type, pauses:
 
     assert len(server.requests) == 4
     assert sleep.pauses == pauses
+
+
+EXPIRED = aws_error("ExpiredTokenException", "The security token included in the request is expired")
+NEWER_KEYS_CALLS = [
+    pytest.param(
+        lambda found: found.create_data_channel("s-1"),
+        Reply(201, b"<R><TokenValue>t</TokenValue></R>"),
+        id="gateway",
+    ),
+    pytest.param(lambda found: found.update_instance_information(MI), Reply(200, {}), id="ssm"),
+    pytest.param(lambda found: found.get_messages(MI), Reply(200, {"Messages": []}), id="ec2messages"),
+    pytest.param(lambda found: found.decrypt("k", b"c", {}), Reply(200, {"Plaintext": "cA=="}), id="kms"),
+]
+
+
+@pytest.mark.parametrize(("call", "good"), NEWER_KEYS_CALLS)
+@pytest.mark.parametrize("refusal", [EXPIRED, aws_error("UnrecognizedClientException", "", 403)])
+def test_credentials_that_are_not_taken_any_more_are_renewed_once_in_a_call(
+    call: Callable[[AwsApi], object], good: Reply, refusal: Reply
+) -> None:
+    keys = ["OLD"]
+
+    def renew() -> bool:
+        keys[0] = "NEW"
+        return True
+
+    with ScriptedServer(refusal, good) as server:
+        call(
+            AwsApi(
+                "eu-west-1",
+                lambda: Credentials(keys[0], "secret"),
+                renew=renew,
+                environ={"AWS_ENDPOINT_URL": server.url},
+            )
+        )
+
+    used = [asked.headers["authorization"].partition("Credential=")[2][:3] for asked in server.requests]
+    assert used == ["OLD", "NEW"]
+
+
+@pytest.mark.parametrize("is_renewed", [True, False])
+def test_credentials_that_are_never_taken_are_not_renewed_for_ever(is_renewed: bool) -> None:
+    with ScriptedServer(EXPIRED) as server, pytest.raises(CredentialsExpired):
+        AwsApi(
+            "eu-west-1",
+            lambda: Credentials("AKID", "secret"),
+            renew=lambda: is_renewed,
+            environ={"AWS_ENDPOINT_URL": server.url},
+        ).update_instance_information(MI)
+
+    assert len(server.requests) == (SIGNATURES if is_renewed else 1)
 
 
 def test_throttling_is_named_in_the_error() -> None:

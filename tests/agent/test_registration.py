@@ -192,7 +192,8 @@ class Clock:
 
 
 def make_role(service: FakeService, state: StateDir, keys: List[PrivateKey], clock: Any) -> InstanceRole:
-    return InstanceRole(state, registered(keys), make_api(service), now=clock, chance=lambda: 0.0)
+    api = make_api(service)
+    return InstanceRole(state, registered(keys), api, now=clock, elapsed=clock, chance=lambda: 0.0)
 
 
 def token(expires_at: float, update: bool = False) -> Tuple[int, Dict[str, Any]]:
@@ -275,10 +276,92 @@ def test_refused_token_pauses_as_official_agents_do(
     pauses = [role.refresh() for _ in range(18)]
 
     assert pauses[:4] == [11, 12, 14, 18]
-    assert pauses[15] == 1800
+    # Nobody gets in without credentials, so that is never long.
+    assert pauses[4:16] == [26] + [30] * 11
     assert pauses[16:] == [1500, 1500]
     assert "MachineFingerprintDoesNotMatch" in role.problem
     assert "ThrottlingException" in caplog.text
+
+
+def test_pauses_grow_long_while_there_are_credentials(
+    service: FakeService, state: StateDir, keys: List[PrivateKey]
+) -> None:
+    service.answers["RequestManagedInstanceRoleToken"] = [token(3600), (500, b"")]
+    role = make_role(service, state, keys, Clock())
+    pauses = [role.refresh() for _ in range(17)]
+
+    assert (pauses[0], pauses[-1]) == (1800, 1800)
+
+
+# --- credentials that somebody needs now -----------------------------------------------------------
+
+
+def asked(service: FakeService) -> int:
+    return [name for name, _, _ in service.calls].count("RequestManagedInstanceRoleToken")
+
+
+def test_credentials_are_renewed_when_somebody_needs_some(
+    service: FakeService, state: StateDir, keys: List[PrivateKey]
+) -> None:
+    service.answers["RequestManagedInstanceRoleToken"] = [token(100), token(3700)]
+    clock = Clock()
+    role = make_role(service, state, keys, clock)
+    renewals: List[float] = []
+    role.on_renewed = lambda: renewals.append(clock.now)
+    role.refresh()
+    clock.now = 100
+
+    assert role.current().expires_at == 3700
+    assert role.due_in() == 1800
+    assert renewals == [0, 100]
+    assert asked(service) == 2
+
+
+def test_many_who_need_credentials_ask_once(
+    service: FakeService, state: StateDir, keys: List[PrivateKey]
+) -> None:
+    service.answers["RequestManagedInstanceRoleToken"] = [token(3600), token(3700)]
+    clock = Clock()
+    role = make_role(service, state, keys, clock)
+    role.refresh()
+    clock.now = 60
+
+    assert [role.renew() for _ in range(5)] == [True] * 5
+    assert asked(service) == 2
+
+
+def test_a_service_in_trouble_is_asked_by_those_in_need_every_half_minute_at_most(
+    service: FakeService, state: StateDir, keys: List[PrivateKey]
+) -> None:
+    """85 seconds of trouble: an attempt to connect is made every second, and the last pause is bounded."""
+    service.answers["RequestManagedInstanceRoleToken"] = [token(100), (500, b"")]
+    clock = Clock()
+    role = make_role(service, state, keys, clock)
+    role.refresh()
+    for second in range(100, 185):
+        clock.now = second
+        with pytest.raises(CredentialsExpired):
+            role.current()
+    tried = asked(service) - 1
+    service.answers["RequestManagedInstanceRoleToken"] = [token(9999)]
+    while not role.is_valid:
+        clock.now += 1
+        role.renew()
+
+    assert tried == 6
+    assert clock.now <= 185 + 30
+
+
+def test_a_clock_that_is_set_ends_no_credentials(
+    service: FakeService, state: StateDir, keys: List[PrivateKey]
+) -> None:
+    service.answers["RequestManagedInstanceRoleToken"] = [token(3600)]
+    wall, elapsed = Clock(), Clock()
+    role = InstanceRole(state, registered(keys), make_api(service), now=wall, elapsed=elapsed)
+    role.refresh()
+    for jump in (7200, -7200):
+        wall.now = jump
+        assert role.get().expires_at == 3600
 
 
 def test_unreachable_service_pauses_too(

@@ -186,3 +186,19 @@ def test_a_throttled_upgrade_ends_no_session(e2e_cloud: LocalCloud, alice: Lapto
         e2e_cloud.clear_faults()
 
     assert (done.returncode, done.stdout) == (0, b"through\n"), done.stderr
+
+
+def test_a_session_goes_on_when_the_role_token_of_its_node_is_not_taken_any_more(
+    e2e_cloud: LocalCloud, alice: Laptop, job: Job, keys: Keys
+) -> None:
+    """Long before its time, and the first renewals fail, too."""
+    with shell(alice, job) as process:
+        e2e_cloud.faults(
+            kind="error", action="ssmmessages:CreateDataChannel", code="ExpiredTokenException",
+            status=403, times=8,
+        )  # fmt: skip
+        e2e_cloud.faults(
+            kind="error", action="ssm:RequestManagedInstanceRoleToken", code="InternalServerError", times=4
+        )
+        e2e_cloud.faults(kind="cut", side="agent")
+        ask(process, b"resumed")

@@ -22,7 +22,7 @@ from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.agent import sigv4
 from sagemaker_ssh_helper.agent.rsa import PrivateKey, sign_pss
 from sagemaker_ssh_helper.agent.sigv4 import Credentials, Scope
-from sagemaker_ssh_helper.agent.transport import Answer, Transport
+from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.aws_errors import Clock, ErrorAnswer, Kind, read_error
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
@@ -47,6 +47,9 @@ _GATEWAY_TIMEOUT = 15.0
 _CALL_TIMEOUT = 20.0
 _IDENTITY_TIMEOUT = 5.0
 _MAX_THROTTLED_DELAY = 32.0
+
+SIGNATURES = 3
+"""Of one request at most: as it comes, by AWS's time, with newer credentials."""
 
 _ERRORS: Mapping[Kind, Type[AwsError]] = {
     Kind.THROTTLED: Throttled,
@@ -169,6 +172,8 @@ class AwsApi:
     Args:
         credentials: called for each signed call; the container's role before the registration, the managed
             instance's afterwards. None when only unsigned and RSA signed calls will be made.
+        renew: called when AWS does not take the credentials any more; whether there are others now.
+        clock: AWS's; None for one of its own, by ``now``.
         now: seconds since the epoch.
         sleep: takes seconds.
         chance: gives a random number, 0 to 1.
@@ -180,6 +185,8 @@ class AwsApi:
         credentials: Optional[Callable[[], Credentials]] = None,
         *,
         environ: Optional[Mapping[str, str]] = None,
+        renew: Callable[[], bool] = lambda: False,
+        clock: Optional[Clock] = None,
         transport: Optional[Transport] = None,
         retry: Optional[Retry] = None,
         now: Callable[[], float] = time.time,
@@ -191,7 +198,8 @@ class AwsApi:
         self._credentials = credentials
         self._transport = transport or Transport(environ)
         self._retry = retry or Retry()
-        self._clock = Clock(now)
+        self.clock = clock or Clock(now)
+        self._renew = renew
         self._sleep = sleep
         self._chance = chance
         self.ssm_url = endpoint_url("ssm", region, environ) + "/"
@@ -203,7 +211,7 @@ class AwsApi:
 
     def now(self) -> float:
         """Seconds since the epoch by AWS's clock, as far as it is known to differ from ours."""
-        return self._clock.now()
+        return self.clock.now()
 
     # --- the container ---------------------------------------------------------------------------
 
@@ -412,12 +420,18 @@ class AwsApi:
     def _create_channel(self, path: str, body: bytes) -> str:
         url = f"{self.gateway_url}/v1/{path}"
         headers = {"Content-Type": "application/json"}
-        signed = self._gateway_signed("POST", url, headers, body)
-        answer = self._transport.request(
-            "POST", url, {**headers, **signed, "User-Agent": _USER_AGENT}, body, timeout=_GATEWAY_TIMEOUT
-        )
-        if answer.status != CreateChannelOutput.STATUS:
-            raise self._gateway_error(path.partition("/")[0], answer)
+        signatures = 0
+        while True:
+            signed = self._gateway_signed("POST", url, headers, body)
+            answer = self._transport.request(
+                "POST", url, {**headers, **signed, "User-Agent": _USER_AGENT}, body, timeout=_GATEWAY_TIMEOUT
+            )
+            if answer.status == CreateChannelOutput.STATUS:
+                break
+            signatures += 1
+            refusal = read_error(answer.status, answer.headers, answer.body)
+            if signatures == SIGNATURES or not self.sign_differently(refusal):
+                raise _error(f"the message gateway refused a {path.partition('/')[0]}", refusal)
         try:
             return CreateChannelOutput.parse(answer.body).token
         except MalformedMessage as error:
@@ -427,11 +441,6 @@ class AwsApi:
         url = "ws" + f"{self.gateway_url}/v1/{path}"[len("http") :]
         signed = self._gateway_signed("GET", url, {}, b"")
         return Upgrade(url, {**signed, "User-Agent": _USER_AGENT})
-
-    def _gateway_error(self, channel: str, answer: Answer) -> AwsError:
-        refusal = read_error(answer.status, answer.headers, answer.body)
-        self._learn_skew(refusal)
-        return _error(f"the message gateway refused a {channel}", refusal)
 
     # --- signing and sending ---------------------------------------------------------------------
 
@@ -502,7 +511,7 @@ class AwsApi:
         retry = retry or self._retry
         target = target or self._ssm
         headers = {"Content-Type": _JSON, "X-Amz-Target": f"{target.prefix}.{operation}"}
-        attempt = 0
+        attempt, signatures = 0, 0
         while True:
             try:
                 now = parameters() if callable(parameters) else parameters
@@ -515,9 +524,13 @@ class AwsApi:
                 )
                 if answer.status == 200:
                     return _object(operation, answer.body)
-                raise self._call_error(operation, answer)
-            except _Repeatable as again:
-                error = again.error
+                refusal = read_error(answer.status, answer.headers, answer.body)
+                error = _error(f"{operation} failed", refusal)
+                signatures += 1
+                if signatures < SIGNATURES and signer is not _unsigned and self.sign_differently(refusal):
+                    continue
+                if refusal.kind not in (Kind.THROTTLED, Kind.TRANSIENT):
+                    raise error
             except EndpointUnreachable as unreachable:
                 # A certificate that is not trusted now will not be in a second.
                 if unreachable.fix is not None:
@@ -530,18 +543,20 @@ class AwsApi:
             _logger.info("! %s again in %.2f s: %s", operation, pause, error)
             self._sleep(pause)
 
-    def _call_error(self, operation: str, answer: Answer) -> Exception:
-        refusal = read_error(answer.status, answer.headers, answer.body)
-        error = _error(f"{operation} failed", refusal)
-        if self._learn_skew(refusal) or refusal.kind in (Kind.THROTTLED, Kind.TRANSIENT):
-            return _Repeatable(error)
-        return error
+    def sign_differently(self, refusal: ErrorAnswer) -> bool:
+        """
+        After a refusal: whether another signature of the same request may be taken, by AWS's time or with
+        newer credentials. Blocks while those are fetched.
+        """
+        if self._learn_skew(refusal):
+            return True
+        return refusal.kind in (Kind.EXPIRED, Kind.INVALID) and self._renew()
 
     def _learn_skew(self, refusal: ErrorAnswer) -> bool:
         """Take AWS's clock when it says that ours is wrong; whether that changed anything."""
-        if not self._clock.learn(refusal):
+        if not self.clock.learn(refusal):
             return False
-        skew = self._clock.skew
+        skew = self.clock.skew
         _logger.warning("the clock of this container is %.0f s off; AWS's time is used for signatures", -skew)
         return True
 
@@ -556,14 +571,6 @@ class _Target:
 
 
 _Signer = Callable[[Mapping[str, str], bytes], Mapping[str, str]]
-
-
-class _Repeatable(Exception):
-    """Carries an error after which the same call may succeed."""
-
-    def __init__(self, error: AwsError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def _unsigned(headers: Mapping[str, str], body: bytes) -> Mapping[str, str]:

@@ -13,15 +13,22 @@ import time
 from concurrent.futures import Executor
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar
 
-from sagemaker_ssh_helper.agent.aws_api import AwsApi, ServerFault, Upgrade
+from sagemaker_ssh_helper.agent.aws_api import SIGNATURES, AwsApi, ServerFault, Upgrade
 from sagemaker_ssh_helper.agent.jobs import Jobs
 from sagemaker_ssh_helper.agent.message_delivery import MessageDelivery
 from sagemaker_ssh_helper.agent.session import Sessions
 from sagemaker_ssh_helper.agent.session_base import Result
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
 from sagemaker_ssh_helper.agent.transport import Transport
+from sagemaker_ssh_helper.aws_errors import of_refused_upgrade
 from sagemaker_ssh_helper.channels import ControlChannelRunner, Grant, Link
-from sagemaker_ssh_helper.errors import AccessDenied, AwsError, ConnectionFailed, LocalSetup
+from sagemaker_ssh_helper.errors import (
+    AccessDenied,
+    AwsError,
+    ConnectionFailed,
+    CredentialsExpired,
+    LocalSetup,
+)
 from sagemaker_ssh_helper.names import AGENT_VERSION, InstanceId
 from sagemaker_ssh_helper.protocol.control_channel import (
     ControlChannel,
@@ -151,6 +158,11 @@ class Control:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
+
+    def hurry(self) -> None:
+        """What kept the control channel from being opened is gone."""
+        if self._runner is not None:
+            self._runner.hurry()
 
     async def _close(self) -> None:
         if self._missed is not None:
@@ -319,20 +331,34 @@ class Control:
 
     async def _grant(self, resume: bool) -> Grant:
         token = await self._token(self._api.create_control_channel, self._instance_id)
-        return _as_grant(token, self._api.control_channel_upgrade(self._instance_id))
+        return await self._as_grant(token, lambda: self._api.control_channel_upgrade(self._instance_id))
 
     async def _grant_session(self, session_id: str) -> Grant:
         token = await self._token(self._api.create_data_channel, session_id)
         if self._runner is not None:
             # Sessions ask eagerly for a network that was away, since somebody waits.
             self._runner.hurry()
-        return _as_grant(token, self._api.data_channel_upgrade(session_id))
+        return await self._as_grant(token, lambda: self._api.data_channel_upgrade(session_id))
+
+    async def _as_grant(self, token: str, sign: Callable[[], Upgrade], signatures: int = 1) -> Grant:
+        upgrade = await self._call(sign)
+
+        async def refused(error: ConnectionFailed) -> Optional[Grant]:
+            answer = of_refused_upgrade(error)
+            if answer is None or signatures == SIGNATURES:
+                return None
+            if not await self._call(self._api.sign_differently, answer):
+                return None
+            return await self._as_grant(token, sign, signatures + 1)
+
+        return Grant(upgrade.url, token, upgrade.headers, refused)
 
     async def _token(self, create: Callable[..., str], name: str) -> str:
         try:
             return await self._call(create, name)
-        except ServerFault as error:
-            # Passing troubles are tried again at once, refusals after a while and not for ever.
+        except (ServerFault, CredentialsExpired) as error:
+            # Passing troubles are tried again at once, refusals after a while and not for ever. Credentials
+            # that have expired are such a trouble: they are being renewed.
             raise ConnectionFailed(error.what, evidence=error.evidence) from error
 
     async def _decrypt(self, key_id: str, cipher_text: bytes, context: Mapping[str, str]) -> bytes:
@@ -340,10 +366,6 @@ class Control:
 
     async def _call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         return await self._loop.run_in_executor(self._executor, function, *arguments)
-
-
-def _as_grant(token: str, upgrade: Upgrade) -> Grant:
-    return Grant(upgrade.url, token, upgrade.headers)
 
 
 def _sshd_port(state: StateDir, config: AgentConfig) -> int:

@@ -45,6 +45,9 @@ _MAX_CALLS = 8
 # Seconds; a user whose login failed because sshd had died tries again after about as long.
 SSHD_LOOK_INTERVAL = 2.0
 
+CREDENTIALS_LOOK_INTERVAL = 30.0
+"""Seconds between looks at whether the role token is to be renewed."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -124,9 +127,17 @@ class Agent:
             self._state.update_status(State.REGISTERED, why=role.problem)
             await asyncio.sleep(pause)
             pause = await loop.run_in_executor(executor, role.refresh)
-        api = AwsApi(self._config.region, role.get, transport=self._transport, sleep=self._pause)
+        api = AwsApi(
+            self._config.region,
+            role.current,
+            renew=role.renew,
+            clock=api.clock,
+            transport=self._transport,
+            sleep=self._pause,
+        )
         control = Control(registered.instance_id, self._config, self._state, api, self._transport, executor)
-        await _side_by_side(control.run(), _keep_credentials(role, pause, executor))
+        role.on_renewed = lambda: loop.call_soon_threadsafe(control.hurry)
+        await _side_by_side(control.run(), _keep_credentials(role, executor))
 
     async def _run_official(self, executor: ThreadPoolExecutor) -> None:
         agent = official.OfficialAgent(self._state, self._config)
@@ -194,11 +205,14 @@ async def _side_by_side(*parts: Awaitable[None]) -> None:
         await asyncio.wait(tasks)
 
 
-async def _keep_credentials(role: InstanceRole, pause: float, executor: ThreadPoolExecutor) -> None:
+async def _keep_credentials(role: InstanceRole, executor: ThreadPoolExecutor) -> None:
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(pause)
-        pause = await loop.run_in_executor(executor, role.refresh)
+        pause = role.due_in()
+        if pause <= 0:
+            pause = await loop.run_in_executor(executor, role.refresh)
+        # They may be renewed in between, by those who need them, and are then due at another time.
+        await asyncio.sleep(min(pause, CREDENTIALS_LOOK_INTERVAL))
 
 
 async def _keep_sshd(state: StateDir, executor: ThreadPoolExecutor) -> None:

@@ -40,6 +40,12 @@ _DENIED_JITTER = 300.0
 _FAILED_PAUSE = 10.0
 _FAILED_JITTER = 9.0
 _MAX_PAUSE = 1800.0
+# Without credentials nobody gets in, and nobody can tell us that somebody wants to.
+_MAX_PAUSE_WITHOUT = 30.0
+# Between renewals that somebody asks for: the first after one that gave nothing, doubled up to the second.
+_DEMAND_DELAYS = (2.0, 30.0)
+# So old are credentials at least that are renewed because the service does not take them.
+_FRESH = 5.0
 _MAX_EXPONENT = 16
 LIMIT_CODE = "RegistrationLimitExceeded"
 LIMIT_FIX = (
@@ -179,6 +185,8 @@ class InstanceRole:
     Args:
         registration: may be replaced by one with a newer key, which is then kept in ``state``.
         now: seconds since the epoch; None: by the clock of ``api``, which knows AWS's.
+        elapsed: seconds from any point on. The life of credentials is counted by it: a clock that is set
+            does not end them.
     """
 
     def __init__(
@@ -188,16 +196,24 @@ class InstanceRole:
         api: AwsApi,
         *,
         now: Optional[Callable[[], float]] = None,
+        elapsed: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._state = state
         self._api = api
+        self._elapsed = elapsed
         self._now = now or api.now
         self._chance = chance
         self._registration = registration
         self._credentials: Optional[Credentials] = None
-        self._retrieved_at = 0.0
+        self._retrieved_at = float("-inf")
+        self._life = 0.0
+        self._due_at = elapsed()
+        self._demand_delay, self._longest_delay = _DEMAND_DELAYS
+        self._next_demand_at = float("-inf")
         self._failures = 0
+        self.on_renewed: Callable[[], object] = lambda: None
+        """Called, in whichever thread, when there are credentials after a time without."""
         self._lock = threading.Lock()
         self.problem = ""
         """Why the last refresh gave nothing, if it did not."""
@@ -205,7 +221,7 @@ class InstanceRole:
     def get(self) -> Credentials:
         """Credentials that still hold. Does not block. Raises CredentialsExpired when there are none."""
         found = self._credentials
-        if found is None or (found.expires_at is not None and found.expires_at - self._now() < _LAST_MARGIN):
+        if found is None or self._retrieved_at + self._life - self._elapsed() < _LAST_MARGIN:
             raise CredentialsExpired(
                 "the managed instance has no credentials at the moment",
                 evidence="its role token expired and was not renewed",
@@ -221,37 +237,78 @@ class InstanceRole:
             return False
         return True
 
+    def current(self) -> Credentials:
+        """Credentials that hold, renewed now if they do not. Blocks. Raises CredentialsExpired."""
+        if not self.is_valid:
+            self.renew()
+        return self.get()
+
+    def renew(self) -> bool:
+        """
+        Get new credentials since somebody needs some now: the service took the ones there are for expired,
+        or there are none. Blocks. Whether there are others than some seconds ago.
+
+        However many ask, and however often, the service is asked after growing pauses only.
+        """
+        with self._lock:
+            now = self._elapsed()
+            if now - self._retrieved_at < _FRESH:
+                return self.is_valid
+            if now < self._next_demand_at:
+                return False
+            _logger.info("= the role token is renewed before its time: it is asked for")
+            self._refresh()
+            now = self._elapsed()
+            if now - self._retrieved_at < _FRESH:
+                self._demand_delay = _DEMAND_DELAYS[0]
+                return True
+            self._next_demand_at = now + self._demand_delay
+            self._demand_delay = min(self._longest_delay, self._demand_delay * 2)
+            return False
+
     def refresh(self) -> float:
         """
         Get new credentials, and a new key when the service wants one. Blocks. Never raises.
 
-        Returns the seconds to wait before the next call: half of the credentials' life, or longer and longer
-        when the service refuses.
+        Returns the seconds to wait before the next call, as ``due_in`` says then: half of the credentials'
+        life, or longer and longer when the service refuses.
         """
         with self._lock:
-            registration = self._registration
-            try:
-                token = self._request(registration.key)
-            except AwsError as error:
-                pause = self._pause_after(error)
-                _logger.warning("! no role token, again in %.0f s: %s", pause, error)
-                self._failures += 1
-                self.problem = str(error)
-                return pause
+            return self._refresh()
+
+    def due_in(self) -> float:
+        """Seconds until ``refresh`` is to be called again."""
+        return max(0.0, self._due_at - self._elapsed())
+
+    def _refresh(self) -> float:
+        had_none = not self.is_valid
+        try:
+            token = self._request(self._registration.key)
+        except AwsError as error:
+            pause = self._pause_after(error)
+            _logger.warning("! no role token, again in %.0f s: %s", pause, error)
+            self._failures += 1
+            self.problem = str(error)
+        else:
             self._failures = 0
             self.problem = ""
             self._take(token)
             if token.update_key_pair:
                 self._rotate()
-            expires_at = token.credentials.expires_at or self._retrieved_at
-            return max(_MIN_REFRESH_PAUSE, (expires_at - self._retrieved_at) / 2)
+            pause = max(_MIN_REFRESH_PAUSE, self._life / 2)
+            if had_none and self.is_valid:
+                self.on_renewed()
+        self._due_at = self._elapsed() + pause
+        return pause
 
     def _request(self, key: PrivateKey) -> RoleToken:
         registration = self._registration
         return self._api.request_role_token(registration.instance_id, registration.fingerprint, key)
 
     def _take(self, token: RoleToken) -> None:
-        self._credentials, self._retrieved_at = token.credentials, self._now()
+        expires_at = token.credentials.expires_at
+        self._life = expires_at - self._now() if expires_at is not None else float("inf")
+        self._credentials, self._retrieved_at = token.credentials, self._elapsed()
 
     def _rotate(self) -> None:
         """Replace the key. Whatever happens, the one that the service knows is the one that is kept."""
@@ -295,7 +352,8 @@ class InstanceRole:
         if isinstance(error, AccessDenied) or getattr(error, "code", "") == _FINAL_CODE:
             return _DENIED_PAUSE + _DENIED_JITTER * self._chance()
         growing = 2.0 ** min(self._failures, _MAX_EXPONENT) * (1 + 0.2 * self._chance())
-        return min(_MAX_PAUSE, growing + _FAILED_PAUSE + _FAILED_JITTER * self._chance())
+        longest = _MAX_PAUSE if self.is_valid else _MAX_PAUSE_WITHOUT
+        return min(longest, growing + _FAILED_PAUSE + _FAILED_JITTER * self._chance())
 
 
 def _unlink(path: str) -> None:
