@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -86,6 +87,7 @@ class SshNode:
         environment: what the job's variables are.
         kind: which ssh server, as ``SSH_SSHD`` names it.
         within: words before the program that sets the node up, such as those of another view of the system.
+        settings: variables that the set-up reads, besides.
     """
 
     def __init__(
@@ -94,10 +96,12 @@ class SshNode:
         environment: Dict[bytes, bytes],
         kind: str = "openssh",
         within: Sequence[str] = (),
+        settings: Optional[Dict[str, str]] = None,
     ) -> None:
         self.user = user
         self.kind = kind
         self._within = within
+        self._settings = {"SSH_SSHD": kind, **(settings or {})}
         # Not pytest's folder: only its owner may go below that one.
         self.root = Path(tempfile.mkdtemp(prefix="node-"))
         self.root.chmod(0o755)
@@ -171,7 +175,7 @@ class SshNode:
         request = {
             "state": str(self.state),
             "job": str(self.job),
-            "kind": self.kind,
+            "settings": self._settings,
             "key": self.key.with_suffix(".pub").read_text(),
             "environment": [[key.hex(), value.hex()] for key, value in self.environment.items()],
         }
@@ -191,7 +195,7 @@ class SshNode:
 
 def main() -> None:
     """Set a node up as this user, by the request on standard input, and print its facts."""
-    from sagemaker_ssh_helper.agent import environment, ssh_servers, sshd
+    from sagemaker_ssh_helper.agent import environment, peers, ssh_servers, sshd
     from sagemaker_ssh_helper.agent.state import StateDir
     from sagemaker_ssh_helper.public_keys import PublicKey
 
@@ -201,7 +205,11 @@ def main() -> None:
     environment.save(state, variables, os.fsencode(request["job"]))
     environment.write_programs(state, sshd.find_sftp_server())
     sshd.authorize(state, PublicKey.parse(request["key"]))
-    server = ssh_servers.start(state, {"SSH_SSHD": request["kind"]})
+    server = ssh_servers.start(state, request["settings"])
+    peers.start(state, request["settings"])
+    # Other nodes are let in beside this.
+    for thread in set(threading.enumerate()) - {threading.main_thread()}:
+        thread.join(TIMEOUT)
     facts = {"port": server.port, "user": server.user, "host_key": server.host_public_key.line}
     print(json.dumps(facts))
 

@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from sagemaker_ssh_helper.agent.resource import Resource, base_dir, identify, is_wanted, region
+from sagemaker_ssh_helper.agent.resource import (
+    Resource,
+    base_dir,
+    has_other_hosts,
+    identify,
+    is_wanted,
+    region,
+)
 from sagemaker_ssh_helper.names import ResourceKind
 
 pytestmark = pytest.mark.container
@@ -168,3 +175,22 @@ def test_the_region_comes_from_the_environment_before_the_arn():
 def test_the_folder_is_opt_ml_unless_the_environment_moves_it():
     assert base_dir({}) == "/opt/ml"
     assert base_dir({"SAGEMAKER_BASE_DIR": "/x/opt/ml"}) == "/x/opt/ml"
+
+
+@pytest.mark.parametrize(
+    ("config", "several"),
+    [
+        ({"hosts": ["algo-1"]}, False),
+        ({"hosts": ["algo-1", "algo-2"]}, True),
+        ({"hosts": ["a", "b"]}, True),
+        ({"hosts": ["algo-1"], "instance_groups": [{"hosts": ["algo-1"]}, {"hosts": ["algo-2"]}]}, True),
+        ({"hosts": ["algo-1"], "instance_groups": [{"hosts": ["algo-1"]}, "x", {"hosts": 1}]}, False),
+        ({"hosts": {}}, False),
+        ({}, False),
+    ],
+)
+@pytest.mark.parametrize("folder", ["input/config", "config"])
+def test_a_job_knows_whether_it_has_other_nodes(ml, config, several, folder):
+    ml(f"{folder}/resourceconfig.json", {"current_host": "algo-1", **config})
+
+    assert has_other_hosts({"SAGEMAKER_BASE_DIR": ml.path}) is several

@@ -100,7 +100,7 @@ def test_a_taken_port_is_no_obstacle(start, monkeypatch):
     with socket.create_server((sshd.ADDRESS, 0)) as taken:
         ports = iter([taken.getsockname()[1]])
         choose = sshd.choose_port
-        monkeypatch.setattr(sshd, "choose_port", lambda: next(ports, None) or choose())
+        monkeypatch.setattr(sshd, "choose_port", lambda **_: next(ports, None) or choose())
         server = start("asyncssh")
 
         assert server.port != taken.getsockname()[1]

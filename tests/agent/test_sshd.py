@@ -386,10 +386,18 @@ def test_another_port_is_taken_when_port_22_is_not_free(monkeypatch):
         assert choose_port() not in (0, other.getsockname()[1])
 
 
+def test_port_22_is_left_to_a_job_that_will_want_it(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setattr(sshd, "SSH_PORT", port)
+
+    assert choose_port(leaves_ssh_port=True) not in (0, port)
+
+
 def test_a_lost_race_for_a_port_is_run_again(state, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = iter([other.getsockname()[1], choose_port()])
-        monkeypatch.setattr(sshd, "choose_port", lambda: next(ports))
+        monkeypatch.setattr(sshd, "choose_port", lambda **_: next(ports))
 
         with running(SshServer.prepare(state)) as server:
             assert server.alive()

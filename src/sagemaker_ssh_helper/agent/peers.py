@@ -30,6 +30,17 @@ PORT = 22022
 """Where every node listens for the others: the same everywhere, and not the 22 of an image's own sshd."""
 
 _FOLDER = "peers"
+
+_NOBODY = "nobody-listens"
+# Succeeds when no ssh server listens at a host.
+_PROBE = """\
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 22), 5).close()
+except OSError:
+    sys.exit(0)
+sys.exit(1)
+"""
 _ALIAS = "sagemaker-ssh-helper-node"
 _PROGRAMS = ("ssh", "scp", "sftp")
 # Names are there once all instances are; a node that is not by then cannot log in here.
@@ -164,6 +175,8 @@ def _write_programs(
     """``ssh`` and the like for logins, where the image has them."""
     known_hosts = os.path.join(folder.path, "known_hosts")
     folder.write(known_hosts, f"{_ALIAS} {key.public.line}\n".encode("ascii"))
+    probe = " ".join(map(shlex.quote, (environment.interpreter(), "-IS", "-c", _PROBE)))
+    folder.write(os.path.join(folder.path, _NOBODY), os.fsencode(f'exec {probe} "$1"\n'))
     path = os.path.join(folder.path, "ssh_config")
     folder.write(path, _client_configuration(folder, peers, address, known_hosts, user).encode("utf-8"))
     for name in _PROGRAMS:
@@ -174,6 +187,7 @@ def _write_programs(
 
 
 def _client_configuration(folder: StateDir, peers: Peers, address: str, known_hosts: str, user: str) -> str:
+    nobody = os.path.join(folder.path, _NOBODY)
     lines = [
         f"Host {' '.join(peers.reachable)}",
         f"  Port {PORT}",
@@ -187,9 +201,13 @@ def _client_configuration(folder: StateDir, peers: Peers, address: str, known_ho
         f"  ConnectTimeout {_CONNECT_TIMEOUT}",
     ]
     if peers.left_out:
-        words = f"%h has no ssh here: {Env.INSTANCE_COUNT} is {peers.wanted}. Launch with ssh_instance_count"
+        words = (
+            f"%h has no ssh here: {Env.INSTANCE_COUNT} is {peers.wanted}. Launch with ssh_instance_count, or "
+            "start an ssh server on its port 22"
+        )
         lines += [
-            f"Host {' '.join(peers.left_out)}",
+            # The image may have one, as those that run MPI do. Then only the user's configuration counts.
+            f'Match originalhost {",".join(peers.left_out)} exec "/bin/sh {shlex.quote(nobody)} %h"',
             # ssh puts an exec before it, which leaves some shells no way to say anything.
             f"  ProxyCommand sh -c 'echo {words} >&2; exit 1'",
         ]

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 from sagemaker_ssh_helper.names import DEFAULT_INSTANCE_COUNT, Env, ResourceKind, node_name
 
@@ -98,14 +98,27 @@ def wanted_count(environ: Mapping[str, str], nodes: int) -> int:
 
 def hosts(environ: Mapping[str, str]) -> Tuple[Tuple[str, ...], str]:
     """The names of the job's nodes, and this one's; empty where SageMaker tells none."""
+    config = _resource_config(environ)
+    names = _list(config.get("hosts"))
+    own = _text(config.get("current_host"))
+    return tuple(name for name in names if isinstance(name, str) and _HOST.fullmatch(name)), own
+
+
+def has_other_hosts(environ: Mapping[str, str]) -> bool:
+    """Whether the job has several nodes, whatever they are called, in whatever instance groups."""
+    config = _resource_config(environ)
+    groups = [group for group in _list(config.get("instance_groups")) if isinstance(group, dict)]
+    grouped = [name for group in groups for name in _list(group.get("hosts"))]
+    return max(len(_list(config.get("hosts"))), len(grouped)) > 1
+
+
+def _resource_config(environ: Mapping[str, str]) -> Dict[str, Any]:
     base = base_dir(environ)
     for folder in (os.path.join(base, "config"), os.path.join(base, "input", "config")):
         config = _read_json(os.path.join(folder, "resourceconfig.json"))
-        names = config.get("hosts")
-        if isinstance(names, list):
-            own = _text(config.get("current_host"))
-            return tuple(name for name in names if isinstance(name, str) and _HOST.fullmatch(name)), own
-    return (), ""
+        if isinstance(config.get("hosts"), list):
+            return config
+    return {}
 
 
 def rank_of(host: str) -> int:
@@ -139,6 +152,10 @@ def _arn(value: object) -> str:
     # Local mode puts the plain name, or nothing, where the ARN belongs.
     text = _text(value)
     return text if text.startswith("arn:") else ""
+
+
+def _list(value: object) -> List[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _text(value: object) -> str:

@@ -11,7 +11,7 @@ import logging
 import os
 from typing import Dict, List, Mapping, Type
 
-from sagemaker_ssh_helper.agent import asyncssh_server, environment, packages, sshd
+from sagemaker_ssh_helper.agent import asyncssh_server, environment, packages, resource, sshd
 from sagemaker_ssh_helper.agent.sshd import Account, SshServer
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import LocalSetup
@@ -77,14 +77,14 @@ def start(state: StateDir, environ: Mapping[str, str]) -> SshServer:
     problems: List[LocalSetup] = []
     for kind in kinds:
         try:
-            return _start(kind, state)
+            return _start(kind, state, environ)
         except LocalSetup as problem:
             _logger.info("! no ssh server by %s: %s", kind, problem)
             problems.append(problem)
     if wanted == _AUTO and os.geteuid() == 0 and not sshd.find_program("sshd"):
         try:
             packages.install_openssh(packages.missing(), timeout=packages.START_TIMEOUT, say=_logger.warning)
-            return _start(SshServer.KIND, state)
+            return _start(SshServer.KIND, state, environ)
         except LocalSetup as problem:
             _logger.warning("! OpenSSH could not be installed: %s", problem)
     raise problems[0]
@@ -96,7 +96,9 @@ def attach(state: StateDir) -> SshServer:
     return _SERVERS.get(line[2:], SshServer).attach(state)
 
 
-def _start(kind: str, state: StateDir) -> SshServer:
+def _start(kind: str, state: StateDir, environ: Mapping[str, str]) -> SshServer:
     server = _SERVERS[kind].prepare(state)
+    # Even on the loopback address alone, ours would keep one on all addresses from listening.
+    server.leaves_ssh_port = resource.has_other_hosts(environ)
     server.start()
     return server

@@ -172,13 +172,13 @@ def refuse_odd_path(state: StateDir) -> None:
         )
 
 
-def choose_port() -> int:
-    """22 when we may listen there and nobody does, else a free port."""
+def choose_port(*, leaves_ssh_port: bool = False) -> int:
+    """22 when we may listen there and nobody does, else a free port; that, too, when 22 is to be left."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         # Some systems let a second listener bind beside one on all addresses: ask before taking its place.
         taken = probe.connect_ex((ADDRESS, SSH_PORT)) == 0
-    for port in (0,) if taken else (SSH_PORT, 0):
+    for port in (0,) if taken or leaves_ssh_port else (SSH_PORT, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -211,6 +211,8 @@ class SshServer:
         """The port; known once it was started."""
         self.address = ADDRESS
         """Where it listens."""
+        self.leaves_ssh_port = False
+        """Whether port 22 is the job's: programs of MPI start their sshd there later, on all addresses."""
 
     @classmethod
     def prepare(cls, state: StateDir) -> "SshServer":
@@ -287,7 +289,7 @@ class SshServer:
         fixed_port = self.port
         complaint = ""
         for _ in range(_MAX_ATTEMPTS):
-            self.port = fixed_port or choose_port()
+            self.port = fixed_port or choose_port(leaves_ssh_port=self.leaves_ssh_port)
             complaint = self._try_start()
             if not complaint:
                 return
