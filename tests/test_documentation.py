@@ -39,6 +39,18 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_each_bound_for_what_a_peer_feeds_has_its_test() -> None:
+    page = (ROOT / "docs" / "adr" / "0029-bounds-for-what-a-peer-feeds.md").read_text("utf-8")
+    tests = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, f"no test: {row}"
+        missing = [name for name in named if f"def {name}(" not in tests]
+        assert not missing, f"no such test: {missing}"
+
+
 def test_the_example_of_the_readme_runs_in_a_local_cloud(tmp_path: Path) -> None:
     example = re.search(r"```python\n(import io.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert example is not None

@@ -732,7 +732,9 @@ _TIMES = frozenset(
     ["_last_ack_at", "_presumed_at", "_widened_at", "_handshake_started_at", "_handshake_until",
      "_grace_until", "complete_at"]
 )  # fmt: skip
-_COUNTERS = frozenset(["resent", "duplicates", "overflows", "malformed", "refused"])
+_COUNTERS = frozenset(
+    ["resent", "duplicates", "overflows", "malformed", "refused", "_requests", "_challenges"]
+)
 _FIXED = frozenset(
     ["side", "session_id", "payload_bytes", "window_bytes", "window_messages", "_random_bytes",
      "_created_ms", "_client_id", "_instance_id", "_version", "_properties", "_outgoing", "_incoming",

@@ -18,6 +18,7 @@ from sagemaker_ssh_helper.protocol.data_channel import (
     GRACE,
     MAX_EARLY_BYTES,
     MAX_PENDING,
+    MAX_REQUESTS,
     PAYLOAD_BYTES,
     RELEASE_BYTES,
     ChannelClosed,
@@ -32,6 +33,7 @@ from sagemaker_ssh_helper.protocol.data_channel import (
     StreamData,
 )
 from sagemaker_ssh_helper.protocol.message import (
+    HEADER_BYTES,
     SYN,
     SYN_FIN,
     AgentMessage,
@@ -486,6 +488,35 @@ def test_a_repeated_request_is_acknowledged_and_not_answered_again() -> None:
     answered(messages)
 
 
+def test_a_flood_of_requests_takes_no_memory_and_no_time() -> None:
+    """Each new one could be answered, and begin the wait for the next step anew."""
+    request = HandshakeRequest("3.3.0.0", "Port", {}).serialize()
+    channel = opened(Side.CLIENT)
+    channel.receive_message(stream(Side.CLIENT, 0, request, 5), 0.0)
+    deadline = channel._handshake_until
+    events = []
+    for number in range(1, 1000):
+        events += channel.receive_message(stream(Side.CLIENT, number, request, 5), 20.0)
+        assert channel._handshake_until in (deadline, None)
+    (failed,) = events
+
+    assert isinstance(failed, Failed)
+    assert "again and again" in str(failed.error)
+    assert len(of_type(sent(channel), PayloadType.HANDSHAKE_RESPONSE)) <= MAX_REQUESTS
+    assert channel.unacknowledged <= MAX_REQUESTS
+
+
+def test_repeated_requests_do_not_prolong_the_handshake() -> None:
+    request = HandshakeRequest("3.3.0.0", "Port", {}).serialize()
+    channel = opened(Side.CLIENT)
+    for number in range(2):
+        channel.receive_message(stream(Side.CLIENT, number, request, 5), 20.0 * number)
+
+    (failed,) = channel.handle_timer(CLIENT_HANDSHAKE_TIMEOUT)
+
+    assert isinstance(failed, Failed)
+
+
 @pytest.mark.parametrize("name", ["Port", "Standard_Stream", "InteractiveCommands", "NonInteractiveCommands"])
 def test_the_client_takes_all_kinds_of_session(name: str) -> None:
     channel, messages = asked({"AgentVersion": "3.3.0.0", "RequestedClientActions": [session_type(name)]})
@@ -743,7 +774,19 @@ def test_endless_input_instead_of_a_handshake_fails_the_session() -> None:
         events = channel.receive_message(stream(Side.AGENT, number, bytes(60_000)), 0.0)
         number += 1
 
-    assert number == MAX_EARLY_BYTES // 60_000 + 1
+    assert number == MAX_EARLY_BYTES // (60_000 + HEADER_BYTES) + 1
+    assert isinstance(events[0], Failed)
+
+
+def test_endless_messages_without_a_byte_instead_of_a_handshake_fail_the_session() -> None:
+    channel = opened(Side.AGENT)
+    events: List[Event] = []
+    number = 0
+    while not events:
+        events = channel.receive_message(stream(Side.AGENT, number, b""), 0.0)
+        number += 1
+
+    assert number == MAX_EARLY_BYTES // HEADER_BYTES + 1
     assert isinstance(events[0], Failed)
 
 
@@ -1062,6 +1105,15 @@ def test_a_client_hears_that_the_agent_is_about_to_end() -> None:
     assert channel.receive_message(other(MessageType.AGENT_SESSION_STATE, terminating), 0.0) == [
         PeerTerminating()
     ]
+
+
+def test_an_agent_that_is_about_to_end_for_ever_takes_no_memory() -> None:
+    channel, _ = ready(Side.CLIENT)
+    said = payloads.AgentSessionState("Terminating", "s").serialize()
+    batch = [other(MessageType.AGENT_SESSION_STATE, said)] * 100
+
+    assert len(channel.receive_messages(batch, 1.0)) == 1
+    assert channel.receive_messages(batch, 2.0) == []
 
 
 @BOTH

@@ -27,6 +27,21 @@ PLENTY = 700_000
 WINDOW = 100_000
 
 
+@BOTH
+@pytest.mark.parametrize("max_payload_bytes", [PAYLOAD_BYTES, MAX_PAYLOAD_BYTES])
+@pytest.mark.parametrize("number", [-1, 1_000_000])
+def test_an_acknowledge_of_no_message_proves_no_size(side: Side, max_payload_bytes: int, number: int) -> None:
+    """No number and no id are those of no probe."""
+    link = Link(make_channel(Side.CLIENT, max_payload_bytes=max_payload_bytes)).start()
+    channel = link.ends[side].channel
+    body = b'{"AcknowledgedMessageType":"","AcknowledgedMessageId":"","AcknowledgedMessageSequenceNumber":%d}'
+    link.gateway_says(side, AgentMessage("acknowledge", body % number, created_ms=1).serialize())
+
+    assert channel.payload_bytes == PAYLOAD_BYTES
+    link.send(side, bytes(PLENTY))
+    link.run(lambda: link.settled)
+
+
 # -- the rules alone --------------------------------------------------------------------------------
 
 

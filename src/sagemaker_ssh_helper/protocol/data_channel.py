@@ -33,6 +33,7 @@ from sagemaker_ssh_helper.protocol.encryption import (
     encryption_context,
 )
 from sagemaker_ssh_helper.protocol.message import (
+    HEADER_BYTES,
     MESSAGE_ID_BYTES,
     SYN,
     SYN_FIN,
@@ -67,7 +68,8 @@ DATA_KEY_TIMEOUT = 30.0  # seconds for KMS, and for us to ask it again
 REFUSAL_TIMEOUT = 5.0  # seconds for the agent to end a session whose handshake the client refused
 ENCRYPTED_MESSAGE = "This session is encrypted with an AWS KMS key."
 GRACE = 0.05  # seconds; the public agent throws away what comes before it noted that its handshake is over
-MAX_EARLY_BYTES = 1 << 20  # data that comes before the handshake is over
+MAX_EARLY_BYTES = 1 << 20  # data that comes before the handshake is over, with its headers
+MAX_REQUESTS = 4  # of a kind in a handshake that are answered; nobody repeats one under another number
 MAX_PENDING = 20_000  # messages outside the stream that wait to be written
 RELEASE_BYTES = 256 << 10  # delivered at once after a pause
 IDS_AT_ONCE = 64
@@ -316,6 +318,9 @@ class DataChannel:
         self._handshake_until: Optional[float] = None
         self._grace_until: Optional[float] = None
         self._request: Optional[payloads.HandshakeRequest] = None
+        self._requests = 0
+        self._challenges = 0
+        self._terminating = False
         self._refusal: Optional[SSHHelperError] = None
         self._last_words: Optional[ChannelClosed] = None
 
@@ -400,10 +405,10 @@ class DataChannel:
                     if sender.paused:
                         sender.resume(now)
                     number = parse_acknowledge(message.payload)
-                    if number == self._payload_size.probe_number:
+                    # Only the first acknowledge of what was handed out says anything about a probe.
+                    if sender.acknowledge(number, now) and number == self._payload_size.probe_number:
                         self._payload_size.acknowledged(Acknowledge.parse(message.payload).message_id)
                         self._probed()
-                    sender.acknowledge(number, now)
                 else:
                     self._receive_other(message, now)
             except MalformedMessage as error:
@@ -751,7 +756,10 @@ class DataChannel:
         elif message_type == MessageType.START_PUBLICATION:
             self._sender.resume(now)
         elif message_type == MessageType.AGENT_SESSION_STATE and self.side is Side.CLIENT:
-            if AgentSessionState.parse(message.payload).state == AgentSessionState.TERMINATING:
+            state = AgentSessionState.parse(message.payload).state
+            if state == AgentSessionState.TERMINATING and not self._terminating:
+                # Once: it is no part of the stream, so nothing holds it back where the owner is slow.
+                self._terminating = True
                 self._events.append(PeerTerminating())
         else:
             self.refused += 1
@@ -831,6 +839,10 @@ class DataChannel:
     def _on_handshake_request(self, message: AgentMessage, now: float) -> None:
         """Client: do what the agent asks for, and answer once."""
         request = payloads.HandshakeRequest.parse(message.payload)
+        self._requests += 1
+        if self._requests > MAX_REQUESTS:
+            self._fail("the agent begins the handshake again and again")
+            return
         self._request = request
         self._meet(request.sm_ssh)
         if request.kms_key_id is None or request.session_type not in KINDS or request.other_actions:
@@ -841,7 +853,7 @@ class DataChannel:
 
     def _await_data_key(self, needed: DataKeyNeeded, now: float) -> None:
         self._enter(State.KEYING)
-        self._handshake_until = now + DATA_KEY_TIMEOUT
+        self._await_peer(now, DATA_KEY_TIMEOUT)
         self._events.append(needed)
 
     def _respond(
@@ -871,16 +883,25 @@ class DataChannel:
         response = payloads.HandshakeResponse(
             self._version, tuple(actions), errors or None, sm_ssh=self._marker()
         )
-        # Where a request comes again after its answer, it is a new one and is answered, too.
+        # Where a request comes again after its answer, it is a new one and is answered, too, within bounds.
         self._push(response.serialize(), PayloadType.HANDSHAKE_RESPONSE, self._created_ms())
         self._enter(State.ANSWERED)
-        self._handshake_until = now + (REFUSAL_TIMEOUT if errors else CLIENT_HANDSHAKE_TIMEOUT)
+        self._await_peer(now, REFUSAL_TIMEOUT if errors else CLIENT_HANDSHAKE_TIMEOUT)
+
+    def _await_peer(self, now: float, timeout: float) -> None:
+        """The next step of the handshake has that long; a repetition of steps gets no time of its own."""
+        if self._requests <= 1 or self._handshake_until is None:
+            self._handshake_until = now + timeout
 
     def _on_challenge_request(self, message: AgentMessage, now: float) -> None:
         """Client: prove that we have the data key."""
         cipher = self._cipher
         if cipher is None:
             self._fail("the agent asks for a proof of encryption that it did not ask for")
+            return
+        self._challenges += 1
+        if self._challenges > MAX_REQUESTS:
+            self._fail("the agent asks for a proof of encryption again and again")
             return
         challenge = cipher.open(payloads.EncryptionChallenge.parse(message.payload).challenge)
         answer = payloads.EncryptionChallenge(cipher.seal(challenge))
@@ -958,7 +979,7 @@ class DataChannel:
 
     def _on_early_data(self, message: AgentMessage, now: float) -> None:
         """Data before the handshake is over: kept until it is. No public peer sends any."""
-        self._early_bytes += len(message.payload)
+        self._early_bytes += HEADER_BYTES + len(message.payload)
         if self._early_bytes > MAX_EARLY_BYTES:
             peer = "client" if self.side is Side.AGENT else "agent"
             self._fail(f"the {peer} sends data instead of the handshake")

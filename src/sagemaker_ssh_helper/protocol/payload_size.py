@@ -75,6 +75,7 @@ class PayloadSize:
 
     def acknowledged(self, message_id: str) -> None:
         """The peer has something with the probe's number: the probe, if this is its id."""
+        assert self.probe_number >= 0, "no probe is under way"
         self.probe_number = -1
         if message_id.lower() == self._probe_id:
             self._proven = self._probed
