@@ -341,6 +341,23 @@ class WaitTimeout(UserError, TimeoutError):
     exit_code = 6
 
 
+class CopyFailed(UserError):
+    """
+    Files were not copied, or not whole.
+
+    ``exit_code`` is sftp's: 1 for a failure there or here, 255 for a lost connection.
+    """
+
+    id = "copy-failed"
+    exit_code = 1
+
+    def __init__(
+        self, what: str, *, evidence: Optional[str] = None, fix: Optional[str] = None, status: int = 1
+    ) -> None:
+        super().__init__(what, evidence=evidence, fix=fix)
+        self.exit_code = status
+
+
 class LaunchRefused(UserError, ValueError):
     id = "launch-refused"
     exit_code = 2

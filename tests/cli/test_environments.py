@@ -8,11 +8,13 @@ each with some of the others, in one process.
 from __future__ import annotations
 
 import os
+import pwd
 import random
 import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pwd import struct_passwd
 from typing import Any
 
 import pytest
@@ -124,7 +126,7 @@ VARIABLES: dict[str, list[str | None]] = {
     "AWS_DEFAULT_REGION": ["", "us east", "us-east-1"],
     "AWS_PROFILE": ["", "absent", " ", "default", "line\nend", "\udcff"],
     "AWS_DEFAULT_PROFILE": ["", "absent"],
-    "HOME": [None, "", "/nonexistent", "relative", "/dev/null", "{home}/plain"],
+    "HOME": [None, "", "{home}/nothing", "relative", "/dev/null", "{home}/plain"],
     "XDG_CONFIG_HOME": ["", "relative", "/dev/null", "{home}/plain", "/proc/nothing"],
     "XDG_STATE_HOME": ["", "/dev/null", "/proc/nothing"],
     "XDG_CACHE_HOME": ["", "/dev/null"],
@@ -165,7 +167,7 @@ VARIABLES: dict[str, list[str | None]] = {
     "LANG": ["", "odd"],
     "TERM": [None, "", "odd"],
     "PATH": [None, "", "/nonexistent"],
-    "TMPDIR": ["/nonexistent"],
+    "TMPDIR": ["/proc/nothing"],
 }  # fmt: skip
 
 COMMANDS = (
@@ -263,6 +265,8 @@ def laptop(
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", only_loopback)
+    account = struct_passwd(("me", "x", os.getuid(), os.getgid(), "", str(tmp_path), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: account)
     monkeypatch.chdir(tmp_path)
     with aws_stub() as stub:
         for operation in ("ListTrainingJobs", "DescribeInstanceInformation"):

@@ -648,6 +648,12 @@ def test_a_port_that_is_taken_is_told(alice: Laptop, job: Job) -> None:
     assert str(port) in the_line(done, "port-busy", 255)
 
 
+@provokes("copy-failed")
+def test_a_file_that_cannot_be_copied_is_told(alice: Laptop, job: Job) -> None:
+    done = alice.sm_ssh("cp", f"{job.host}:/tmp/no-such-file", "x")
+    assert the_line(done, "copy-failed", 1).endswith(f"sm-ssh cp --resume {job.host}:/tmp/no-such-file x")
+
+
 @pytest.mark.parametrize("id", sorted(CATALOGUE))
 def test_every_id_has_a_page(id: str, capsys: pytest.CaptureFixture[str]) -> None:
     from sagemaker_ssh_helper.cli.main import main

@@ -127,8 +127,25 @@ def test_a_copy_that_was_cut_goes_on_where_it_ended(alice: Laptop, job: Job, tmp
 def test_a_file_that_is_not_there_is_an_error(alice: Laptop, job: Job) -> None:
     done = alice.sm_ssh("cp", f"{job.host}:/tmp/no-such-file", "x")
     assert done.returncode == 1
-    assert b"no-such-file" in done.stderr
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("sm-ssh: error[copy-failed]: not everything was copied (")
+    assert "no-such-file" in line
+    assert line.endswith(f"sm-ssh cp --resume {job.host}:/tmp/no-such-file x")
     assert not (alice.home / "x").exists()
+
+
+def test_a_copy_without_a_terminal_says_nothing(alice: Laptop, job: Job, tmp_path: Path) -> None:
+    (alice.home / "quiet" / "er").mkdir(parents=True)
+    for words in (["quiet", f"{job.host}:{tmp_path}/q"], [f"{job.host}:{tmp_path}/q", "loud"]):
+        done = alice.sm_ssh("cp", "-r", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_full_disk_in_the_container_is_named(alice: Laptop, job: Job) -> None:
+    (alice.home / "big").write_bytes(b"x")
+    done = alice.sm_ssh("cp", "big", f"{job.host}:/dev/full")
+    assert done.returncode == 1
+    assert b'error[copy-failed]: not everything was copied (write remote "/dev/full": Failure' in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -212,6 +229,35 @@ def test_ports_are_brought_here_on_loopback_and_a_taken_one_is_replaced(alice: L
                 for stream in (process.stdout, process.stderr):
                     if stream is not None:
                         stream.close()
+
+
+@pytest.mark.parametrize(("words", "number"), [
+    (["forward", "work-first", "9"], signal.SIGTERM),
+    (["forward", "work-first", "9"], signal.SIGHUP),
+    (["exec", "--all", "work-first", "--", "echo it runs; exec sleep 60"], signal.SIGTERM),
+    (["exec", "--all", "work-first", "--", "echo it runs; exec sleep 60"], signal.SIGINT),
+])  # fmt: skip
+def test_a_signal_ends_what_was_started_and_is_the_status(
+    alice: Laptop, job: Job, words: "list[str]", number: int
+) -> None:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = alice.popen(*SM_SSH, *words, **pipes)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children += [
+            child
+            for task in Path(f"/proc/{process.pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+        assert children
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    finally:
+        end(process)
+    assert process.returncode == 128 + number
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
 def test_a_port_of_this_machine_is_reached_from_the_container(alice: Laptop, job: Job) -> None:

@@ -161,6 +161,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "something else on this machine: a file that cannot be read or written, a program that is missing",
         "the line says what",
     ),
+    "copy-failed": (
+        "files were not copied, or not whole: one side refused, a disk is full, or the link was lost (255)",
+        "the line says why; `sm-ssh cp --resume` goes on with what is there",
+    ),
     "launch-refused": (
         "a request cannot be launched with ssh",
         "the line says why",

@@ -5,15 +5,34 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options, add_road_options
-from sagemaker_ssh_helper.errors import SshMissing, UsageError
+from sagemaker_ssh_helper.errors import CopyFailed, SshMissing, UsageError
+
+if TYPE_CHECKING:
+    from sagemaker_ssh_helper.cli.road import Road
+
+_LINES = 3
+"""Of what sftp said last: how many are shown."""
+
+_LAST_LINES_TIMEOUT = 2.0  # seconds
+
+_FULL = 64
+"""KiB: a disk with less has no room for what was being copied."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -79,22 +98,99 @@ def run(args: argparse.Namespace) -> int:
     if sftp is None:
         raise SshMissing("sftp was not found", fix="Install OpenSSH's client, and see that sftp is on PATH")
     from sagemaker_ssh_helper.cli import road
-    from sagemaker_ssh_helper.client import connect
+    from sagemaker_ssh_helper.client import children, connect
 
     (target,) = {*targets, destination.target} - {None}
     ready = road.prepare(*road.asked(target, args))
     settings = connect.with_o((*ready.settings.safe, *ready.settings.defaults))
-    if not args.quiet and sys.stderr.isatty():
-        # A batch begins with it off.
-        lines.insert(0, "@progress")
-    done = subprocess.run(
-        [sftp, "-q", *settings, "-b", "-", "--", ready.host],
-        input="".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"),
+    shows = not args.quiet and sys.stderr.isatty() and os.environ.get("TERM") not in (None, "dumb")
+    if shows:
+        # A batch begins with it off; that it is on now is said, which nobody wants to read.
+        lines[:0] = ["@progress"] if sys.platform == "win32" else ["@progress", r"@!printf '\033[A\033[2K'"]
+    with children.attended(
+        [sftp, *settings, "-b", "-", "--", ready.host],
+        stdin=subprocess.PIPE,
         # What it shows is talk.
-        stdout=sys.stderr.fileno(),
-        check=False,
+        stdout=sys.stderr.fileno() if shows else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        said = _Said(process)
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin:
+            process.stdin.write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+        status = process.wait()
+        said.finish()
+    if status in (0, 255) and (status == 0 or said.an_error):
+        return status
+    raise CopyFailed(
+        "nothing more is copied" if status == 255 else "not everything was copied",
+        evidence=_cause(said.lines, ready, destination),
+        fix=f"To go on with what is there: {_again(args)}",
+        status=status,
     )
-    return done.returncode
+
+
+class _Said:
+    """
+    What sftp, and what it started, say on standard error.
+
+    Lines of ours are for the user now; the others tell why, if it fails.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.lines: deque[str] = deque(maxlen=_LINES)
+        self.an_error = False
+        assert process.stderr is not None
+        self._stream = process.stderr
+        self._reader = threading.Thread(target=self._read, name="sftp", daemon=True)
+        self._reader.start()
+
+    def finish(self) -> None:
+        """Take the last lines. What sftp started, and outlives it, is not waited for long."""
+        self._reader.join(_LAST_LINES_TIMEOUT)
+
+    def _read(self) -> None:
+        for raw in iter(self._stream.readline, b""):
+            line = raw.decode("utf-8", "replace").strip()
+            if line.startswith("sm-ssh: "):
+                say(line.removeprefix("sm-ssh: "))
+                self.an_error |= line.startswith("sm-ssh: error[")
+            elif line:
+                self.lines.append(line)
+
+
+def _cause(lines: Sequence[str], ready: Road, destination: Place) -> str:
+    said = "; ".join(lines)
+    # The protocol has one word for all that its authors did not think of.
+    if destination.target is not None and lines and lines[-1].endswith(": Failure"):
+        path = _remote(destination.path)
+        free = _free_space(ready, path)
+        if free is not None and free < _FULL:
+            return f"{said}; the disk of {path} in the container is full"
+    return said or "sftp does not say why"
+
+
+def _free_space(ready: Road, path: str) -> int | None:
+    """KiB that are free in the container where ``path`` is; None when it cannot be told."""
+    from sagemaker_ssh_helper.client import children, connect
+
+    ask = 'p=$1; [ -e "$p" ] || p=$(dirname -- "$p"); df -Pk -- "$p"'
+    argv = connect.ssh_command(
+        ready.host, ready.settings, options=["-T"], command=["sh", "-c", ask, "sh", path]
+    )
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with children.attended(argv, **pipes) as process:
+        told, _ = process.communicate()
+    found = re.search(rb"(\d+) +\d+% [^\n]*\s*$", told)
+    return int(found[1]) if found else None
+
+
+def _again(args: argparse.Namespace) -> str:
+    options = [word for word, chosen in (("-r", args.recursive), ("-p", args.preserve)) if chosen]
+    for name in ("profile", "region"):
+        if value := getattr(args, name):
+            options += [f"--{name}", value]
+    return shlex.join(["sm-ssh", "cp", "--resume", *options, *args.paths])
 
 
 def _upload(source: Place, destination: Place, args: argparse.Namespace) -> str:

@@ -9,9 +9,10 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 from sagemaker_ssh_helper.cli.main import say
@@ -26,6 +27,9 @@ AT_ONCE = 32
 """Connections at a time: each is two processes here."""
 
 _NO_SESSION = 255
+
+_LOOK_INTERVAL = 0.1
+"""Seconds between two looks for a signal."""
 
 
 def parser() -> Parser:
@@ -95,9 +99,22 @@ class _Run:
 def _in_several(
     asked: Sequence[tuple[Named, Wishes]], args: argparse.Namespace, command: Sequence[str]
 ) -> int:
+    from sagemaker_ssh_helper.client.children import end_as_told
+    from sagemaker_ssh_helper.client.proxy_command import Interrupts
+
     runs = [run for named, wishes in asked for run in _runs(named, wishes, args.all, len(asked) > 1)]
     terminal = threading.Lock()
+    starting = threading.Lock()
     ended = threading.Event()
+    is_read = threading.Event()
+    is_read.set()
+
+    def end() -> None:
+        with starting:
+            ended.set()
+        for run in runs:
+            if run.process is not None and run.process.poll() is None:
+                run.process.terminate()
 
     def carry(stream: IO[str], run: _Run, kept: list[str], shown: IO[str]) -> None:
         with stream:
@@ -111,7 +128,7 @@ def _in_several(
 
     def work(run: _Run) -> None:
         try:
-            _start(run, command, ended)
+            _start(run, command, starting, ended)
         except SSHHelperError as error:
             run.error = error
             with terminal:
@@ -129,26 +146,44 @@ def _in_several(
             carry(run.process.stdout, run, run.output, sys.stdout)
         except BrokenPipeError:
             # Whoever reads us has seen enough; the other nodes need not go on either.
-            ended.set()
-            run.process.terminate()
+            is_read.clear()
+            end()
         errors.join()
         run.status = run.process.wait()
 
-    with ThreadPoolExecutor(min(AT_ONCE, len(runs))) as pool:
-        try:
-            list(pool.map(work, runs))
-        except BaseException:
-            ended.set()
-            for run in runs:
-                if run.process is not None and run.process.poll() is None:
-                    run.process.terminate()
-            raise
-    if ended.is_set():
+    interrupts = Interrupts()
+    # Not a pool: its threads would keep us while one of them waits for a container.
+    waiting = SimpleQueue[_Run]()
+    for run in runs:
+        waiting.put(run)
+    threads = [
+        threading.Thread(target=_work_off, args=(waiting, work), daemon=True)
+        for _ in range(min(AT_ONCE, len(runs)))
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads) and interrupts.received is None:
+        for thread in threads:
+            thread.join(_LOOK_INTERVAL)
+    if interrupts.received is not None:
+        end()
+        for run in runs:
+            if run.process is not None:
+                run.process.wait()
+    interrupts.release()
+    end_as_told(interrupts)
+    if not is_read.is_set():
         raise BrokenPipeError
     if args.json:
         print(json.dumps({"schema": 1, "containers": [_entry(run) for run in runs]}))
     _summarize(runs)
     return max(run.status if run.status >= 0 else 128 - run.status for run in runs)
+
+
+def _work_off(waiting: SimpleQueue[_Run], work: Callable[[_Run], None]) -> None:
+    with suppress(Empty):
+        while True:
+            work(waiting.get_nowait())
 
 
 def _runs(named: Named, wishes: Wishes, all_nodes: bool, whole_names: bool) -> list[_Run]:
@@ -193,21 +228,23 @@ def _nodes(named: Named, wishes: Wishes) -> list[str]:
     return sorted(set(known), key=rank_of)
 
 
-def _start(run: _Run, command: Sequence[str], ended: threading.Event) -> None:
+def _start(run: _Run, command: Sequence[str], starting: threading.Lock, ended: threading.Event) -> None:
     from sagemaker_ssh_helper.cli import road
     from sagemaker_ssh_helper.client import connect
 
     ready = road.prepare(run.named, run.wishes)
-    if ended.is_set():
-        return
-    run.process = subprocess.Popen(
-        connect.ssh_command(ready.host, ready.settings, options=["-T", "-n"], command=command),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-    )
+    argv = connect.ssh_command(ready.host, ready.settings, options=["-T", "-n"], command=command)
+    with starting:
+        if ended.is_set():
+            return
+        run.process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
 
 
 def _entry(run: _Run) -> dict[str, object]:

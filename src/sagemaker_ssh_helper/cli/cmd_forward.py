@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if not forwards and not reverse:
         raise UsageError("no port is named", fix="Name one: sm-ssh forward TARGET 8888")
     from sagemaker_ssh_helper.cli import road
-    from sagemaker_ssh_helper.client import connect
+    from sagemaker_ssh_helper.client import children, connect
 
     connect.find_ssh()
     ready = road.prepare(*road.asked(args.target, args))
@@ -90,25 +89,15 @@ def run(args: argparse.Namespace) -> int:
         options += ["-L", f"{_bracketed(args.bind)}:{forward.near}:{forward.host}:{forward.far}"]
     for forward in reverse:
         options += ["-R", f"{LOOPBACK}:{forward.near}:{forward.host}:{forward.far}"]
-    process = subprocess.Popen(
-        connect.ssh_command(ready.host, ready.settings, options=options),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    )
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, frame: process.terminate())
-    try:
+    command = connect.ssh_command(ready.host, ready.settings, options=options)
+    with children.attended(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         if process.stdout.readline().strip() == _READY:
             node = ready.named.target.node_or_first
             _show(args, node, forwards, reverse)
             say("Ctrl-C stops")
-        return process.wait()
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+        status = process.wait()
+    return status
 
 
 def _show(

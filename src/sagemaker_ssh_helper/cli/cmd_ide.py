@@ -71,24 +71,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _probe(ready: Road, folder: str) -> Container:
-    from sagemaker_ssh_helper.client import connect
+    from sagemaker_ssh_helper.client import children, connect
     from sagemaker_ssh_helper.client.editors import PROBE, Container
 
     argv = connect.ssh_command(ready.host, ready.settings, options=["-T"], command=["sh", "-s", "--", folder])
     try:
-        done = subprocess.run(
-            argv,
-            input=PROBE.encode(),
-            stdout=subprocess.PIPE,
-            timeout=_PROBE_TIMEOUT,
-            check=False,
-        )
+        with children.attended(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            told, _ = process.communicate(PROBE.encode(), timeout=_PROBE_TIMEOUT)
     except subprocess.TimeoutExpired as error:
         raise LocalSetup(f"{ready.host} did not answer in {_PROBE_TIMEOUT:.0f} s") from error
-    if done.returncode != 0:
+    if process.returncode != 0:
         # ssh has told why.
-        raise LocalSetup(f"ssh {ready.host} failed with status {done.returncode}", fix="See the lines above")
-    return Container.parse(done.stdout.decode("utf-8", "replace"))
+        raise LocalSetup(
+            f"ssh {ready.host} failed with status {process.returncode}", fix="See the lines above"
+        )
+    return Container.parse(told.decode("utf-8", "replace"))
 
 
 def _open(editor: Editor, program: str | None, ready: Road, found: Container, *, is_asked: bool) -> int:

@@ -15,6 +15,7 @@ from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.cli.durations import seconds
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.cli.patience import Patience
 from sagemaker_ssh_helper.errors import AccessDenied, UsageError
 from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
 from sagemaker_ssh_helper.targets import Target, split_bare
@@ -72,10 +73,15 @@ def run(args: argparse.Namespace) -> int:
         if owner is None:
             raise AccessDenied("who you are cannot be told", evidence="sts:GetCallerIdentity gives no answer")
     shown: str | None = None
+    patience = Patience()
+
+    def look() -> list[Row]:
+        return _rows(client, args, kinds, name, owner)
+
     while True:
-        rows = _rows(client, args, kinds, name, owner)
+        rows = patience.look(look) if args.watch else look()
         key = repr(rows)
-        if key != shown:
+        if rows is not None and key != shown:
             _print(args, session.region, rows, first=shown is None)
             shown = key
         if not args.watch:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sagemaker_ssh_helper.cli.durations import seconds
 from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.cli.patience import Patience
 from sagemaker_ssh_helper.errors import SSHHelperError, TargetEnded, TargetNotFound, WaitTimeout
 
 if TYPE_CHECKING:
@@ -72,11 +73,20 @@ def _until(found: Named, state: str, timeout: float | None) -> Resource:
 
     kind, name = resource_of(found)
     deadline = None if timeout is None else time.monotonic() + timeout
-    told = ""
-    while True:
+    told = status = ""
+
+    def look() -> Resource:
         resource = resources.describe(found.client, kind, name)
         if resource is None:
             raise TargetNotFound(f"there is no {kind.label} {name!r}", fix="See: sm-ssh list")
+        return resource
+
+    patience = Patience()
+    while True:
+        resource = patience.look(look)
+        if resource is None:
+            _pause(deadline, name, state, timeout, status)
+            continue
         status = resource.secondary_status or resource.status
         if resource.ended:
             if state == "ended":
@@ -91,11 +101,16 @@ def _until(found: Named, state: str, timeout: float | None) -> Resource:
         if status != told:
             say(f"{name}: {status}")
             told = status
-        if deadline is not None and time.monotonic() + INTERVAL > deadline:
-            raise WaitTimeout(
-                f"{name} was not {state} in {timeout:.0f} s", evidence=f"its status is {status}"
-            )
-        time.sleep(INTERVAL)
+        _pause(deadline, name, state, timeout, status)
+
+
+def _pause(deadline: float | None, name: str, state: str, timeout: float | None, status: str) -> None:
+    if deadline is not None and time.monotonic() + INTERVAL > deadline:
+        raise WaitTimeout(
+            f"{name} was not {state} in {timeout:.0f} s",
+            evidence=f"its status is {status}" if status else None,
+        )
+    time.sleep(INTERVAL)
 
 
 def _print(host: str, state: str, reason: str | None, error: SSHHelperError | None) -> None:

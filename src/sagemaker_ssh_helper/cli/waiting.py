@@ -14,6 +14,7 @@ from collections.abc import Callable
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.progress import Progress, Stage, Watch
 from sagemaker_ssh_helper.cli.main import say
+from sagemaker_ssh_helper.cli.patience import Patience
 from sagemaker_ssh_helper.client import timings
 from sagemaker_ssh_helper.errors import LocalSetup, TargetStarting, WaitTimeout
 from sagemaker_ssh_helper.targets import Target
@@ -67,8 +68,14 @@ def _until_ready(
 ) -> Progress | None:
     started_at = time.time()
     stage, stage_since = None, started_at
+    patience = Patience()
+    seen = None
     while True:
-        seen = watch.look()
+        seen = patience.look(watch.look) or seen
+        if seen is None:
+            if pause(INTERVAL):
+                return None
+            continue
         now = time.time()
         show.update(seen, now)
         if seen.stage is Stage.READY:

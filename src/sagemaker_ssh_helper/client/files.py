@@ -36,10 +36,27 @@ def _folder(variable: str, windows: str, fallback: tuple[str, ...], environ: Map
         return Path(configured) / _APP
     if sys.platform == "win32" and environ.get(windows):
         return Path(environ[windows]) / _APP
-    home = environ.get("HOME") or os.path.expanduser("~")
-    if not os.path.isabs(home):
+    folder = home(environ)
+    if not os.path.isabs(folder):
         raise LocalSetup("there is no home folder to keep keys in", fix="Set HOME, or XDG_CONFIG_HOME")
-    return Path(home).joinpath(*fallback) / _APP
+    return Path(folder).joinpath(*fallback) / _APP
+
+
+def home(environ: Mapping[str, str] = os.environ) -> str:
+    """HOME, or the account's home where that is empty or unset; empty when there is none."""
+    return environ.get("HOME") or home_of_account()
+
+
+def home_of_account() -> str:
+    """The home that ssh itself takes, whatever HOME says; empty when the account has none."""
+    if sys.platform == "win32":
+        return os.path.expanduser("~")
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
 
 
 def config_dir(environ: Mapping[str, str] = os.environ) -> Path:

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from sagemaker_ssh_helper.client.files import locked, private_dir, read_text, state_dir, write_atomic
+from sagemaker_ssh_helper.client.files import home, locked, private_dir, read_text, state_dir, write_atomic
 
 LICENSE_SERVER = "jb_license_server"
 DOMAIN_ID = "domain_id"
@@ -43,7 +43,7 @@ def link_key(host: str, key: Path) -> None:
 
     What is there and is no link of ours stays. No error where links cannot be made.
     """
-    folder = Path(os.path.expanduser("~")) / ".ssh"
+    folder = Path(home()) / ".ssh"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         public = key.with_name(f"{key.name}.pub")

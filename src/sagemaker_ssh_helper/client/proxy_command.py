@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 from sagemaker_ssh_helper.aws import sessions
 from sagemaker_ssh_helper.aws.instances import Instance
@@ -80,12 +81,11 @@ class Interrupts:
         for name in overheard:
             # Not SIG_IGN, which a program that we start would inherit.
             signal.signal(getattr(signal, name), lambda number, frame: None)
-        self._numbers: list[int] = []
+        self._before: dict[int, Any] = {}
         for name in names:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
-                self._numbers.append(number)
+                self._before[number] = signal.signal(number, self._handle)
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` at the first signal, also when that came before."""
@@ -97,8 +97,14 @@ class Interrupts:
         """After the first one: ignore what comes, so that the exit status still tells which that was."""
         self._listener = lambda: None
         if self.received is not None:
-            for number in self._numbers:
+            for number in self._before:
                 signal.signal(number, signal.SIG_IGN)
+
+    def release(self) -> None:
+        """Leave what comes from now on to whoever had it before."""
+        self._listener = lambda: None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: object) -> None:
         if self.received is None:

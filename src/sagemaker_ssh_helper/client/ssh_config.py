@@ -22,7 +22,7 @@ from sagemaker_ssh_helper.client.connect import (
     proxy_command,
     quote_value,
 )
-from sagemaker_ssh_helper.client.files import config_dir, private_dir, write_atomic
+from sagemaker_ssh_helper.client.files import config_dir, home, home_of_account, private_dir, write_atomic
 from sagemaker_ssh_helper.client.trust import hosts_path
 from sagemaker_ssh_helper.errors import ConfigBroken, LocalSetup, UsageError
 from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
@@ -116,7 +116,7 @@ def lock_path() -> Path:
 
 def default_path() -> Path:
     """The user's own ssh configuration. It follows HOME, which ssh does not: see ``options_for``."""
-    return Path(os.path.expanduser("~")) / ".ssh" / "config"
+    return Path(home()) / ".ssh" / "config"
 
 
 def options_for(path: Path) -> list[str]:
@@ -126,18 +126,7 @@ def options_for(path: Path) -> list[str]:
     OpenSSH takes the home from the account (ssh(1)), also where HOME says otherwise: in containers of CI, or
     under sudo.
     """
-    home = os.path.expanduser("~") if os.name == "nt" else _home_of_account()
-    return [] if path == Path(home) / ".ssh" / "config" else ["-F", str(path)]
-
-
-def _home_of_account() -> str:
-    import pwd  # which Windows has not
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        # Then ssh does not start at all, and says so.
-        return os.path.expanduser("~")
+    return [] if path == Path(home_of_account()) / ".ssh" / "config" else ["-F", str(path)]
 
 
 def why_not_in_effect(path: Path, program: Sequence[str]) -> str:
