@@ -34,7 +34,7 @@ class Machine:
 
     def sessions(self, count, monkeypatch):
         monkeypatch.setattr("time.time", lambda: self.now)
-        self.state.write_sessions(count)
+        self.state.write_sessions(["a session"] * count)
         monkeypatch.undo()
 
     def process(self, name):

@@ -17,6 +17,8 @@ from agent.http_server import unused_port
 from sagemaker_ssh_helper.agent.aws_api import SESSION_TERMINATED
 from sagemaker_ssh_helper.agent.documents import DocumentRefused
 from sagemaker_ssh_helper.agent.ports import DENIED_HOSTS, port_target, refuse_denied
+from sagemaker_ssh_helper.agent.session import DIED
+from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.protocol.message import Flag
 from sagemaker_ssh_helper.protocol.payloads import AgentTaskComplete, ChannelClosed, InteractiveShell
 
@@ -264,6 +266,34 @@ def test_stopped_agent_cancels_its_sessions(service: FakeService, agent: AgentTh
     agent.stop()
 
     assert outcome(service.result(client)) == ("Cancelled", "the agent in the container was stopped")
+
+
+def test_sessions_of_an_agent_that_died_are_reported_by_the_next_one(
+    service: FakeService, tmp_path: Path, listen: Listen
+) -> None:
+    """Else the service waits for the old one to come back, and the user at the other end with it."""
+    state = StateDir.open(str(tmp_path / "node"), create=True)
+    state.write_sessions(["alice-1", "bob-2"])
+    with AgentThread(service, tmp_path / "node") as agent:
+        service.wait(lambda: len(service.results) == 2, "two results")
+        told = {result.task_id: outcome(result) for result in service.results}
+        assert told == {"alice-1": ("Failed", DIED), "bob-2": ("Failed", DIED)}
+
+        client = service.offer_session(listen(echo).number).wait_ready()
+        before = agent.state.read_sessions()
+        assert before is not None
+        assert before.ids == [client.session_id]
+
+
+def test_a_damaged_list_of_sessions_keeps_no_agent_from_its_work(
+    service: FakeService, tmp_path: Path, listen: Listen
+) -> None:
+    state = StateDir.open(str(tmp_path / "node"), create=True)
+    state.write(state.sessions_json, b"{")
+    with AgentThread(service, tmp_path / "node"):
+        service.offer_session(listen(echo).number).wait_ready()
+
+    assert state.read_sessions() is not None
 
 
 def test_result_is_told_until_it_is_acknowledged(

@@ -52,6 +52,24 @@ def test_the_end_is_told_with_its_reason() -> None:
     asyncio.run(scenario())
 
 
+def test_a_container_whose_agent_is_missing_is_told_once_and_is_no_end() -> None:
+    async def scenario() -> None:
+        told: List[str] = []
+        service = Service(RUNNING, RUNNING, RUNNING, FAILED)
+
+        async def is_missing() -> bool:
+            return len(service.answers) < 3
+
+        error = await wait_for_end(
+            lambda: 7, service.describe, "job.fqdn", 0.001, is_missing=is_missing, tell=told.append
+        )
+        (line,) = told
+        assert line.startswith("job.fqdn does not answer: its agent is not connected")
+        assert error.what == "job.fqdn has ended"
+
+    asyncio.run(scenario())
+
+
 def test_neither_silence_nor_a_refusal_is_an_end() -> None:
     async def scenario() -> None:
         assert await watched(Service(RUNNING, None, AccessDenied("no"), RUNNING), lambda: 7) is None

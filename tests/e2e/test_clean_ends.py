@@ -411,11 +411,11 @@ def test_a_cloud_that_is_gone_holds_nobody(
 def test_an_agent_that_is_killed_is_told_in_one_line(
     alice: Laptop, e2e_cloud: LocalCloud, begin: Callable[..., Any], job: Job
 ) -> None:
-    e2e_cloud.faults(kind="session-timing", agent_resume=1)
     ways = [begin(command) for command in COMMANDS]
     os.kill(agent_of(ways), signal.SIGKILL)
+    began_at = time.monotonic()
     assert [way.wait_end() for way in ways] == [255] * 4
+    assert time.monotonic() - began_at < 10
     for way in ways:
         assert_told(way, LOST.format(host=job.host))
         way.assert_clean()
-    e2e_cloud.clear_faults()

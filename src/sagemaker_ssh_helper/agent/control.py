@@ -114,7 +114,7 @@ class Control:
             decrypt=self._decrypt,
             changed=self._tell_sessions,
         )
-        self._tell_sessions(0)
+        self._end_sessions_of_before()
         self.jobs = Jobs(
             instance_id,
             config.region,
@@ -292,11 +292,22 @@ class Control:
             # The disk is full: the node is online all the same.
             _logger.warning("! the state cannot be written: %s", error)
 
-    def _tell_sessions(self, count: int) -> None:
+    def _tell_sessions(self, ids: List[str]) -> None:
         try:
-            self._state.write_sessions(count)
+            self._state.write_sessions(ids)
         except OSError as error:
-            _logger.warning("! the number of sessions cannot be written: %s", error)
+            _logger.warning("! the open sessions cannot be written: %s", error)
+
+    def _end_sessions_of_before(self) -> None:
+        """Tell the service what went with an agent that died: it would wait for that one, and clients too."""
+        try:
+            before = self._state.read_sessions()
+        except LocalSetup as error:
+            _logger.warning("! nobody knows which sessions were open before: %s", error)
+            before = None
+        for session_id in before.ids if before is not None else ():
+            self.sessions.give_up(session_id)
+        self._tell_sessions([])
 
     # --- the service is told ---------------------------------------------------------------------
 

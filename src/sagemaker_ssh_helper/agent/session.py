@@ -27,6 +27,8 @@ from sagemaker_ssh_helper.protocol.payloads import InteractiveShell, SessionType
 MAX_SESSIONS = 1000
 """At a time; same in the official agent."""
 
+DIED = "the agent in the container died and was started again; its sessions are gone"
+
 _CLOSE_TIMEOUT = 2.0
 _WRITE_BUFFER_BYTES = 512 << 10
 _MAX_REMEMBERED = 1000
@@ -47,7 +49,7 @@ class Sessions:
         ssl_context: for the data channels; shared, because to make one takes longer than a connection.
         environ_path: the job's environment, for programs; empty: that of this process.
         decrypt: what KMS makes of a session's data key; left out, encrypted sessions fail.
-        changed: told how many sessions are open, whenever one began or ended.
+        changed: told the ids of the open sessions, whenever one began or ended.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Sessions:
         ssl_context: Optional[ssl.SSLContext] = None,
         environ_path: str = "",
         decrypt: Callable[[str, bytes, Mapping[str, str]], Awaitable[bytes]] = no_kms,
-        changed: Callable[[int], None] = lambda count: None,
+        changed: Callable[[List[str]], None] = lambda ids: None,
     ) -> None:
         self._node = Node(instance_id, grant, sshd_port, ssl_context, environ_path, decrypt)
         self._complete = complete
@@ -92,7 +94,7 @@ class Sessions:
             self._complete(session_id, _failure(session_id, error))
             return
         self._live[session_id] = session
-        self._changed(len(self._live))
+        self._changed(list(self._live))
         task = asyncio.ensure_future(self._run(session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -115,6 +117,12 @@ class Sessions:
         if session is not None:
             session.finish(Result(TaskStatus.SUCCESS))
 
+    def give_up(self, session_id: str) -> None:
+        """A session of an agent before this one, which died in the middle of it."""
+        _logger.warning("! session %s went with the agent before this one", session_id)
+        self._remember(session_id)
+        self._complete(session_id, Result(TaskStatus.FAILED, DIED))
+
     async def close(self) -> None:
         """End all sessions, because the agent ends."""
         self._closed = True
@@ -131,7 +139,7 @@ class Sessions:
             result = _failure(session_id, error)
         finally:
             del self._live[session_id]
-            self._changed(len(self._live))
+            self._changed(list(self._live))
             self._remember(session_id)
         _logger.info("> session %s: %s %s", session_id, result.status, session.summary(result))
         self._complete(session_id, result)

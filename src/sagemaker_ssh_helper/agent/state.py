@@ -18,7 +18,7 @@ import signal
 import stat
 import time
 from dataclasses import dataclass, field
-from typing import IO, Any, Dict, List, Mapping, Optional, Type, TypeVar
+from typing import IO, Any, Dict, List, Mapping, Optional, Sequence, Type, TypeVar
 
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import AGENT_LOG_PATH, Env
@@ -111,6 +111,8 @@ class OpenSessions:
     open: int
     changed_at: float
     """When one began or ended last, or the agent started; seconds since the epoch."""
+    ids: List[str] = field(default_factory=list)
+    """Which: an agent that is started again tells the service that they are gone."""
 
 
 class StateDir:
@@ -292,9 +294,9 @@ class StateDir:
         """What the agent last said of its sessions; None when it never did. Raises LocalSetup."""
         return _from_json(OpenSessions, self.read(self.sessions_json))
 
-    def write_sessions(self, count: int) -> None:
-        """So many are open now. Raises OSError."""
-        self.write(self.sessions_json, _to_json(OpenSessions(count, time.time())))
+    def write_sessions(self, ids: Sequence[str]) -> None:
+        """These are open now. Raises OSError."""
+        self.write(self.sessions_json, _to_json(OpenSessions(len(ids), time.time(), list(ids))))
 
     def lock(self, name: str, *, wait: bool) -> "Lock":
         """

@@ -1,5 +1,5 @@
 """
-Notices that a container has ended, which nobody tells its clients.
+Notices that a container has ended, or lost its agent, which nobody tells its clients.
 
 A container that ends takes its agent with it, in the middle of whatever it did. For the service that carries
 sessions that is a network that is away, and they wait for it a quarter of an hour. SageMaker knows better.
@@ -23,11 +23,18 @@ LONGEST_PAUSE = 60.0
 """Seconds between two questions at most: a reader that is stalled in the container is silent, too."""
 
 
+async def _nobody_knows() -> bool:
+    return False
+
+
 async def wait_for_end(
     acknowledged: Callable[[], int | None],
     describe: Callable[[], Awaitable[Resource | None]],
     fqdn: str,
     silence: float = SILENCE,
+    *,
+    is_missing: Callable[[], Awaitable[bool]] = _nobody_knows,
+    tell: Callable[[str], None] = logger.info,
 ) -> SSHHelperError:
     """
     Wait until the container has ended; what to tell the user.
@@ -38,7 +45,10 @@ async def wait_for_end(
         describe: asks what became of the resource the container belongs to. What it raises of ours, and None,
             are no answer.
         silence: seconds after which it is asked first; then after twice as many, and so on.
+        is_missing: asks the service whether it misses the container's agent.
+        tell: gets one line for the user when it does.
     """
+    told = False
     pause = silence
     before = acknowledged()
     while True:
@@ -59,4 +69,9 @@ async def wait_for_end(
                 f"{fqdn} has ended",
                 evidence=f"SageMaker tells its status {resource.status}{why}",
                 fix=f"Its last words: sm-ssh logs {fqdn}",
+            )
+        if not told and await is_missing():
+            told = True
+            tell(
+                f"{fqdn} does not answer: its agent is not connected; the session waits for it"
             )

@@ -239,8 +239,20 @@ class Tunnel:
                 acknowledged,
                 lambda: _in_thread(lambda: resources.describe(self._client, kind, instance.name)),
                 instance.fqdn,
+                is_missing=self._agent_is_missing,
+                tell=self._outage.tell,
             )
         )
+
+    async def _agent_is_missing(self) -> bool:
+        """The service says so; what it may not be asked, or does not answer, is no such word."""
+        target = self._started.instance.id
+        try:
+            answer = await _in_thread(lambda: self._client.call("ssm", "GetConnectionStatus", Target=target))
+        except SSHHelperError as error:
+            logger.info("! nobody says whether the agent of %s is connected: %s", target, error)
+            return False
+        return str(answer.get("Status")).lower() == "notconnected"
 
     def _fail(self, error: SSHHelperError) -> None:
         """End the session because of that."""
@@ -412,7 +424,7 @@ class Outage:
     """Tells the user about a lost link, unless it is back soon. ``tell`` gets one line at a time."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+        self.tell = tell
         self._began_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._told = False
@@ -429,14 +441,14 @@ class Outage:
         """The link is back, or was there all along."""
         if self._told:
             seconds = asyncio.get_running_loop().time() - self._began_at
-            self._tell(f"link resumed after {seconds:.0f} s")
+            self.tell(f"link resumed after {seconds:.0f} s")
         self.close()
 
     def explain(self, error: SSHHelperError) -> None:
         """What keeps the link from coming back, and what the user can do about it; once."""
         if not self._explained:
             self._explained = True
-            self._tell(str(error))
+            self.tell(str(error))
 
     def close(self) -> None:
         """Tell nothing more."""
@@ -448,4 +460,4 @@ class Outage:
 
     def _tell_lost(self) -> None:
         self._told = True
-        self._tell("link lost, resuming…")
+        self.tell("link lost, resuming…")
