@@ -212,6 +212,10 @@ class ServiceError(AwsError):
         self.code = code
 
 
+NO_ANSWER = (AccessDenied, EndpointUnreachable, Throttled, ServiceError)
+"""What a call that is a help only may fail with: what it helps goes on without."""
+
+
 class UserError(SSHHelperError):
     id = "user"
     exit_code = 1

@@ -2,8 +2,9 @@
 A program in the official agent's place, strict about its arguments, its files and its exit codes.
 
 Run as ``amazon-ssm-agent`` of a system whose ``/etc`` and ``/var`` may be written. It notes each start in the
-file ``$STAND_IN/starts``, one JSON object a line. ``$STAND_IN/orders`` has a line for each start, too: what a
-registration answers, or ``crash``; nothing when it is to go well.
+file ``$STAND_IN/starts``, one JSON object a line, and in ``$STAND_IN/script`` what a script finds.
+``$STAND_IN/orders`` has a line for each start, too: what a registration answers, or ``crash``; nothing when it
+is to go well.
 """
 
 import json
@@ -59,6 +60,11 @@ def register(words, order):
 def run():
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    # As for a command or a session; AWS_PROFILE as some versions do.
+    script = subprocess.run(
+        ["sh", "-c", "env -0"], env={**os.environ, "AWS_PROFILE": "default"}, stdout=subprocess.PIPE
+    )
+    note(dict(entry.split("=", 1) for entry in script.stdout.decode().split("\0") if entry), "script")
     starter = os.getppid()
     worker = subprocess.Popen([os.path.join(os.path.dirname(sys.argv[0]), "ssm-agent-worker")])
     # Never longer than the test.
@@ -70,8 +76,8 @@ def run():
     return 0
 
 
-def note(entry):
-    with open(os.path.join(os.environ["STAND_IN"], "starts"), "a", encoding="utf-8") as file:
+def note(entry, name="starts"):
+    with open(os.path.join(os.environ["STAND_IN"], name), "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 
 

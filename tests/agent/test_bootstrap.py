@@ -131,6 +131,31 @@ def test_the_logins_ignore_no_signal_that_the_job_or_a_shell_ignores(start, aws)
     assert known <= {signal.SIGPIPE}
 
 
+def test_the_program_that_makes_the_key_is_no_zombie_for_the_agents_life(start, aws):
+    asked, go_on = threading.Event(), threading.Event()
+    aws.before["CreateActivation"] = lambda: (asked.set(), go_on.wait(TIMEOUT))
+    job = start()
+    assert asked.wait(TIMEOUT)
+
+    agent = int((Path(job.state_path) / "agent.pid").read_text())
+    eventually(lambda: (Path(job.state_path) / "agent_key.pem").exists())
+    eventually(lambda: states_of_children(agent) == [])
+    go_on.set()
+
+
+def states_of_children(parent):
+    """But for sshd, which belongs to nobody after its start."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
+        except OSError:
+            continue
+        if rest and int(rest.split()[1]) == parent and name != "sshd":
+            found.append(rest.split()[0])
+    return found
+
+
 def test_the_containers_own_role_is_used_when_the_launch_names_none(start, aws):
     job = start(SSH_SSM_ROLE="")
     status_of(job)

@@ -105,13 +105,19 @@ def agent_process(job):
 
 def test_it_is_configured_registered_and_started_and_its_end_is_orderly(launch, system, aws):
     system.install()
-    job = launch(config='{"Mds": {"CommandWorkersLimit": 7}, "Agent": {"ContainerMode": true}}')
+    job = launch(
+        config='{"Mds": {"CommandWorkersLimit": 7}, "Agent": {"ContainerMode": true}}',
+        AWS_SHARED_CREDENTIALS_FILE="/the job's own",
+        AWS_PROFILE="the $job's",
+        SSL_CERT_FILE="/certificates",
+    )
     status = reached(job, State.ONLINE)
     os.kill(agent_process(job), signal.SIGTERM)
     ended = status_of(job)
     eventually(lambda: not processes_of(job.state_path))
 
     registered, ran, end = system.starts
+    script = json.loads((system.notes / "script").read_text())
     activation = ["-code", ACTIVATION["ActivationCode"], "-id", ACTIVATION["ActivationId"]]
     assert registered["words"] == ["-register", "-y", "-region", "eu-west-1", *activation]
     assert ran["words"] == []
@@ -124,11 +130,17 @@ def test_it_is_configured_registered_and_started_and_its_end_is_orderly(launch, 
         "Mgs": {"Endpoint": GATEWAY},
         "Kms": {"Endpoint": aws.url},
     }
-    # The job's own credentials stay what they are, and commands find ours.
+    # The job's own credentials stay what they are, for what the program starts, too, and commands find ours.
     environ = ran["environ"]
     assert environ["AWS_SHARED_CREDENTIALS_FILE"].startswith(job.state_path)
-    assert environ["PATH"].startswith(job.state_path + "/bin:")
-    assert environ["SSH_STATE_DIR"] == job.state_path
+    assert environ["PATH"].startswith(f"{official.SHELL_FOLDER}:{job.state_path}/bin:")
+    assert "AWS_PROFILE" not in environ
+    assert script["AWS_SHARED_CREDENTIALS_FILE"] == "/the job's own"
+    assert script["AWS_PROFILE"] == "the $job's"
+    assert script["SSL_CERT_FILE"] == "/certificates"
+    assert "AWS_EC2_METADATA_DISABLED" not in script
+    assert script["PATH"].startswith(job.state_path + "/bin:")
+    assert script["SSH_STATE_DIR"] == job.state_path
     assert status.instance_id == INSTANCE
     assert ended.why == "the agent was told to end"
     line = f"Successfully registered the instance with AWS SSM using Managed instance-id: {INSTANCE}"
@@ -315,15 +327,32 @@ def test_a_word_that_names_no_agent_is_told_and_taken_for_auto(launch, system):
     assert said in Path(status.log).read_text()
 
 
-def test_a_running_one_is_left_alone(monkeypatch):
-    """Two of them would end each other's workers."""
-    monkeypatch.setattr(official, "PROGRAM", os.path.realpath(sys.executable))
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A program that stays, in the place of the agent's, and root's view of it."""
+    copy = tmp_path / "amazon-ssm-agent"
+    shutil.copy(shutil.which("cat"), copy)
+    monkeypatch.setattr(official, "PROGRAM", str(copy))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return str(copy)
 
-    with pytest.raises(
-        LocalSetup, match=r"runs here already, as process \d+.*Leave it to setup_and_start_ssh"
-    ):
-        official.find()
+
+def test_a_running_one_is_left_alone(program):
+    """Two of them would end each other's workers."""
+    with subprocess.Popen([program], stdin=subprocess.PIPE) as running:
+        said = rf"runs here already, as process {running.pid}.*Leave it to setup_and_start_ssh"
+        with pytest.raises(LocalSetup, match=said):
+            official.find()
+        running.communicate()
+
+
+def test_a_call_that_ends_by_itself_is_no_running_agent(program):
+    """As anybody's question for the version is."""
+    with subprocess.Popen([program, "-u"], stdin=subprocess.PIPE) as asking:
+        # `cat` does not tell a version.
+        with pytest.raises(LocalSetup, match="is no official agent that works"):
+            official.find()
+        asking.communicate()
 
 
 def test_an_ordinary_user_is_told_that_it_needs_root(monkeypatch):
@@ -387,20 +416,22 @@ def test_auto_installs_the_official_one_when_ours_stays_offline_and_never_runs_b
 
 
 class TestTheOfficialPackage:
-    def test_it_comes_from_the_distribution(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        ("manager", "words"), [("yum", "install -y"), ("microdnf", "install -y"), ("apk", "add --no-cache")]
+    )
+    def test_it_comes_from_the_distribution(self, tmp_path, monkeypatch, manager, words):
         ran = tmp_path / "ran"
-        (tmp_path / "yum").write_text(f'#!/bin/sh\necho "$@" > {ran}\n')
-        (tmp_path / "yum").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-        monkeypatch.setattr(packages, "_OFFICIAL_MANAGERS", ("yum",))
+        (tmp_path / manager).write_text(f'#!/bin/sh\necho "$@" > {ran}\n')
+        (tmp_path / manager).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}")
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(official, "find", lambda: "3.3.987.0")
         said = []
 
         packages.install_official_agent(said.append)
 
-        assert ran.read_text() == "install -y amazon-ssm-agent\n"
-        assert said == ["there is no official agent; running: yum install -y amazon-ssm-agent"]
+        assert ran.read_text() == f"{words} amazon-ssm-agent\n"
+        assert said == [f"there is no official agent; running: {manager} {words} amazon-ssm-agent"]
 
     @pytest.mark.parametrize(
         ("script", "uid", "said"),

@@ -125,6 +125,29 @@ def test_a_container_that_nothing_proves_is_refused(stub: AwsStub, client: Clien
     assert trust.load(NODE) is None
 
 
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (Refusal("AccessDeniedException", "no"), "no"),
+        (Refusal("ValidationException", "1 validation error detected"), "1 validation error detected"),
+        (Refusal("InternalFailure", "oh", status=500), "oh"),
+        (Refusal("ThrottlingException", "Rate exceeded"), "Rate exceeded"),
+    ],
+)
+def test_a_proof_that_cannot_be_looked_up_keeps_nobody_out_who_trusts_at_first_use(
+    stub: AwsStub, client: Client, monkeypatch: pytest.MonkeyPatch, refusal: Refusal, said: str
+) -> None:
+    serve(stub)
+    monkeypatch.setattr(launches, "load", lambda kind, name: None)
+    stub.answers["DescribeTrainingJob"] = refusal
+    told: list[str] = []
+    with pytest.raises(errors.HostNotTrusted, match="nothing here proves it"):
+        prepare(client, instance_id=NODE, tell=told.append)
+    assert any("whose launch" in line and said in line for line in told)
+
+    assert prepare(client, instance_id=NODE, trust_first_use=True).pin.instance_id == NODE
+
+
 def test_a_container_that_lacks_our_key_gets_it_by_a_command(stub: AwsStub, client: Client) -> None:
     serve(stub, SSHKeys="")
     stub.answers["SendCommand"] = {"Command": {"CommandId": "c"}}

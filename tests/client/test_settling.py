@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from aws_stub import AwsStub, aws_stub
+from aws_stub import AwsStub, Refusal, aws_stub
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.session import Session
@@ -98,6 +98,12 @@ def test_the_end_of_the_job_is_told_instead(stub: AwsStub) -> None:
     for age in (20, 400):
         with pytest.raises(TargetEnded, match="job has ended: Stopped"):
             Attempts(1).start(stub, instance(age))
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException"])
+def test_a_job_that_cannot_be_described_is_no_obstacle(stub: AwsStub, code: str) -> None:
+    stub.answers["DescribeTrainingJob"] = Refusal(code, "no")
+    assert Attempts(1).start(stub, instance(age=20)) is GRANT
 
 
 def test_somebody_who_leaves_gets_nothing(stub: AwsStub) -> None:

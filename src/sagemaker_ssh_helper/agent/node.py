@@ -129,7 +129,8 @@ def _become_agent(state: StateDir, job: JobOutput, log_path: str) -> str:
             key_maker = subprocess.Popen(
                 environment.python_command(state, _RSA, [state.agent_key]), stdin=subprocess.DEVNULL
             )
-            leftovers.callback(key_maker.wait)
+            # It is waited for as soon as it ends: the agent lives for days.
+            leftovers.callback(_Beside(key_maker.wait).result)
             leftovers.callback(key_maker.kill)
             server = _Beside(lambda: _start_sshd(state))
         else:

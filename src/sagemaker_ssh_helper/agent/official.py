@@ -1,9 +1,10 @@
 """
 The official agent, where the image has one: configured, registered, started, and started again when it ends.
 
-This was never run with the program itself: its arguments, files and exit codes are taken from descriptions of
-it, see ``docs/reference/assumptions.md``. It runs as root only, with this node's environment, and keeps its
-credentials in the node's folder: in ``~/.aws/credentials`` they would become the job's.
+Run against agent 3.3.0.0 built from its public source; ``docs/reference/assumptions.md`` says what is open. It
+runs as root only, with this node's environment, and keeps its credentials in the node's folder: in
+``~/.aws/credentials`` they would become the job's. What it starts gets the job's own back: it looks for a shell
+on its PATH, and finds ours first.
 
 Standard library only; Python 3.8.
 """
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import random
+import shlex
 import signal
 import subprocess
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -29,6 +31,8 @@ from sagemaker_ssh_helper.names import AGENT_LOG_PATH, AGENT_NAME, Env, Instance
 # Facts of the program.
 PROGRAM = "/usr/bin/amazon-ssm-agent"
 CONFIG = "/etc/amazon/ssm/amazon-ssm-agent.json"
+SHELL_FOLDER = "/etc/amazon/ssm/sagemaker-ssh-helper"
+"""Ours, for the shell that it finds; others than root run it, too."""
 REGISTRATION = "/var/lib/amazon/ssm/registration"
 _VERSION_BEGINS = "SSM Agent version: "
 # As the kernel cuts it: it is started when the first credentials are there.
@@ -121,6 +125,31 @@ def configure(region: str, environ: Mapping[str, str]) -> None:
         ) from error
 
 
+def write_shell(environ: Mapping[str, str]) -> bool:
+    """
+    Put a shell into SHELL_FOLDER that runs scripts and sessions with the job's own credentials.
+
+    Whether it can be run from there. Without it they act as the managed instance's role.
+    """
+    path = os.path.join(SHELL_FOLDER, "sh")
+    lines = ["#!/bin/sh", "# Written by sagemaker-ssh-helper.", f'PATH="${{PATH#{SHELL_FOLDER}:}}"']
+    for name in _OF_THE_AGENT:
+        own = environ.get(name)
+        lines.append(f"unset {name}" if own is None else f"export {name}={shlex.quote(own)}")
+    lines.append('exec /bin/sh "$@"\n')
+    try:
+        os.makedirs(SHELL_FOLDER, mode=0o755, exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.tmp"
+        with open(temporary, "wb") as file:
+            os.fchmod(file.fileno(), 0o755)
+            file.write(os.fsencode("\n".join(lines)))
+        os.replace(temporary, path)
+        return not os.statvfs(SHELL_FOLDER).f_flag & os.ST_NOEXEC
+    except OSError as error:
+        _logger.warning("! what the official agent starts acts as the instance's role: %s", error)
+        return False
+
+
 def _read_config() -> Dict[str, Any]:
     try:
         with open(CONFIG, encoding="utf-8") as file:
@@ -172,7 +201,7 @@ class OfficialAgent:
         self._state = state
         self._config = config
         self._chance = chance
-        self._environ = _environment(state, config)
+        self._environ: Dict[str, str] = {}
         self._told: Tuple[State, str] = (State.REGISTERED, "")
 
     def take_over(self) -> Optional[InstanceId]:
@@ -300,6 +329,7 @@ class OfficialAgent:
         return process.returncode, said.decode("utf-8", "replace")
 
     async def _start(self, words: List[str]) -> "asyncio.subprocess.Process":
+        self._environ = self._environ or _environment(self._state, self._config)
         try:
             return await asyncio.create_subprocess_exec(
                 PROGRAM,
@@ -327,6 +357,16 @@ class OfficialAgent:
             _logger.warning("! the state cannot be written: %s", error)
 
 
+_OF_THE_AGENT = (
+    "AWS_EC2_METADATA_DISABLED",
+    # It may set this one for what it starts.
+    "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "SSL_CERT_FILE",
+)
+"""Variables that are the agent's own business, and not of what it starts."""
+
+
 def _environment(state: StateDir, config: AgentConfig) -> Dict[str, str]:
     extra = {
         "AWS_SHARED_CREDENTIALS_FILE": os.path.join(state.path, "official_credentials"),
@@ -336,7 +376,11 @@ def _environment(state: StateDir, config: AgentConfig) -> Dict[str, str]:
     if os.environ.get("AWS_CA_BUNDLE"):
         # The program knows the other name only.
         extra["SSL_CERT_FILE"] = os.environ["AWS_CA_BUNDLE"]
-    return script_environ(None, bin_path=config.bin_path, state_path=state.path, extra=extra)
+    environ = script_environ(None, bin_path=config.bin_path, state_path=state.path, extra=extra)
+    environ.pop("AWS_PROFILE", None)
+    if write_shell(os.environ):
+        environ["PATH"] = f"{SHELL_FOLDER}:{environ['PATH']}"
+    return environ
 
 
 async def _keep_tail(process: "asyncio.subprocess.Process", tail: bytearray) -> None:
@@ -375,7 +419,17 @@ def _kill(pid: int) -> None:
 
 
 def _running() -> List[int]:
-    return _processes(lambda pid: os.readlink(f"/proc/{pid}/exe") == PROGRAM)
+    """Its processes that stay; such as tell the version or register end by themselves."""
+
+    def stays(pid: int) -> bool:
+        if os.readlink(f"/proc/{pid}/exe") != PROGRAM:
+            return False
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+        # One about to end has no words.
+        return words[0] != b"" and not b"".join(words[1:2]).startswith(b"-")
+
+    return _processes(stays)
 
 
 def _workers_of(parent: int) -> List[int]:

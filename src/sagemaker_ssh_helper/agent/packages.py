@@ -31,7 +31,13 @@ _MANAGERS: Dict[str, List[Tuple[str, ...]]] = {
 }
 
 # Others do not have it.
-_OFFICIAL_MANAGERS = ("dnf", "microdnf", "yum")
+_OFFICIAL_MANAGERS: Dict[str, Tuple[str, ...]] = {
+    "dnf": ("install", "-y"),
+    "microdnf": ("install", "-y"),
+    "yum": ("install", "-y"),
+    # In Alpine's community repository.
+    "apk": ("add", "--no-cache"),
+}
 _OFFICIAL_TIMEOUT = 120.0
 
 
@@ -83,7 +89,8 @@ def install_official_agent(say: Callable[[str], object]) -> None:
         raise LocalSetup(f"{absent}, and no package manager that has it")
     if os.geteuid() != 0:
         raise LocalSetup(f"{absent}, and installing needs root")
-    _run([(manager, "install", "-y", AGENT_NAME)], because=absent, say=say, timeout=_OFFICIAL_TIMEOUT)
+    command = (manager, *_OFFICIAL_MANAGERS[manager], AGENT_NAME)
+    _run([command], because=absent, say=say, timeout=_OFFICIAL_TIMEOUT)
     official.find()
 
 

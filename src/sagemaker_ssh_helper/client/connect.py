@@ -23,6 +23,7 @@ from sagemaker_ssh_helper.client import keys, known_hosts, launches, standard_st
 from sagemaker_ssh_helper.client.files import config_dir
 from sagemaker_ssh_helper.client.trust import Pin
 from sagemaker_ssh_helper.errors import (
+    NO_ANSWER,
     AccessDenied,
     HostNotTrusted,
     KeyNotDelivered,
@@ -126,7 +127,7 @@ def prepare(
         pin = trust.establish(
             instance,
             tags,
-            launch_ids=lambda claimed: launch_ids(client, instance, claimed),
+            launch_ids=lambda claimed: launch_ids(client, instance, claimed, tell),
             trust_first_use=trust_first_use,
         )
     trust.announce(pin, host)
@@ -191,8 +192,14 @@ def deliver_key(client: Client, pin: Pin, public_line: str) -> None:
         )
 
 
-def launch_ids(client: Client, instance: Instance, claimed: str) -> Sequence[str]:
-    """The launch ids that this machine and AWS know the resource by; AWS is asked only when it must be."""
+def launch_ids(
+    client: Client, instance: Instance, claimed: str, tell: Callable[[str], None] = lambda line: None
+) -> Sequence[str]:
+    """
+    The launch ids that this machine and AWS know the resource by; AWS is asked only when it must be.
+
+    SageMaker is asked for a proof, and may not answer: then there is none, and ``tell`` gets the reason.
+    """
     if instance.kind is None or not instance.name:
         return ()
     recorded = launches.load(instance.kind, instance.name)
@@ -207,8 +214,8 @@ def launch_ids(client: Client, instance: Instance, claimed: str) -> Sequence[str
         else:
             resource = resources.describe(client, instance.kind, instance.name)
             described = [resource.launch_id] if resource is not None else []
-    except AccessDenied:
-        pass
+    except NO_ANSWER as error:
+        tell(f"whose launch {instance.id} is cannot be looked up: {error}")
     return tuple(launch_id for launch_id in (*described, recorded) if launch_id)
 
 

@@ -14,7 +14,7 @@ from sagemaker_ssh_helper.aws import instances, resources
 from sagemaker_ssh_helper.aws.instances import SETTLING, Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
-from sagemaker_ssh_helper.errors import AccessDenied, NotConnected
+from sagemaker_ssh_helper.errors import NO_ANSWER, AccessDenied, NotConnected
 
 INTERVAL = 4.0
 """Seconds between two tries, each of which is two calls to AWS."""
@@ -66,7 +66,7 @@ def _raise_if_ended(client: Client, instance: Instance, error: NotConnected) -> 
         return
     try:
         resource = resources.describe(client, instance.kind, instance.name)
-    except AccessDenied:
+    except NO_ANSWER:
         return
     if resource is not None and resource.ended:
         raise instances.ended(resource) from error
