@@ -3,8 +3,8 @@ A program in the official agent's place, strict about its arguments, its files a
 
 Run as ``amazon-ssm-agent`` of a system whose ``/etc`` and ``/var`` may be written. It notes each start in the
 file ``$STAND_IN/starts``, one JSON object a line, and in ``$STAND_IN/script`` what a script finds.
-``$STAND_IN/orders`` has a line for each start, too: what a registration answers, or ``crash``; nothing when it
-is to go well.
+``$STAND_IN/orders`` has a line for each start, too: what a registration answers, or ``crash``; nothing when
+it is to go well.
 """
 
 import json

@@ -1,10 +1,10 @@
 """
 The official agent, where the image has one: configured, registered, started, and started again when it ends.
 
-Run against agent 3.3.0.0 built from its public source; ``docs/reference/assumptions.md`` says what is open. It
-runs as root only, with this node's environment, and keeps its credentials in the node's folder: in
-``~/.aws/credentials`` they would become the job's. What it starts gets the job's own back: it looks for a shell
-on its PATH, and finds ours first.
+Run against agent 3.3.0.0 built from its public source; ``docs/reference/assumptions.md`` says what is open.
+It runs as root only, with this node's environment, and keeps its credentials in the node's folder: in
+``~/.aws/credentials`` they would become the job's. What it starts gets the job's own back: it looks for a
+shell on its PATH, and finds ours first.
 
 Standard library only; Python 3.8.
 """

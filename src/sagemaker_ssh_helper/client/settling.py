@@ -14,7 +14,7 @@ from sagemaker_ssh_helper.aws import instances, resources
 from sagemaker_ssh_helper.aws.instances import SETTLING, Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
-from sagemaker_ssh_helper.errors import NO_ANSWER, AccessDenied, NotConnected
+from sagemaker_ssh_helper.errors import NO_ANSWER, NotConnected
 
 INTERVAL = 4.0
 """Seconds between two tries, each of which is two calls to AWS."""
