@@ -53,6 +53,8 @@ class Env:
     NODE_KEY = "SSH_NODE_KEY"
     # Where the container side keeps its files; chosen by itself when unset.
     STATE_DIR = "SSH_STATE_DIR"
+    # Seconds that a client's side of the handshake may take.
+    HANDSHAKE_TIMEOUT = "SSH_HANDSHAKE_TIMEOUT"
     # Where in S3 public keys are put and found, at both ends.
     AUTHORIZED_KEYS_PATH = "SSH_AUTHORIZED_KEYS_PATH"
     # Read on the user's machine.

@@ -309,6 +309,17 @@ def test_the_agent_of_the_service_is_waited_for(stub: AwsStub, client: Client) -
     assert native.wait_connected(client, TRAINING, 60, monotonic=lambda: now[0], sleep=sleep)
 
 
+@pytest.mark.parametrize("code", ["ValidationException", "InvalidInstanceId", "InternalServerError"])
+def test_where_nobody_knows_that_question_the_session_tells(stub: AwsStub, client: Client, code: str) -> None:
+    """Whether a native target may be asked for its status is not documented."""
+    stub.answers["GetConnectionStatus"] = Refusal(code, "no such thing")
+    if code == "InternalServerError":
+        with pytest.raises(errors.ServiceError):
+            native.wait_connected(client, TRAINING, 0)
+    else:
+        assert native.wait_connected(client, TRAINING, 0)
+
+
 def test_remote_debugging_is_switched_by_one_call(stub: AwsStub, client: Client) -> None:
     stub.answers["UpdateTrainingJob"] = {"TrainingJobArn": "arn"}
     native.set_remote_debug(client, "job", True)

@@ -13,7 +13,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
 
-from sagemaker_ssh_helper.aws.session import SERVICES, Session, UpgradeForm, partition_of
+from sagemaker_ssh_helper.aws.session import SERVICES, Session, UpgradeForm, is_awss, partition_of
 from sagemaker_ssh_helper.errors import CredentialsExpired, CredentialsMissing, LocalSetup, RegionMissing
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -368,6 +368,86 @@ def test_an_upgrade_is_signed_for_the_message_gateway(
 def test_an_upgrade_may_be_left_unsigned(monkeypatch: pytest.MonkeyPatch) -> None:
     set_environment(monkeypatch, **KEYS)
     assert Session.open(region="eu-west-1").upgrade_headers("wss://h/p?a=b", UpgradeForm.UNSIGNED) == {}
+
+
+GATEWAY = "ssmmessages.eu-west-1.amazonaws.com"
+CHANNEL = "/v1/data-channel/s-1?role=publish_subscribe&cell-number=A+/="
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "begin"),
+    [
+        ("https://vpce-1.ssmmessages.example.com", "wss://vpce-1.ssmmessages.example.com"),
+        ("https://gateway.corp:443/", "wss://gateway.corp"),
+        ("https://gateway.corp:8443/aws/", "wss://gateway.corp:8443/aws"),
+        ("http://[::1]:4566", "ws://[::1]:4566"),
+    ],
+)
+def test_the_channel_is_opened_at_the_endpoint_for_it(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, begin: str
+) -> None:
+    set_environment(monkeypatch, **KEYS, AWS_ENDPOINT_URL_SSMMESSAGES=endpoint)
+    url = f"wss://{GATEWAY}{CHANNEL}"
+    assert Session.open(region="eu-west-1").stream_url(url) == begin + CHANNEL
+
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    assert Session.open(region="eu-west-1").stream_url(url) == url
+
+
+def test_the_general_endpoint_says_itself_where_its_channels_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, **KEYS, AWS_ENDPOINT_URL="http://localhost:1")
+    url = f"wss://{GATEWAY}{CHANNEL}"
+    assert Session.open(region="eu-west-1").stream_url(url) == url
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:1", "ftp://h", "https://", "https://h:x", "https://[::1"])
+def test_an_endpoint_for_channels_that_is_none_is_told(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    set_environment(monkeypatch, **KEYS, AWS_ENDPOINT_URL_SSMMESSAGES=endpoint)
+    with pytest.raises(LocalSetup, match=r"AWS_ENDPOINT_URL_SSMMESSAGES is no http or https URL"):
+        Session.open(region="eu-west-1").stream_url(f"wss://{GATEWAY}{CHANNEL}")
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({}, ""),
+        ({"AWS_SESSION_TOKEN": "t"}, "a link that is lost after they have expired cannot be resumed"),
+        (
+            {"AWS_SESSION_TOKEN": "t", "AWS_CREDENTIAL_EXPIRATION": "2026-12-01T10:00:00Z"},
+            "a link that is lost after 2026-12-01T10:00:00Z cannot be resumed",
+        ),
+        (
+            {"AWS_SESSION_TOKEN": "t", "AWS_CREDENTIAL_EXPIRATION": "\x1b[31m soon"},
+            "a link that is lost after they have expired cannot be resumed",
+        ),
+    ],
+)
+def test_keys_that_cannot_be_renewed_are_told(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, str], line: str
+) -> None:
+    set_environment(monkeypatch, **KEYS, **more)
+    told = Session.open(region="eu-west-1").cannot_outlive
+
+    assert line in told
+    assert bool(told) == bool(line)
+
+
+@pytest.mark.parametrize(
+    ("host", "theirs"),
+    [
+        (GATEWAY, True),
+        ("ssmmessages.cn-north-1.amazonaws.com.cn", True),
+        ("vpce-1.ssmmessages.eu-west-1.vpce.amazonaws.com", True),
+        ("ssm.eu-west-1.api.aws", True),
+        ("localhost", False),
+        ("notamazonaws.com", False),
+        ("amazonaws.com.evil.example", False),
+    ],
+)
+def test_names_of_awss_endpoints_are_known(host: str, theirs: bool) -> None:
+    assert is_awss(host) is theirs
 
 
 def test_a_presigned_upgrade_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

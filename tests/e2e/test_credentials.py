@@ -202,3 +202,18 @@ def test_a_session_goes_on_when_the_role_token_of_its_node_is_not_taken_any_more
         )
         e2e_cloud.faults(kind="cut", side="agent")
         ask(process, b"resumed")
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_laptop_whose_clock_is_wrong_signs_by_the_time_of_the_service(
+    e2e_cloud: LocalCloud, alice: Laptop, job: Job, keys: Keys, hours: int
+) -> None:
+    patches = alice.home / "wrong"
+    patches.mkdir(exist_ok=True)
+    (patches / "sitecustomize.py").write_text(
+        f"import time\nright = time.time\ntime.time = lambda: right() + {hours * 3600}\n"
+    )
+    alice.env["PYTHONPATH"] = str(patches)
+    with shell(alice, job) as process:
+        e2e_cloud.faults(kind="cut", side="client")
+        ask(process, b"resumed")

@@ -16,6 +16,7 @@ from e2e.laptop import until
 from e2e.many_instances import start_instances
 from local_cloud import LocalCloud
 from sagemaker_ssh_helper.agent import rsa
+from sagemaker_ssh_helper.agent.state import State, StateDir
 
 RATE = 5
 
@@ -88,12 +89,19 @@ def test_all_instances_register_with_few_attempts(
 SCRIPT = "from sagemaker_ssh_helper import setup_and_start_ssh; setup_and_start_ssh(); input()"
 
 
+def online(folder: Path) -> int:
+    states = [StateDir.open(str(path)).read_status() for path in folder.glob("node-*")]
+    return sum(found is not None and found.state is State.ONLINE for found in states)
+
+
 @pytest.mark.parametrize("count", [4, pytest.param(20, marks=[pytest.mark.soak])])
 def test_real_nodes_register_with_few_attempts(cloud: LocalCloud, tmp_path: Path, count: int) -> None:
     given = settings(cloud)
     rate = RATE if count > RATE else 1
     jobs = []
     with cloud.fault(kind="throttle", action="ssm:CreateActivation", rate=rate):
+        # 25 agents that start at once have been seen to be throttled here, too.
+        cloud.faults(kind="throttle", action="ssm:UpdateInstanceInformation", rate=rate)
         began_at = time.monotonic()
         for rank in range(count):
             base = tmp_path / f"ml-{rank}"
@@ -121,6 +129,7 @@ def test_real_nodes_register_with_few_attempts(cloud: LocalCloud, tmp_path: Path
         try:
             until(lambda: registered(cloud) == count, "all to be registered", 100)
             took = time.monotonic() - began_at
+            until(lambda: online(tmp_path) == count, "all to be online", 100)
         finally:
             end(tmp_path, jobs)
 

@@ -195,6 +195,17 @@ def test_another_way_is_a_mistake(alice: Laptop, job: Job, command: str) -> None
     assert b"error[usage]: --via takes direct or plugin (not 'pigeon')" in done.stderr
 
 
+def test_one_that_only_connects_to_aws_is_refused_here(alice: Laptop, job: Job, plugin: Plugin) -> None:
+    plugin.install(version="1.2.896.0")
+    done = run(alice, plugin, *SM_SSH, "start-proxy", "--via", "plugin", job.host)
+    assert (done.returncode, done.stdout, plugin.was_run) == (255, b"", False)
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith(
+        "sm-ssh: error[local-setup]: session-manager-plugin 1.2.896.0 connects to AWS's own endpoints only"
+    )
+    assert line.endswith("Leave out --via plugin, or use version 1.2.835.0")
+
+
 def test_one_that_fails_ends_the_session(alice: Laptop, job: Job, plugin: Plugin) -> None:
     plugin.install("sys.exit(7)")
     done = run(alice, plugin, *SM_SSH, "start-proxy", "--via", "plugin", job.host)

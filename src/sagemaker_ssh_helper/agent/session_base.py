@@ -19,10 +19,18 @@ from sagemaker_ssh_helper.errors import (
     ServiceError,
     SSHHelperError,
 )
-from sagemaker_ssh_helper.names import AGENT_VERSION
-from sagemaker_ssh_helper.protocol.data_channel import DataChannel, DataKeyNeeded, Event, Side
+from sagemaker_ssh_helper.names import AGENT_VERSION, Env
+from sagemaker_ssh_helper.protocol.data_channel import (
+    AGENT_HANDSHAKE_TIMEOUT,
+    DataChannel,
+    DataKeyNeeded,
+    Event,
+    Side,
+)
 from sagemaker_ssh_helper.protocol.encryption import DataKey
 from sagemaker_ssh_helper.protocol.payloads import InteractiveShell, TaskStatus
+
+MAX_HANDSHAKE_TIMEOUT = 3600
 
 _MAX_REFUSALS = 6
 
@@ -56,6 +64,17 @@ class Node:
     ssl_context: Optional[ssl.SSLContext]
     environ_path: str
     decrypt: Callable[[str, bytes, Mapping[str, str]], Awaitable[bytes]]
+
+
+def handshake_timeout(environ: Mapping[str, str]) -> float:
+    """Seconds for the client's side of a handshake: as the job's environment says, else the usual ones."""
+    text = environ.get(Env.HANDSHAKE_TIMEOUT, "").strip()
+    if not text:
+        return AGENT_HANDSHAKE_TIMEOUT
+    if text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MAX_HANDSHAKE_TIMEOUT:
+        return float(text)
+    _logger.warning("! %s is no number of seconds from 1 to %d", Env.HANDSHAKE_TIMEOUT, MAX_HANDSHAKE_TIMEOUT)
+    return AGENT_HANDSHAKE_TIMEOUT
 
 
 async def no_kms(key_id: str, cipher_text: bytes, context: Mapping[str, str]) -> bytes:
@@ -123,6 +142,7 @@ class SessionBase:
                 session_type=session_type,
                 properties=properties,
                 kms_key_id=kms_key_id,
+                agent_handshake_timeout=handshake_timeout(os.environ),
             ),
             self._grant,
             on_event=on_event,

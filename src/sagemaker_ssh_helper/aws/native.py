@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.resources import Resource
-from sagemaker_ssh_helper.errors import AccessDenied, ServiceError, TargetStarting
+from sagemaker_ssh_helper.aws_errors import Kind, kind_of
+from sagemaker_ssh_helper.errors import AccessDenied, InstanceNotValid, ServiceError, TargetStarting
 from sagemaker_ssh_helper.names import (
     InstanceId,
     ResourceKind,
@@ -88,14 +89,19 @@ def wait_connected(
     """
     Whether the service's agent behind a native target was there within ``timeout`` seconds.
 
-    Who may not ask is told that it was. Raises AwsError.
+    Who may not ask is told that it was, and so is everybody where the service knows no such question for such
+    a target: the session that is started then says what is true. Raises AwsError.
     """
     deadline = monotonic() + timeout
     while True:
         try:
             status = client.call("ssm", "GetConnectionStatus", Target=target).get("Status")
-        except AccessDenied:
+        except (AccessDenied, InstanceNotValid):
             return True
+        except ServiceError as error:
+            if kind_of(error.code) is Kind.PERMANENT:
+                return True
+            raise
         if str(status).lower() == "connected":
             return True
         if monotonic() + _INTERVAL > deadline:

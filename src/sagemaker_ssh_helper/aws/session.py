@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from sagemaker_ssh_helper.aws import diagnosis
 from sagemaker_ssh_helper.aws_errors import Clock
-from sagemaker_ssh_helper.errors import CredentialsMissing, RegionMissing, SSHHelperError
+from sagemaker_ssh_helper.errors import CredentialsMissing, LocalSetup, RegionMissing, SSHHelperError
 
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
 # Settings that only botocore's own resolution gets right; met in a config file, they take us there.
@@ -320,6 +320,19 @@ class Session:
         """Somebody may sign in again, or write new keys, while this process runs."""
         return self._static is None and not self._is_given
 
+    @property
+    def cannot_outlive(self) -> str:
+        """A line for a user whose keys expire and cannot be renewed meanwhile; empty for others."""
+        if self._static is None or self._static.token is None:
+            return ""
+        ends = self._environ.get("AWS_CREDENTIAL_EXPIRATION", "").strip()
+        known = re.fullmatch(r"[0-9TZ:.+-]{10,40}", ends)
+        return (
+            "the AWS keys are temporary ones from environment variables, which nothing can renew: a link "
+            f"that is lost {f'after {ends}' if known else 'after they have expired'} cannot be resumed. "
+            "Those of a profile are renewed"
+        )
+
     def renew(self) -> bool:
         """
         Read the credentials anew from where they came from: files and caches are otherwise read once.
@@ -356,6 +369,37 @@ class Session:
                 str(client.meta.endpoint_url), "endpoint_url in AWS's config file"
             )
         return f"https://{service.host}.{self.region}.{partition_of(self.region).dns_suffix}"
+
+    def stream_url(self, url: str) -> str:
+        """
+        Where to connect for a session whose answer says ``url``: the same at AWS_ENDPOINT_URL_SSMMESSAGES.
+
+        The general AWS_ENDPOINT_URL does not count: whoever answers there says where its sessions are.
+        Raises LocalSetup.
+        """
+        environ = self._environ
+        chosen = environ.get("AWS_ENDPOINT_URL_SSMMESSAGES")
+        if not chosen or environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+            return url
+        try:
+            endpoint, asked = urlsplit(chosen), urlsplit(url)
+            scheme = {"http": "ws", "https": "wss"}.get(endpoint.scheme)
+            port = endpoint.port
+        except ValueError:
+            scheme, port = None, None
+        if not scheme or not endpoint.hostname:
+            raise LocalSetup(
+                "AWS_ENDPOINT_URL_SSMMESSAGES is no http or https URL",
+                evidence=repr(chosen[:100]),
+                fix="Set it to https://HOST, or unset it",
+            )
+        host = f"[{endpoint.hostname}]" if ":" in endpoint.hostname else endpoint.hostname
+        # What is signed has no port that goes without saying.
+        usual = port is None or (scheme, port) in (("ws", 80), ("wss", 443))
+        netloc = host if usual else f"{host}:{port}"
+        return asked._replace(
+            scheme=scheme, netloc=netloc, path=endpoint.path.rstrip("/") + asked.path
+        ).geturl()
 
     def ca_bundle(self) -> str | bool:
         """The file of trusted certificates, or True for botocore's own."""
@@ -415,13 +459,29 @@ class Partition:
 
 def partition_of(region: str) -> Partition:
     """The partition of a region, by botocore's table; an unknown region is taken to be in ``aws``."""
-    import botocore
-
-    path = Path(botocore.__file__).parent / "data" / "partitions.json"
-    for partition in json.loads(path.read_text(encoding="utf-8"))["partitions"]:
+    for partition in _partitions():
         if region in partition["regions"] or re.match(partition["regionRegex"], region):
             return Partition(partition["id"], partition["outputs"]["dnsSuffix"])
     return Partition("aws", "amazonaws.com")
+
+
+def is_awss(host: str) -> bool:
+    """Whether this is the name of an endpoint of AWS's, in any of its partitions."""
+    suffixes = {
+        partition["outputs"][name]
+        for partition in _partitions()
+        for name in ("dnsSuffix", "dualStackDnsSuffix")
+    }
+    return host.lower().rstrip(".").endswith(tuple(f".{suffix}" for suffix in suffixes))
+
+
+def _partitions() -> list[dict[str, Any]]:
+    """botocore's table."""
+    import botocore
+
+    path = Path(botocore.__file__).parent / "data" / "partitions.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["partitions"]
+    return found
 
 
 def _region_of_environment(environ: Mapping[str, str]) -> tuple[str | None, str, tuple[str, ...]]:

@@ -19,7 +19,7 @@ from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Caller, Client
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.cli import named
-from sagemaker_ssh_helper.client import connect, keys, ssh_config, trust
+from sagemaker_ssh_helper.client import connect, keys, plugin, ssh_config, trust
 from sagemaker_ssh_helper.client.files import locked
 from sagemaker_ssh_helper.client.settings import open_session
 from sagemaker_ssh_helper.errors import (
@@ -77,6 +77,7 @@ class Examination:
         checks: list[tuple[str, Callable[[], Result], Callable[[], Any]]] = [
             ("ssh", self._ssh, lambda: True),
             ("install", self._install, lambda: True),
+            ("plugin", self._plugin, lambda: True),
             ("config", self._config, lambda: True),
             ("region", self._open_session, lambda: True),
             ("credentials", self._credentials, lambda: self._client),
@@ -140,6 +141,18 @@ class Examination:
             "install", WARNING, f"this is {ours}; there is also {', '.join(others)}",
             "Uninstall what is not wanted: pip uninstall sagemaker-ssh-helper, in its environment",
         )  # fmt: skip
+
+    def _plugin(self) -> Result:
+        """Nothing but ``--via plugin`` needs it."""
+        program = shutil.which(plugin.PROGRAM)
+        if program is None:
+            return Result("plugin", OK, f"{plugin.PROGRAM} is not installed, and not needed")
+        version = plugin.version_of(program)
+        why = plugin.why_not(version)
+        if why:
+            text = f"{plugin.PROGRAM} {version} is too old for --via plugin: {why}"
+            return Result("plugin", WARNING, text, plugin.INSTALL)
+        return Result("plugin", OK, f"{plugin.PROGRAM} {version}")
 
     def _config(self) -> Result:
         path = ssh_config.default_path()

@@ -19,9 +19,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import wait
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from sagemaker_ssh_helper.aws import sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
+from sagemaker_ssh_helper.aws.session import is_awss
 from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup, SSHHelperError
 
@@ -37,6 +39,17 @@ RESPONSE_VARIABLE = "AWS_SSM_START_SESSION_RESPONSE"
 
 _READS_VARIABLE = (1, 2, 536, 0)
 """The first version that does."""
+
+_SUPPORTED = (1, 2, 764, 0)
+"""AWS's minimum."""
+
+_GOOD = (1, 2, 835, 0)
+"""Port sessions survive a lost link from here on."""
+
+_AWS_ONLY = (1, 2, 889, 0)
+"""It takes a session's address only when it is one of AWS's endpoints, from here on."""
+
+_BEST = (1, 2, 896, 0)
 
 # Seconds.
 _VERSION_TIMEOUT = 10.0
@@ -108,9 +121,11 @@ def _carry(
     stdout: int | None,
 ) -> None:
     grant, session = started.grant, client.session
-    response = json.dumps({"SessionId": grant.id, "TokenValue": grant.token, "StreamUrl": grant.url})
+    url = session.stream_url(grant.url)
+    response = json.dumps({"SessionId": grant.id, "TokenValue": grant.token, "StreamUrl": url})
     environ = dict(os.environ)
-    version = _version(program)
+    version = version_of(program)
+    _refuse_local(version, url)
     if _numbers(version) >= _READS_VARIABLE:
         environ[RESPONSE_VARIABLE] = response
         response = RESPONSE_VARIABLE
@@ -146,7 +161,36 @@ def _carry(
         )
 
 
-def _version(program: str) -> str:
+def _text(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+INSTALL = f"Install version {_text(_BEST)} or later, or go without it: leave out --via plugin"
+
+
+def why_not(version: str) -> str:
+    """What is wrong with this version of the program; empty when nothing is."""
+    if _numbers(version) < _SUPPORTED:
+        return f"AWS supports {_text(_SUPPORTED)} and later only"
+    if _numbers(version) < _GOOD:
+        return f"before {_text(_GOOD)} a port session is dead after a lost link"
+    return ""
+
+
+def _refuse_local(version: str, url: str) -> None:
+    """Raise LocalSetup for a version that only connects to AWS, and a session that is elsewhere."""
+    host = urlsplit(url).hostname or ""
+    if _numbers(version) < _AWS_ONLY or is_awss(host):
+        return
+    raise LocalSetup(
+        f"{PROGRAM} {version} connects to AWS's own endpoints only, not to {host}",
+        evidence=f"{_text(_AWS_ONLY)} and later check the session's address",
+        fix="Leave out --via plugin, or use version 1.2.835.0",
+    )
+
+
+def version_of(program: str) -> str:
+    """What the program says of itself. Raises LocalSetup when it cannot be run."""
     try:
         done = subprocess.run(
             [program, "--version"],

@@ -190,6 +190,7 @@ class Tunnel:
         tell: Callable[[str], None],
     ) -> None:
         self.closed_by_service = False
+        self._tell = tell
         self._outage = Outage(tell)
         self._client = client
         self._started = started
@@ -209,6 +210,8 @@ class Tunnel:
 
     async def run(self) -> None:
         """Until the end. Raises SSHHelperError when it is not an ordinary one."""
+        if line := self._client.session.cannot_outlive:
+            self._tell(line)
         watch = asyncio.ensure_future(self._watch())
         try:
             error = await self._run_once()

@@ -57,16 +57,15 @@ class _Attempt:
         self._is_renewed = False
 
     async def grant(self, granted: SessionGrant, form: UpgradeForm) -> Grant:
-        signature = await asyncio.wrap_future(
-            in_thread(lambda: self._session.upgrade_headers(granted.url, form))
-        )
+        url = self._session.stream_url(granted.url)
+        signature = await asyncio.wrap_future(in_thread(lambda: self._session.upgrade_headers(url, form)))
         self.form = form if signature else UpgradeForm.UNSIGNED
 
         async def refused(error: ConnectionFailed) -> Grant | None:
             otherwise = await self._next(error)
             return None if otherwise is None else await self.grant(granted, otherwise)
 
-        return Grant(granted.url, granted.token, {"User-Agent": _USER_AGENT, **signature}, refused)
+        return Grant(url, granted.token, {"User-Agent": _USER_AGENT, **signature}, refused)
 
     async def _next(self, error: ConnectionFailed) -> UpgradeForm | None:
         """

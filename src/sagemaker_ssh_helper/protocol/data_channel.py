@@ -252,6 +252,8 @@ class DataChannel:
         window_bytes: how much may be unacknowledged, from the oldest message to the newest.
         max_payload_bytes: of what we send, and of what we tell another of our ends that we accept. With
             others, and until a probe has shown that more gets through, payloads are cut at PAYLOAD_BYTES.
+        agent_handshake_timeout: at the agent, seconds for the client's answer, and again for its proof that
+            it has the session's key.
     """
 
     def __init__(
@@ -269,6 +271,7 @@ class DataChannel:
         kms_key_id: str = "",
         window_bytes: int = WINDOW_BYTES,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        agent_handshake_timeout: float = AGENT_HANDSHAKE_TIMEOUT,
     ) -> None:
         self.side = side
         self.session_id = session_id
@@ -300,6 +303,7 @@ class DataChannel:
         if side is Side.AGENT:
             self._outgoing, self._incoming = self._incoming, self._outgoing
         self._max_payload_bytes = max_payload_bytes
+        self._agent_handshake_timeout = agent_handshake_timeout
         self._payload_size = PayloadSize(PAYLOAD_BYTES)
         # Of the window, while the size of payloads is being found out.
         self._held_back_bytes = 0
@@ -660,7 +664,7 @@ class DataChannel:
             self._meet(None)
             self._start(Ready(self._session_type, self._properties, "", ""), now)
             return
-        self._handshake_until = now + AGENT_HANDSHAKE_TIMEOUT
+        self._handshake_until = now + self._agent_handshake_timeout
         request = payloads.HandshakeRequest(
             self._version, self._session_type, self._properties, sm_ssh=self._marker()
         )
@@ -958,7 +962,7 @@ class DataChannel:
         sealed = payloads.EncryptionChallenge(self._cipher.seal(self._challenge))
         self._push(sealed.serialize(), PayloadType.ENC_CHALLENGE_REQUEST, self._created_ms())
         self._enter(State.CHALLENGED)
-        self._handshake_until = now + AGENT_HANDSHAKE_TIMEOUT
+        self._handshake_until = now + self._agent_handshake_timeout
 
     def _on_challenge_response(self, message: AgentMessage, now: float) -> None:
         """Agent: the client has the key, or not."""
