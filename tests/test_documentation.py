@@ -67,3 +67,19 @@ def test_the_example_of_the_readme_runs_in_a_local_cloud(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"sm-ssh connect hello-\d+\.training\.sagemaker", done.stdout.splitlines()[-1])
+
+
+def test_nothing_tells_to_install_the_older_helper_of_the_same_name() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    # What says that this would be the older helper.
+    allowed = {"README.md", "docs/adr/0033-version-3-installed-from-the-source.md"}
+    wrong = [
+        f"{name}: {line.strip()}"
+        for name in listed.stdout.splitlines()
+        if name.endswith((".md", ".py", "Dockerfile", "fetch-packages", "Makefile")) and name not in allowed
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+        if re.search(
+            r"(install|download|require)\b[^\n]*[ '\"]sagemaker[-_]ssh[-_]helper(\[\w+\])?['\" `]*$", line
+        )
+    ]
+    assert wrong == []

@@ -162,5 +162,5 @@ def test_an_app_without_the_kit_says_what_to_install(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (9, "")
     assert done.stderr == (
         "sagemaker-ssh-helper: error[local-setup]: the Cloud Development Kit is not there (no aws_cdk). "
-        "Install it: pip install 'sagemaker-ssh-helper[cdk]'\n"
+        "Install it, in the folder of this package's source: pip install '.[cdk]'\n"
     )

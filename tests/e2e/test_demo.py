@@ -138,7 +138,7 @@ def test_the_demo_names_the_missing_extra(tmp_path: Path) -> None:
         )
     done = run(DEMO, tmp_path / "home", {"PYTHONPATH": str(blocked)})
     assert done.returncode == 1
-    assert "pip install 'sagemaker-ssh-helper[emulator]'" in done.stdout + done.stderr
+    assert "pip install '.[emulator]'" in done.stdout + done.stderr
 
 
 def test_the_demo_runs_as_an_ordinary_user(tmp_path: Path) -> None:

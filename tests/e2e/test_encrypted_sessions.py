@@ -207,4 +207,4 @@ def test_a_laptop_without_cryptography_is_told(alice: Laptop, job: Job, key: Any
     assert (done.returncode, done.stdout) == (255, b"")
     line = only_line(done.stderr)
     assert line.startswith("sm-ssh: error[local-setup]: ")
-    assert line.endswith("Install it: pip install 'sagemaker-ssh-helper[kms]'")
+    assert line.endswith("Install it: pip install cryptography")

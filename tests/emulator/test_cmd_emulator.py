@@ -219,7 +219,7 @@ def test_a_missing_extra_is_one_clear_error(
     assert (done.returncode, done.stdout) == (9, "")
     assert done.stderr == (
         f"sm-ssh: error[local-setup]: the local cloud is not installed (there is no module {module}). "
-        "Install it: pip install 'sagemaker-ssh-helper[emulator]'\n"
+        "Install it, in the folder of this package's source: pip install '.[emulator]'\n"
     )
 
 
@@ -236,7 +236,9 @@ def test_packages_of_other_versions_are_one_clear_error(emulator: Callable[..., 
 
     assert (done.returncode, done.stdout) == (9, "")
     assert done.stderr.startswith("sm-ssh: error[local-setup]: the local cloud")
-    assert done.stderr.endswith("Install it: pip install 'sagemaker-ssh-helper[emulator]'\n")
+    assert done.stderr.endswith(
+        "Install it, in the folder of this package's source: pip install '.[emulator]'\n"
+    )
 
 
 def test_a_killed_clouds_folder_is_removed_by_the_next(tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ def build_all(debian: Path, find_python: Callable[[str], str], folder: Path) -> 
     for number, (name, base) in enumerate(BASES.items()):
         python = find_python(base.python)
         wheels[name] = _wheels(python, folder / f"wheels-{base.python}")
+        # What the guide has one make in the folder of the source.
+        for wheel in wheels[name].glob("sagemaker_ssh_helper-*.whl"):
+            shutil.copy(wheel, context)
         bases[name] = _stand_in(base, debian, python, folder / f"base-{number}")
     return [
         BuiltImage(path.parent.name, _build(path, context, bases, wheels, folder))

@@ -27,7 +27,7 @@ def synthesize(add_stacks: Callable[[Any, Any], None]) -> int:
         except ImportError as error:
             raise LocalSetup(
                 f"the Cloud Development Kit is not there ({error})",
-                fix="Install it: pip install 'sagemaker-ssh-helper[cdk]'",
+                fix="Install it, in the folder of this package's source: pip install '.[cdk]'",
             ) from error
         app = aws_cdk.App()
         account = os.environ.get("CDK_DEFAULT_ACCOUNT")

@@ -21,7 +21,7 @@ def load() -> Callable[[bytes], Aead]:
         raise LocalSetup(
             "sessions that are encrypted with a KMS key need the Python package cryptography",
             evidence=str(error),
-            fix="Install it: pip install 'sagemaker-ssh-helper[kms]'",
+            fix="Install it: pip install cryptography",
         ) from error
 
     class AesGcm:

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             if missing
             else "the local cloud's packages are of other versions",
             evidence=f"there is no module {error.name}" if missing else str(error),
-            fix="Install it: pip install 'sagemaker-ssh-helper[emulator]'",
+            fix="Install it, in the folder of this package's source: pip install '.[emulator]'",
         ) from None
 
     async def main() -> int:
