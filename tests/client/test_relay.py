@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,48 @@ def test_a_python_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: py
         ["/bin/sh"], input=typed_line("0" * 32), env={"PATH": str(tmp_path)}, capture_output=True, check=False
     )
     assert client_relay.MARK + b"no-python " in done.stdout.splitlines()
+
+
+KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
+
+
+def test_a_relay_tells_its_host_key_and_its_login_name() -> None:
+    host_key, user = client_relay.told(json.dumps({"host_key": KEY, "user": "sagemaker-user"}).encode())
+    assert (host_key.line, user) == (KEY, "sagemaker-user")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"host_key": KEY, "user": "root\nHost *\n  ProxyCommand touch /tmp/x"},
+        {"host_key": KEY, "user": "root\r"},
+        {"host_key": KEY, "user": "-oProxyCommand=x"},
+        {"host_key": KEY, "user": ["root"]},
+        {"host_key": KEY, "user": None},
+        {"host_key": KEY},
+        {"host_key": f"{KEY}\nHost *", "user": "root"},
+        {"host_key": 7, "user": "root"},
+        ["host_key", "user"],
+        "x" * 5000,
+        7,
+    ],
+)
+def test_a_relay_that_tells_something_else_is_refused(told: object) -> None:
+    with pytest.raises(errors.HandshakeFailed, match="Do not log in"):
+        client_relay.told(json.dumps(told).encode())
+
+
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=60).map(lambda user: json.dumps({"host_key": KEY, "user": user}).encode())
+)
+def test_whatever_a_relay_tells_is_a_word_or_refused(text: bytes) -> None:
+    try:
+        _, user = client_relay.told(text)
+    except errors.HandshakeFailed:
+        return
+    assert user.isascii()
+    assert not set(user) & set(" \t\r\n\"'\\%*?!,#=;`$(") - {"$"}
 
 
 @given(st.lists(st.binary(max_size=40).map(base64.b64encode), max_size=10), st.data())

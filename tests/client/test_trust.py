@@ -13,8 +13,10 @@ import pytest
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.client import known_hosts, trust
 from sagemaker_ssh_helper.client.files import config_dir, state_dir
-from sagemaker_ssh_helper.errors import HostKeyChanged, HostNotTrusted
+from sagemaker_ssh_helper.client.ssh_words import LoginName
+from sagemaker_ssh_helper.errors import HostKeyChanged, HostNotTrusted, UsageError
 from sagemaker_ssh_helper.names import InstanceId, ResourceKind
+from sagemaker_ssh_helper.public_keys import parse_host_key
 
 HOST = "My-Job.training.sagemaker"
 LAUNCH, OTHER = "1" * 32, "2" * 32
@@ -180,13 +182,13 @@ def test_nothing_is_written_when_nothing_changes(monkeypatch: pytest.MonkeyPatch
 
 
 def test_login_names_are_written_for_ssh_and_taken_back() -> None:
-    trust.write_user_line("a.training.sagemaker", "ubuntu")
-    trust.write_user_line("b.training.sagemaker", "app")
-    trust.write_user_line("a.training.sagemaker", "nobody")
+    trust.write_user_line("a.training.sagemaker", LoginName("ubuntu"))
+    trust.write_user_line("b.training.sagemaker", LoginName("app"))
+    trust.write_user_line("a.training.sagemaker", LoginName("nobody"))
     assert trust.hosts_path().read_text() == (
         "Host b.training.sagemaker\n  User app\nHost a.training.sagemaker\n  User nobody\n"
     )
-    trust.write_user_line("b.training.sagemaker", "root")
+    trust.write_user_line("b.training.sagemaker", LoginName("root"))
     assert trust.hosts_path().read_text() == "Host a.training.sagemaker\n  User nobody\n"
 
 
@@ -194,7 +196,7 @@ def test_only_the_last_hundreds_of_login_names_are_kept() -> None:
     lines = "".join(f"Host h{number}.training.sagemaker\n  User u\n" for number in range(500))
     config_dir().mkdir(parents=True)
     trust.hosts_path().write_text(lines)
-    trust.write_user_line("new.training.sagemaker", "u")
+    trust.write_user_line("new.training.sagemaker", LoginName("u"))
     kept = trust.hosts_path().read_text()
 
     assert kept.count("Host ") == 500
@@ -203,9 +205,41 @@ def test_only_the_last_hundreds_of_login_names_are_kept() -> None:
 
 
 def test_a_container_that_runs_as_root_needs_no_line(home: Path) -> None:
-    trust.write_user_line("a.training.sagemaker", "root")
+    trust.write_user_line("a.training.sagemaker", LoginName("root"))
     trust.write_user_line("a.training.sagemaker", None)
     assert not trust.hosts_path().exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "user"),
+    [
+        ("a.training.sagemaker", "root\nHost *\n  ProxyCommand touch /tmp/x"),
+        ("a.training.sagemaker", "u\n"),
+        ("a.training.sagemaker", "two words"),
+        ("a.training.sagemaker", ""),
+        ("*", "u"),
+        ("a b", "u"),
+        ("a\nMatch all", "u"),
+        ("!a", "u"),
+        ("", "u"),
+    ],
+)
+def test_what_ssh_would_read_otherwise_is_not_written_whoever_says_it(host: str, user: str) -> None:
+    with pytest.raises(UsageError, match="is not"):
+        trust.write_user_line(host, user)  # type: ignore[arg-type]  # as code that forgot the check
+    assert not trust.hosts_path().exists()
+
+
+def test_lines_that_we_did_not_write_so_are_left_out() -> None:
+    config_dir().mkdir(parents=True)
+    trust.hosts_path().write_text("Host *\n  User evil\nHost a.training.sagemaker\n  User %h\n")
+    trust.write_user_line("b.training.sagemaker", LoginName("app"))
+    assert trust.hosts_path().read_text() == "Host b.training.sagemaker\n  User app\n"
+
+
+def test_an_id_that_is_none_reaches_no_file() -> None:
+    with pytest.raises(UsageError, match="is not the id of a managed instance"):
+        known_hosts.line_of(HOST, parse_host_key(key(1)), InstanceId("mi-1\n* ssh-ed25519 AAAA"))
 
 
 def test_keys_that_were_delivered_are_remembered_beside_those_of_the_tag() -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from sagemaker_ssh_helper.client.terminal_text import escaped
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 
 FRESH = 60.0
@@ -134,9 +135,11 @@ def refresh() -> None:
 
     def hosts(kind: ResourceKind) -> list[str]:
         try:
-            return [Target(kind=kind, name=found.name).fqdn for found in resources.alive(client, kind)]
+            hosts = [Target(kind=kind, name=found.name).fqdn for found in resources.alive(client, kind)]
         except SSHHelperError:
             return []
+        # A shell reads them: what cannot be the name of a host is none.
+        return [host for host in hosts if escaped(host) == host and " " not in host]
 
     with ThreadPoolExecutor(len(ResourceKind)) as pool:
         names = [host for some in pool.map(hosts, ResourceKind) for host in some]

@@ -13,6 +13,7 @@ from sagemaker_ssh_helper.cli.main import interrupted, say
 from sagemaker_ssh_helper.cli.main import main as sm_ssh
 from sagemaker_ssh_helper.cli.parser import add_aws_options
 from sagemaker_ssh_helper.client import standard_streams
+from sagemaker_ssh_helper.client.terminal_text import escaped
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     found = fleet.left_over(client, args.delete_older_than_n_days * _DAY)
     if not args.json:
         for instance in found:
-            print(f"{instance.id}  {instance.ping_status}  {instance.fqdn}")
+            print(escaped(f"{instance.id}  {instance.ping_status}  {instance.fqdn}"))
     if not found or args.dry_run:
         say(f"{len(found)} instances in {session.region}")
         return _json(args, [(instance.id, None) for instance in found], 0)

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.client.terminal_text import escaped
 
 _MARKS = {"ok": "ok  ", "warning": "WARN", "failed": "FAIL", "skipped": "-   "}
 
@@ -61,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(status: str, check: str, text: str, fix: str | None, seconds: float) -> None:
-    line = f"{_MARKS[status]}  {check:<12} {text}"
-    print("".join(character if character.isprintable() else "?" for character in line))
+    print(escaped(f"{_MARKS[status]}  {check:<12} {text}"))
     if fix and status != "ok":
-        print(f"      fix          {fix}")
+        print(escaped(f"      fix          {fix}"))
     sys.stdout.flush()

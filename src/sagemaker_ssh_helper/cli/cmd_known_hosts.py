@@ -7,6 +7,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from sagemaker_ssh_helper.client.terminal_text import escaped
+
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
@@ -22,5 +24,5 @@ def run(args: argparse.Namespace) -> int:
     from sagemaker_ssh_helper.client import known_hosts
 
     for line in known_hosts.lines_of(args.host):
-        print(line)
+        print(escaped(line))
     return 0

@@ -16,6 +16,7 @@ from sagemaker_ssh_helper.cli.durations import seconds
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
 from sagemaker_ssh_helper.cli.patience import Patience
+from sagemaker_ssh_helper.client.terminal_text import escaped
 from sagemaker_ssh_helper.errors import AccessDenied, UsageError
 from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
 from sagemaker_ssh_helper.targets import Target, split_bare
@@ -170,13 +171,16 @@ def _print_table(rows: list[Row]) -> None:
     from sagemaker_ssh_helper.cli.picker import age
 
     table = [
-        (
-            row.status,
-            row.instance_id or "-",
-            row.node or "-",
-            age(row.since),
-            row.resource_status or "-",
-            row.host,
+        tuple(
+            escaped(cell)
+            for cell in (
+                row.status,
+                row.instance_id or "-",
+                row.node or "-",
+                age(row.since),
+                row.resource_status or "-",
+                row.host,
+            )
         )
         for row in rows
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from sagemaker_ssh_helper.cli.durations import seconds
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.client.terminal_text import escaped_line
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,6 +25,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("target", nargs="?", metavar="TARGET", help="as for connect; picked on a terminal")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the target has ended")
     parser.add_argument("--since", type=seconds, metavar="TIME", help="only the last 90s, 15m, 2h, 30d")
+    parser.add_argument(
+        "--raw", action="store_true", help="as it was written: control characters reach your terminal"
+    )
     parser.add_argument("--grep", metavar="PATTERN", default="", help="a filter pattern of CloudWatch Logs")
     add_aws_options(parser)
 
@@ -58,8 +62,9 @@ def run(args: argparse.Namespace) -> int:
     printed = 0
     for event in lines:
         printed += 1
-        text = event.message.rstrip("\n")
-        sys.stdout.write(f"{event.node} | {text}\n" if several else f"{text}\n")
+        text = f"{event.node} | {event.message}" if several else event.message
+        for line in text.rstrip("\n").split("\n"):
+            sys.stdout.write(f"{line if args.raw else escaped_line(line)}\n")
         if args.follow:
             sys.stdout.flush()
     if not printed:

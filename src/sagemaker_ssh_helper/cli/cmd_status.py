@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sagemaker_ssh_helper.cli.parser import add_aws_options
+from sagemaker_ssh_helper.client.terminal_text import escaped
 from sagemaker_ssh_helper.errors import SSHHelperError
 
 if TYPE_CHECKING:
@@ -89,21 +90,25 @@ def _print(
 ) -> None:
     from sagemaker_ssh_helper.cli.picker import age
 
-    print(f"{host}  {region}")
+    _show(f"{host}  {region}")
     if resource is not None:
         status = resource.status
         if resource.secondary_status not in ("", status):
             status += f" ({resource.secondary_status})"
-        print(f"  status     {status}, created {age(resource.created_at)} ago")
+        _show(f"  status     {status}, created {age(resource.created_at)} ago")
         if resource.failure_reason:
-            print(f"  reason     {resource.failure_reason}")
+            _show(f"  reason     {resource.failure_reason}")
         if resource.instance_type:
-            print(f"  instances  {resource.instance_count or 1} x {resource.instance_type}")
+            _show(f"  instances  {resource.instance_count or 1} x {resource.instance_type}")
         if resource.stops_at is not None and not resource.ended:
             left = max(0, int(resource.stops_at - time.time()))
             at = time.strftime("%Y-%m-%d %H:%M", time.localtime(resource.stops_at))
-            print(f"  stops at   {at}, in {left // 3600}h {left % 3600 // 60:02}m (its longest run time)")
+            _show(f"  stops at   {at}, in {left // 3600}h {left % 3600 // 60:02}m (its longest run time)")
     for instance in nodes:
         ping = f"last ping {age(instance.last_ping_at)} ago" if instance.last_ping_at else "no ping yet"
-        print(f"  {instance.node or 'algo-1':<9}  {instance.ping_status}, {instance.id}, {ping}")
-    print("  reachable  " + ("yes" if problem is None else f"no: {problem}"))
+        _show(f"  {instance.node or 'algo-1':<9}  {instance.ping_status}, {instance.id}, {ping}")
+    _show("  reachable  " + ("yes" if problem is None else f"no: {problem}"))
+
+
+def _show(line: str) -> None:
+    print(escaped(line))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.client import standard_streams
+from sagemaker_ssh_helper.client.terminal_text import escaped
 from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
 from sagemaker_ssh_helper.names import Env
 
@@ -142,9 +143,8 @@ def _plainer(error: UnicodeError) -> tuple[str, int]:
 
 def say(line: str) -> None:
     """One line for the user, on standard error."""
-    # Some of it was said by a container or by whatever answers in AWS's place: it must not move the cursor.
-    shown = "".join(character if character.isprintable() else "?" for character in line)
-    print(f"sm-ssh: {shown}", file=sys.stderr, flush=True)
+    # Some of it was said by a container or by whatever answers in AWS's place.
+    print(f"sm-ssh: {escaped(line)}", file=sys.stderr, flush=True)
 
 
 def _dispatch(words: list[str]) -> tuple[str, list[str]]:

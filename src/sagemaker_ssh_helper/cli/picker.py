@@ -13,6 +13,7 @@ from sagemaker_ssh_helper.aws.instances import ONLINE
 from sagemaker_ssh_helper.aws.inventory import Row
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.client import standard_streams
+from sagemaker_ssh_helper.client.terminal_text import escaped
 from sagemaker_ssh_helper.errors import TargetNotFound, UsageError
 from sagemaker_ssh_helper.names import ResourceKind
 from sagemaker_ssh_helper.targets import Target
@@ -66,7 +67,7 @@ def age(since: float | None) -> str:
 
 
 def _show(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(escaped(line), file=sys.stderr)
 
 
 def _target(row: Row) -> Target:

@@ -16,6 +16,7 @@ from sagemaker_ssh_helper.aws.progress import Progress, Stage, Watch
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.patience import Patience
 from sagemaker_ssh_helper.client import timings
+from sagemaker_ssh_helper.client.terminal_text import escaped
 from sagemaker_ssh_helper.errors import LocalSetup, TargetStarting, WaitTimeout
 from sagemaker_ssh_helper.targets import Target
 
@@ -134,7 +135,7 @@ class _Show:
         if self._terminal:
             line = f"  {what:<10} {clock(elapsed)}{self._hint(elapsed)}"
             # A line that is broken cannot be taken back.
-            sys.stderr.write(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+            sys.stderr.write(f"\r{escaped(line)[: shutil.get_terminal_size().columns - 1]}\x1b[K")
             sys.stderr.flush()
         elif self._heartbeat and now - self._told_at >= _HEARTBEAT:
             self._tell(

@@ -142,7 +142,7 @@ class Container:
             return values.get(name, [""])[-1]
 
         libraries: dict[str, tuple[int, ...]] = {}
-        glibc = re.search(r"(\d+)\.(\d+)\s*$", last("ldd"))
+        glibc = re.search(r"([0-9]{1,4})\.([0-9]{1,4})\s*$", last("ldd"))
         if glibc and "musl" not in last("ldd"):
             libraries["glibc"] = (int(glibc[1]), int(glibc[2]))
         if "musl" in last("ldd"):
@@ -150,9 +150,11 @@ class Container:
         versions = [_version(value.partition("_")[2]) for value in values.get("libstdc++", [])]
         if versions:
             libraries["libstdc++"] = max(versions)
-        free = re.search(r"\s(\d+)\s+\d+%", last("df"))
+        free = re.search(r"\s([0-9]{1,15})\s+[0-9]+%", last("df"))
+        folder = last("folder")
         return cls(
-            folder=last("folder"),
+            # It becomes an argument of a program here, and part of a link.
+            folder=folder if folder.startswith("/") and folder.isprintable() else "",
             machine=last("machine"),
             libraries=libraries,
             programs=frozenset(values.get("program", [])),
@@ -192,7 +194,7 @@ class Container:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part.isdigit())
+    return tuple(int(part) for part in text.split(".") if re.fullmatch("[0-9]{1,4}", part))
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -7,16 +7,12 @@ a host up in lower case. ``~/.ssh/known_hosts`` is never touched.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from sagemaker_ssh_helper.client.files import config_dir, read_text, write_atomic
+from sagemaker_ssh_helper.client.ssh_words import HostName, instance_word
 from sagemaker_ssh_helper.names import InstanceId
 from sagemaker_ssh_helper.public_keys import PublicKey
-
-# What a host name of ours can hold, a space's ARN included; nothing that known_hosts reads as a pattern, a
-# list or a marker.
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
 
 
 def path() -> Path:
@@ -25,9 +21,8 @@ def path() -> Path:
 
 
 def line_of(host: str, key: PublicKey, instance_id: InstanceId) -> str:
-    """The line, without its end. ``host`` is a name that ``Target.parse`` accepted."""
-    assert _HOST.fullmatch(host), f"{host!r} is no host name"
-    return f"{host.lower()} {key.line} {instance_id}"
+    """The line, without its end. Raises UsageError for a host or an id that is not one word of its kind."""
+    return f"{HostName(host).lower()} {key.line} {instance_word(instance_id)}"
 
 
 def lines_of(host: str) -> list[str]:

@@ -25,19 +25,19 @@ from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.client import keys, trust
 from sagemaker_ssh_helper.client.pipes import Output
 from sagemaker_ssh_helper.client.proxy_command import ProxyOptions, Started
+from sagemaker_ssh_helper.client.ssh_words import LoginName
 from sagemaker_ssh_helper.client.tunnel import Tunnel, terminate
 from sagemaker_ssh_helper.errors import (
     HandshakeFailed,
     SessionLost,
     SSHHelperError,
     SshServerDown,
-    UsageError,
     WrongUser,
 )
 from sagemaker_ssh_helper.protocol.data_channel import Event, StreamData
 from sagemaker_ssh_helper.protocol.message import PayloadType
 from sagemaker_ssh_helper.protocol.payloads import SessionType
-from sagemaker_ssh_helper.public_keys import parse_host_key
+from sagemaker_ssh_helper.public_keys import PublicKey, parse_host_key
 
 START_TIMEOUT = 100.0
 """Seconds until the relay must be there; ssh waits 120 for the server's first line."""
@@ -64,6 +64,21 @@ def typed_line(digest: str) -> bytes:
         f"exec $p -I -c '{code}' {digest}; done; printf '\\nsm-ssh-%s:no-python \\n' relay; exit\n"
     )
     return line.encode()
+
+
+def told(text: bytes) -> tuple[PublicKey, LoginName]:
+    """
+    The host key and the login name in what a relay says of its ssh server, which anybody in the container can
+    say. Raises HandshakeFailed for anything else.
+    """
+    try:
+        entries = json.loads(text)
+        return parse_host_key(entries["host_key"]), LoginName(entries["user"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise HandshakeFailed(
+            "the relay in the container told no host key and login name that can be used",
+            fix="Do not log in: our relay never says such a thing",
+        ) from error
 
 
 class Lines:
@@ -185,11 +200,7 @@ class RelayTunnel(Tunnel):
             )
 
     def _begin(self, text: bytes) -> None:
-        try:
-            told = json.loads(text)
-            host_key, user = parse_host_key(told["host_key"]), str(told["user"])
-        except (ValueError, KeyError, TypeError, UsageError) as error:
-            raise HandshakeFailed("the relay in the container makes no sense") from error
+        host_key, user = told(text)
         host, asked = self._options.host, self._options.user
         trust.announce_relayed(host, host_key, user, self._started.instance.id)
         if asked not in (None, user):

@@ -34,6 +34,7 @@ from sagemaker_ssh_helper.client.proxy_command import (
     max_payload_bytes,
 )
 from sagemaker_ssh_helper.client.settings import open_session
+from sagemaker_ssh_helper.client.terminal_text import escaped_line
 from sagemaker_ssh_helper.client.tunnel import FLUSH_TIMEOUT, HURRY_TIMEOUT, Tunnel, terminate, wait_started
 from sagemaker_ssh_helper.errors import LocalSetup, SessionLost, SSHHelperError
 from sagemaker_ssh_helper.names import Tag
@@ -284,7 +285,7 @@ class TerminalSession(Tunnel):
     def _begin(self, ready: Ready) -> None:
         self._kind = ready.session_type
         if ready.customer_message.strip():
-            self._stderr.write(ready.customer_message.encode() + b"\n")
+            self._stderr.write(escaped_line(ready.customer_message).encode() + b"\n")
         if self._kind == SessionType.PORT and port_forwarding.is_asked(ready):
             try:
                 listener = port_forwarding.listen(ready)

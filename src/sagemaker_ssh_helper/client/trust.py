@@ -32,6 +32,7 @@ from sagemaker_ssh_helper.client.files import (
     state_dir,
     write_atomic,
 )
+from sagemaker_ssh_helper.client.ssh_words import HostName, LoginName
 from sagemaker_ssh_helper.errors import HostKeyChanged, HostNotTrusted, UsageError
 from sagemaker_ssh_helper.names import InstanceId, Tag
 from sagemaker_ssh_helper.public_keys import PublicKey, parse_host_key
@@ -45,7 +46,6 @@ KEPT_TIMEOUT = 60 * 86400.0
 _KEPT_USERS = 500
 _USE_INTERVAL = 86400.0  # seconds; how exactly the last use is known
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
 _USER_LINES = r"^Host (\S+)\n  User (\S+)$"
 _OPTION_TRUST = "--trust-first-use"
 
@@ -64,7 +64,7 @@ class Pin:
     """The resource that it was shown to belong to; empty when it claims none."""
     host_key: PublicKey | None
     port: int
-    user: str | None
+    user: LoginName | None
     owner: str | None
     keys: frozenset[str]
     """Fingerprints of the user keys that the container admits, as far as we know."""
@@ -167,7 +167,7 @@ def announce(pin: Pin, host: str) -> None:
     write_user_line(host, pin.user)
 
 
-def announce_relayed(host: str, host_key: PublicKey, user: str, instance_id: InstanceId) -> None:
+def announce_relayed(host: str, host_key: PublicKey, user: LoginName, instance_id: InstanceId) -> None:
     """
     The same for a native target, whose key came through the session: nothing is pinned beyond it.
 
@@ -181,13 +181,13 @@ def announce_relayed(host: str, host_key: PublicKey, user: str, instance_id: Ins
 
 def relayed(instance: Instance, host: str) -> Pin:
     """What stands for the pin of a native target: nothing but the login name it told last."""
-    users = dict(re.findall(_USER_LINES, read_text(hosts_path()) or "", re.MULTILINE))
+    users = _users(read_text(hosts_path()) or "")
     return Pin(
         instance_id=instance.id,
         name=instance.name,
         host_key=None,
         port=22,
-        user=users.get(host),
+        user=LoginName(users[host]) if host in users else None,
         owner=None,
         keys=frozenset(),
         checked_at=0.0,
@@ -205,12 +205,15 @@ def hosts_path() -> Path:
     return config_dir() / "hosts.conf"
 
 
-def write_user_line(host: str, user: str | None) -> None:
+def write_user_line(host: str, user: LoginName | None) -> None:
     """
     Make ``ssh host`` log in as ``user``; None or ``root`` removes our lines, for root is the block's default.
 
-    The lines of the last hundreds of hosts are kept. Raises LocalSetup.
+    The lines of the last hundreds of hosts are kept. Raises LocalSetup; UsageError for a host or a name that
+    ssh would not read as one.
     """
+    # Whatever the type says: ssh takes its orders from this file.
+    host, user = HostName(host), None if user is None else LoginName(user)
     path = hosts_path()
     wanted = None if user in (None, "root") else user
     if wanted is None and not path.exists():
@@ -218,7 +221,7 @@ def write_user_line(host: str, user: str | None) -> None:
     private_dir(path.parent)
     with locked(path):
         before = read_text(path) or ""
-        users = dict(re.findall(_USER_LINES, before, re.MULTILINE))
+        users = _users(before)
         if users.get(host) == wanted:
             return
         users.pop(host, None)
@@ -226,6 +229,20 @@ def write_user_line(host: str, user: str | None) -> None:
             users[host] = wanted
         kept = list(users.items())[-_KEPT_USERS:]
         write_atomic(path, "".join(f"Host {name}\n  User {login}\n" for name, login in kept))
+
+
+def _users(text: str) -> dict[str, str]:
+    """The login name of each host in ``hosts.conf``; lines that we did not write so are left out."""
+    found = dict(re.findall(_USER_LINES, text, re.MULTILINE))
+    return {host: user for host, user in found.items() if _is(HostName, host) and _is(LoginName, user)}
+
+
+def _is(word: Callable[[str], str], text: str) -> bool:
+    try:
+        word(text)
+    except UsageError:
+        return False
+    return True
 
 
 def _path() -> Path:
@@ -287,10 +304,11 @@ def port_of(tags: Mapping[str, str]) -> int:
     return int(text) if _PORT.fullmatch(text) and int(text) < 65536 else 22
 
 
-def _user(tags: Mapping[str, str]) -> str | None:
-    # It goes into an ssh configuration and a command line.
-    text = tags.get(Tag.USER, "")
-    return text if _USER.fullmatch(text) else None
+def _user(tags: Mapping[str, str]) -> LoginName | None:
+    try:
+        return LoginName(tags.get(Tag.USER, ""))
+    except UsageError:
+        return None
 
 
 def _keys(tags: Mapping[str, str]) -> frozenset[str]:
@@ -322,7 +340,7 @@ def _parse(instance_id: InstanceId, entry: Any) -> Pin | None:
             name=entry["name"],
             host_key=parse_host_key(entry["host_key"]) if entry["host_key"] else None,
             port=int(entry["port"]),
-            user=entry["user"],
+            user=LoginName(entry["user"]) if entry["user"] is not None else None,
             owner=entry["owner"],
             keys=frozenset(entry["keys"]),
             checked_at=float(entry["checked_at"]),
