@@ -149,6 +149,56 @@ def test_a_shell_without_a_terminal_reads_its_commands(node):
     assert (done.stdout, done.stderr) == (f"here: {node.job}\n".encode(), b"")
 
 
+def lives(pid):
+    return os.path.exists(f"/proc/{pid}/stat") and login._began(pid) != b""
+
+
+def wait_gone(pid):
+    deadline = time.monotonic() + 10
+    while lives(pid):
+        assert time.monotonic() < deadline, f"process {pid} lives on"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_command_ends_with_its_client_but_for_what_is_to_stay(node, ending):
+    """Nothing writes to the client here, so nobody would notice by a broken pipe."""
+    stays = "sleep 61 >/dev/null & echo $!; nohup sleep 62 </dev/null >/dev/null 2>&1 & echo $!"
+    command = f"{stays}; echo $$; sleep 63; :"
+    words = ["ssh", "-F", str(node.config), "job", command]
+    client = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    background, persistent, shell = (int(client.stdout.readline()) for _ in range(3))
+    try:
+        client.send_signal(ending)
+        client.wait(TIMEOUT)
+        wait_gone(shell)
+        assert lives(background)
+        assert lives(persistent)
+    finally:
+        for pid in (background, persistent):
+            os.kill(pid, signal.SIGKILL)
+        client.stdin.close()
+        client.stdout.close()
+
+
+def test_what_a_command_leaves_behind_stays_when_its_client_is_done(node):
+    done = node.ssh("sleep 61 >/dev/null 2>&1 & echo $!")
+    pid = int(done.stdout)
+    time.sleep(0.3)
+
+    assert lives(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_the_end_of_a_process_is_seen_without_the_kernels_help(monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    monkeypatch.setattr(login, "WATCH_INTERVAL", 0.01)
+    with subprocess.Popen(["sleep", "60"]) as ours:
+        threading.Timer(0.1, ours.kill).start()
+        assert login._first_to_end(os.getpid(), ours.pid) == ours.pid
+        assert login._first_to_end(ours.pid, os.getpid()) == ours.pid
+
+
 def test_a_login_without_the_saved_environment_still_works(node):
     saved = node.state / "environment"
     saved.rename(node.state / "environment.away")

@@ -21,7 +21,7 @@ import site
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
-from sagemaker_ssh_helper.agent import environment, launcher, sshd
+from sagemaker_ssh_helper.agent import environment, launcher, login, sshd
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.agent.terminal import Terminal
 from sagemaker_ssh_helper.errors import UsageError
@@ -256,7 +256,11 @@ class _Login:
         ]
         try:
             await self._until_gone(asyncio.gather(*copying))
-            return await child.wait() if not self._process.is_closing() else 0
+            if self._process.is_closing():
+                # The client has gone. The login itself sees only that OpenSSH's process goes with it.
+                login.hang_up(child.pid)
+                return 0
+            return await child.wait()
         finally:
             await _end([typing, *copying])
             child.stdin.close()

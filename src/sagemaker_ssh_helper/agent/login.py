@@ -49,6 +49,9 @@ _TERMINFO = (
 )
 _SUBSYSTEM = b"internal-sftp"
 
+WATCH_INTERVAL = 1.0
+"""Seconds between looks, where the kernel does not tell that a process has ended."""
+
 # What lets a shell run without its start-up files, by its program's name. Others read none for a command.
 _BARE = {
     b"bash": b"--norc",
@@ -207,6 +210,90 @@ def share_agent(path: bytes) -> None:
         pass
 
 
+def hang_up(leader: int) -> None:
+    """
+    SIGHUP, as a terminal does it, to a command without one whose user has gone.
+
+    What the command's shell started in the background goes on: without a terminal that has /dev/null for its
+    input, as have servers that are meant to stay. What ``nohup`` and ``setsid`` started goes on anyway.
+    """
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                group = int(file.read().rpartition(b")")[2].split()[2])
+            if group != leader or (int(name) != leader and os.readlink(f"/proc/{name}/fd/0") == os.devnull):
+                continue
+            os.kill(int(name), _signal.SIGHUP)
+            os.kill(int(name), _signal.SIGCONT)
+        except (OSError, ValueError):
+            # It ended, or is another user's.
+            continue
+
+
+def watch() -> None:
+    """
+    Hang up the command that this process is about to become, when sshd has gone and it has not.
+
+    Nobody else would: a client that is killed takes sshd's process along, and without a terminal the command
+    learns of that when it next writes something, if ever.
+    """
+    leader, server = os.getpid(), os.getppid()
+    if os.getpgrp() != leader or not os.path.exists("/proc/self/stat"):
+        return
+    middle = os.fork()
+    if middle:
+        os.waitpid(middle, 0)
+        return
+    try:
+        # Nobody's child, so that the command waits for it never.
+        os.setsid()
+        if os.fork() == 0:
+            for descriptor in os.listdir("/proc/self/fd"):
+                try:
+                    os.close(int(descriptor))
+                except OSError:
+                    pass
+            if _first_to_end(leader, server) == server:
+                hang_up(leader)
+    finally:
+        os._exit(0)
+
+
+def _first_to_end(leader: int, server: int) -> int:
+    """Wait for the first of two processes to end; the leader, where both have."""
+    import select
+
+    if hasattr(os, "pidfd_open"):
+        try:
+            watched = {os.pidfd_open(pid): pid for pid in (leader, server)}
+            poll = select.poll()
+            for descriptor in watched:
+                poll.register(descriptor, select.POLLIN)
+            ended = [watched[descriptor] for descriptor, _ in poll.poll()]
+            return leader if leader in ended else server
+        except OSError:
+            # An old kernel, or one of them has ended already.
+            pass
+    began = {pid: _began(pid) for pid in (leader, server)}
+    while True:
+        for pid in (leader, server):
+            if not began[pid] or _began(pid) != began[pid]:
+                return pid
+        select.select([], [], [], WATCH_INTERVAL)
+
+
+def _began(pid: int) -> bytes:
+    """What tells this process from a later one with its number; empty when it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return b""
+    return b"" if fields[0] == b"Z" else fields[19]
+
+
 def main(arguments: list[str]) -> int:
     theirs = [os.fsencode(name) for name in QUIET_SHELL]
     session = {name: value for name, value in os.environb.items() if name not in theirs}
@@ -244,6 +331,8 @@ def main(arguments: list[str]) -> int:
         folder_of_ours = os.path.dirname(arguments[0])
         program = shell
         words = shell_words(shell, command, environment, os.path.join(folder_of_ours, "start-up"))
+    if command is not None and command != _SUBSYSTEM and b"SSH_TTY" not in session:
+        watch()
     try:
         os.execve(program, words, environment)
     except OSError as error:
