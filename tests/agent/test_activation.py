@@ -161,4 +161,4 @@ def test_an_answer_without_an_identity_is_an_error(answer):
         with pytest.raises(ServiceError, match="GetCallerIdentity failed") as caught:
             identity_from(aws)
 
-    assert caught.value.code in ("InvalidClientTokenId", "200", "500")
+    assert caught.value.code in ("InvalidClientTokenId", "HTTP 200", "HTTP 500")

@@ -460,6 +460,9 @@ class _Session:
     region_origin = "here"
     profile = None
 
+    def __init__(self) -> None:
+        self.clock = aws_errors.Clock()
+
     def endpoint_url(self, service: str) -> str:
         return "https://aws.example"
 
