@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 SDK2 := $(VENV)-sdk2
 FUZZ := $(VENV)-fuzz
 
-.PHONY: demo test test-all test-floors soak matrix fuzz lint bench clean system system-for-tests
+.PHONY: demo test test-all test-floors test-sdks test-cdk check soak matrix fuzz lint bench clean system system-for-tests
 
 # The virtual environment that users get: the package with its local cloud, nothing for developers.
 $(VENV)/.demo: pyproject.toml
@@ -47,20 +47,31 @@ demo: system $(VENV)/.demo
 	$(VENV)/bin/sm-ssh demo
 endif
 
+# Tests share what a file sets up, so a worker takes a whole file.
+SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 test: system-for-tests $(DEV) $(SDK2)/.ready
-	SDK2_PYTHON=$(SDK2)/bin/python $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
+	SDK2_PYTHON=$(SDK2)/bin/python $(PY) scripts/run_tests.py $(SHARED)
+
+# The inner loop: unit tests of what has changed, lint, types, imports. `make check TESTS=tests/aws/test_tags.py`.
+check: $(DEV)
+	$(PY) scripts/check.py $(TESTS)
 
 # What takes longer, too: every estimator and both versions of the SageMaker SDK (5 GB), on the oldest and the
 # newest Python, and the stacks of the Cloud Development Kit.
 SDK_PYTHONS ?= 3.10 3.13
-test-all: FLOOR_TESTS = tests
-test-all: test test-floors
-	set -e; for major in 2 3; do for python in $(SDK_PYTHONS); do scripts/test-sdk $$major $$python; done; done
+test-all: $(DEV)
+	$(PY) scripts/tally.py $(MAKE) -k test test-floors test-sdks test-cdk FLOOR_TESTS=tests
+
+test-sdks:
+	status=0; for major in 2 3; do for python in $(SDK_PYTHONS); do \
+		scripts/test-sdk $$major $$python || status=1; done; done; exit $$status
+
+test-cdk:
 	scripts/test-cdk
 
 # Long transfers, long outages, many sessions: some minutes, with the figures printed.
 soak: system $(DEV)
-	$(PY) -m pytest -m soak -s
+	$(PY) scripts/run_tests.py --tier soak -m soak -s --durations 0 --durations-min 1
 
 # Containers of every kind, each with a real login: every Python x user x read-only x ssh server, in a Debian of
 # their own, and the example images, built by their Dockerfiles. As root on Linux; minutes.

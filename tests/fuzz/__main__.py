@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List
+from typing import List, Set
 
 from fuzz.branches import measure
 from fuzz.targets import TARGETS
@@ -65,8 +65,9 @@ def main() -> int:
         parser.error(f"there is no target {', '.join(unknown)}")
     with ThreadPoolExecutor(int(os.environ.get("WORKERS", "2"))) as pool:
         outcomes = list(pool.map(lambda name: fuzz(name, arguments.runs, arguments.corpus), names))
-    if any(outcome.finding for outcome in outcomes):
-        return 1
+    bad = {outcome.name for outcome in outcomes if outcome.finding}
+    if bad:
+        return _told(names, bad)
     corpora = {
         name: [path.read_bytes() for path in sorted((arguments.corpus / name).iterdir())] for name in names
     }
@@ -74,7 +75,12 @@ def main() -> int:
     for one in reached:
         missing = f"  without {' '.join(one.missing)}" if one.missing else ""
         print(f"{one.percent:5.1f} % of {one.branches:3} branches  {one.name}{missing}")
-    return int(any(one.percent < LEAST_PERCENT for one in reached))
+    return _told(names, {one.name for one in reached if one.percent < LEAST_PERCENT})
+
+
+def _told(names: List[str], bad: Set[str]) -> int:
+    print(f"{len(names) - len(bad)} passed, {len(bad)} failed")
+    return int(bool(bad))
 
 
 if __name__ == "__main__":
