@@ -101,7 +101,7 @@ def _package_files() -> Iterator[Path]:
 
 def dependency_dir() -> str:
     """
-    A folder named ``sagemaker_ssh_helper`` that holds what a container needs, less than 800 kB.
+    A folder named ``sagemaker_ssh_helper`` that holds what a container needs, less than 1 MB.
 
     Give it to an estimator: ``dependencies=[dependency_dir()]``. It is a copy in the user's cache, made once
     for each state of the installed package, and stays valid after this process ends.

@@ -20,6 +20,7 @@ from agent.fake_aws import ACTIVATION
 from agent.job_script import TIMEOUT, eventually, processes_of, status_of
 from sagemaker_ssh_helper.agent import daemon, official, packages
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
+from sagemaker_ssh_helper.channels import certificates
 from sagemaker_ssh_helper.errors import LocalSetup
 
 pytestmark = pytest.mark.container
@@ -450,3 +451,14 @@ class TestTheOfficialPackage:
 
         with pytest.raises(LocalSetup, match=said):
             packages.install_official_agent(lambda text: None)
+
+
+def test_without_certificates_of_the_system_it_is_given_the_bundled_ones(monkeypatch, tmp_path):
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    state = StateDir.open(str(tmp_path / "state"), create=True)
+    config = AgentConfig("eu-west-1", "", "", "algo-1", 22, "")
+    monkeypatch.setattr(official.certificates, "system_has_certificates", lambda: False)
+    assert official._environment(state, config)["SSL_CERT_FILE"] == certificates.BUNDLED_CA
+    monkeypatch.setattr(official.certificates, "system_has_certificates", lambda: True)
+    assert "SSL_CERT_FILE" not in official._environment(state, config)

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import ipaddress
 import os
+import runpy
 import ssl
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from channels.party import LIMIT, Party
 from channels.relay import Relay
-from sagemaker_ssh_helper.channels import connect_websocket, default_ssl_context
+from sagemaker_ssh_helper.channels import certificates, connect_websocket, default_ssl_context
 from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup
 from sagemaker_ssh_helper.protocol.data_channel import Side
 from stream_server import StreamServer
@@ -132,6 +133,43 @@ def test_a_folder_of_certificates_will_do(certificate: Path, monkeypatch: pytest
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_a_system_without_certificates_uses_the_bundled_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    (tmp_path / "README").write_text("no certificate")
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda *_: None)
+
+    assert not certificates.system_has_certificates()
+    context = default_ssl_context()
+
+    assert context.cert_store_stats()["x509_ca"] > 100
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    (tmp_path / "0123abcd.0").touch()
+    assert certificates.system_has_certificates()
+    assert default_ssl_context().cert_store_stats()["x509_ca"] == 0
+
+
+def test_the_bundled_certificates_have_those_of_aws_and_a_date() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cafile=certificates.BUNDLED_CA)
+    names = [str(authority["subject"]) for authority in context.get_ca_certs()]
+    aws = [f"Amazon Root CA {number}" for number in (1, 2, 3, 4)] + ["Starfield Services Root Certificate"]
+    assert [name for name in aws if not any(name in there for there in names)] == []
+    assert datetime.date.fromisoformat(certificates.bundled_date()) >= datetime.date(2026, 10, 19)
+    assert "Mozilla Public License" in Path(certificates.BUNDLED_CA).read_text()[:400]
+
+
+def test_the_bundle_is_refreshed_from_certifi_s_text() -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "refresh_certificates.py"))
+    pem = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----\n"
+    made = script["bundle"](f"# Issuer: one\n{pem}\n# Issuer: another\n{pem}", "2030.01.02")
+    assert made.startswith("# certifi 2030.01.02\n")
+    assert made.endswith(pem + pem)
+    assert "Issuer" not in made
+    assert Path(certificates.BUNDLED_CA).samefile(script["BUNDLE"])
 
 
 @pytest.mark.parametrize("text", [None, "no certificate"])

@@ -60,8 +60,8 @@ def test_what_works_is_all_right_and_nothing_is_changed(alice: Laptop, job: Job)
     status, checks = examined(alice, job.host)
     assert status == 0
     assert list(checks) == [
-        "ssh", "install", "plugin", "config", "region", "credentials", "permissions", "tier",
-        "target", "owner", "trust", "key", "session",
+        "ssh", "install", "plugin", "config", "region", "certificates", "credentials", "permissions",
+        "tier", "target", "owner", "trust", "key", "session",
     ]  # fmt: skip
     assert {name for name, check in checks.items() if check["status"] != "ok"} == {"config"}, checks
     assert sorted(alice.home.rglob("*")) == before

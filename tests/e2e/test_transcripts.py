@@ -93,6 +93,7 @@ def masked(laptop: Laptop, text: str) -> str:
         (r"\b\d{12}\b", "ACCOUNT"),
         (r"sm-ssh: \d+\.\d+\.\d+\S*,", "sm-ssh: VERSION,"),
         (r"version \d+\.\d+\.\d+\S*,", "version VERSION,"),
+        (r"\bof \d{4}-\d\d-\d\d,", "of DATE,"),
         (r"OpenSSH\S* at \S+", "OpenSSH at PATH"),
         (r"\b\d+\.\d+\.\d{3,}\.\d+\b", "AGENT"),
         (r"SHA256:\S+|(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{16}(?= was admitted)", "FINGERPRINT"),

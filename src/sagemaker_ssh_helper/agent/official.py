@@ -25,6 +25,7 @@ from sagemaker_ssh_helper.agent.registration import LIMIT_CODE, LIMIT_FIX
 from sagemaker_ssh_helper.agent.scripts import script_environ
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
 from sagemaker_ssh_helper.aws_errors import Kind, kind_of, known_code
+from sagemaker_ssh_helper.channels import certificates
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import AGENT_LOG_PATH, AGENT_NAME, Env, InstanceId, Line
 
@@ -376,6 +377,8 @@ def _environment(state: StateDir, config: AgentConfig) -> Dict[str, str]:
     if os.environ.get("AWS_CA_BUNDLE"):
         # The program knows the other name only.
         extra["SSL_CERT_FILE"] = os.environ["AWS_CA_BUNDLE"]
+    elif certificates.chosen_by() is None and not certificates.system_has_certificates():
+        extra["SSL_CERT_FILE"] = certificates.BUNDLED_CA
     environ = script_environ(None, bin_path=config.bin_path, state_path=state.path, extra=extra)
     environ.pop("AWS_PROFILE", None)
     if write_shell(os.environ):

@@ -1,14 +1,24 @@
 """
 What a TLS connection trusts.
+
+``agent/cacert.pem`` is what certifi had on the day in its first line;
+``scripts/refresh_certificates.py`` writes it.
 """
 
 import os
+import re
 import ssl
+from typing import Optional
 
 from sagemaker_ssh_helper.errors import LocalSetup
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_BUNDLED_CA = os.path.join(_PACKAGE, "agent", "cacert.pem")
+BUNDLED_CA = os.path.join(_PACKAGE, "agent", "cacert.pem")
+"""Certificates for a system that has none."""
+
+_VARIABLES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
+# What OpenSSL finds in a folder: links named by the hash of a subject.
+_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 
 
 def default_ssl_context() -> ssl.SSLContext:
@@ -18,10 +28,13 @@ def default_ssl_context() -> ssl.SSLContext:
     Raises:
         LocalSetup: a variable names a file that holds none.
     """
-    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
-        path = os.environ.get(name)
-        if not path:
-            continue
+    name = chosen_by()
+    if name is None:
+        context = ssl.create_default_context()
+        if not _has_certificates(context):
+            context.load_verify_locations(cafile=BUNDLED_CA)
+    else:
+        path = os.environ[name]
         try:
             if os.path.isdir(path):
                 context = ssl.create_default_context(capath=path)
@@ -33,13 +46,27 @@ def default_ssl_context() -> ssl.SSLContext:
                 evidence=f"{path}: {error}",
                 fix=f"Point {name} to a PEM file, or unset it",
             ) from error
-        break
-    else:
-        context = ssl.create_default_context()
-        if not _has_certificates(context) and os.path.exists(_BUNDLED_CA):
-            context.load_verify_locations(cafile=_BUNDLED_CA)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def chosen_by() -> Optional[str]:
+    """The variable that says what is trusted; None: the system's certificates count, or the bundled ones."""
+    return next((name for name in _VARIABLES if os.environ.get(name)), None)
+
+
+def system_has_certificates() -> bool:
+    """Whether this system knows any authority; the bundled ones are for those that do not."""
+    return _has_certificates(ssl.create_default_context())
+
+
+def bundled_date() -> str:
+    """The day of the bundled certificates, such as ``2026-10-19``."""
+    with open(BUNDLED_CA, encoding="ascii") as file:
+        found = re.match(r"# certifi (\d+)\.(\d+)\.(\d+)", file.readline())
+    assert found, "scripts/refresh_certificates.py writes this line"
+    year, month, day = (int(number) for number in found.groups())
+    return f"{year:04}-{month:02}-{day:02}"
 
 
 def _has_certificates(context: ssl.SSLContext) -> bool:
@@ -47,6 +74,6 @@ def _has_certificates(context: ssl.SSLContext) -> bool:
         return True
     folder = ssl.get_default_verify_paths().capath  # read only when a certificate is checked
     try:
-        return folder is not None and bool(os.listdir(folder))
+        return folder is not None and any(_HASHED.fullmatch(name) for name in os.listdir(folder))
     except OSError:
         return False

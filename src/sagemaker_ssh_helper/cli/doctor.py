@@ -18,6 +18,7 @@ from sagemaker_ssh_helper.aws import instances, permissions, sessions
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Caller, Client
 from sagemaker_ssh_helper.aws.session import Session
+from sagemaker_ssh_helper.channels import certificates
 from sagemaker_ssh_helper.cli import named
 from sagemaker_ssh_helper.client import connect, keys, plugin, ssh_config, trust
 from sagemaker_ssh_helper.client.files import locked
@@ -80,6 +81,7 @@ class Examination:
             ("plugin", self._plugin, lambda: True),
             ("config", self._config, lambda: True),
             ("region", self._open_session, lambda: True),
+            ("certificates", self._certificates, lambda: self._session),
             ("credentials", self._credentials, lambda: self._client),
             ("permissions", self._permissions, lambda: self._caller),
             ("tier", self._tier, lambda: self._caller),
@@ -198,6 +200,20 @@ class Examination:
         if self._session.warnings:
             return Result("region", WARNING, "; ".join(self._session.warnings))
         return Result("region", OK, text)
+
+    def _certificates(self) -> Result:
+        assert self._session is not None
+        ours = f"those of the package, of {certificates.bundled_date()}"
+        named_file = self._session.ca_bundle()
+        certificates.default_ssl_context()
+        if isinstance(named_file, str):
+            return Result("certificates", OK, f"{named_file} says what is trusted")
+        variable = certificates.chosen_by()
+        if variable is not None:
+            return Result("certificates", OK, f"{os.environ[variable]} ({variable}) says what is trusted")
+        if certificates.system_has_certificates():
+            return Result("certificates", OK, f"this machine's; {ours}, are for machines without")
+        return Result("certificates", OK, f"{ours}, as this machine has none")
 
     def _credentials(self) -> Result:
         assert self._client is not None
