@@ -377,7 +377,37 @@ def test_hosts_that_are_denied_or_unknown_are_told(
     assert outcome(service.result(service.offer_session(document=document))) == ("Failed", output)
 
 
-@pytest.mark.parametrize("address", [*sorted(DENIED_HOSTS), "::ffff:169.254.169.254", "FD00:EC2::254%eth0"])
+EMBEDDED = [
+    "::ffff:169.254.169.254",
+    "::ffff:a9fe:a9fe",
+    "0:0:0:0:0:FFFF:A9FE:A9FE",
+    "::ffff:0:169.254.169.254",
+    "::169.254.169.254",
+    "::a9fe:aa02",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b::169.254.170.23",
+    "64:ff9b:1::a9fe:a9fe",
+    "64:ff9b:1:a9fe:a9:fe00::",
+    "64:ff9b:1:2a9:00fe:a9fe:0:0",
+    "2001:db8:a9fe:a9fe::",
+    "2001:db8:12a9:fea9:fe::",
+    "2001:db8:1:a9fe:a9:fe00::",
+    "2001:db8:1:2a9:fe:a9fe::",
+    "2001:db8:1:2:a9:fea9:fe00:0",
+    "2001:db8:1:2:3:4:169.254.169.254",
+    "2002:a9fe:a9fe::1",
+    "2002:a9fe:aa02:1:2:3:4:5",
+    "2001:0:5ef5:79fb:0:59c:5601:5601",
+    "2001:0:a9fe:a9fe:0:59c:f5ff:fffe",
+    "2001::5601:55fd",
+    "fe80::5efe:169.254.169.254",
+    "fe80::200:5efe:a9fe:a9fe%eth0",
+    "2001:db8::5efe:a9fe:a97b",
+    "fd00:ec2:0:0:0:0:0:254",
+]
+
+
+@pytest.mark.parametrize("address", [*sorted(DENIED_HOSTS), *EMBEDDED, "FD00:EC2::254%eth0", "no address"])
 def test_addresses_of_the_host_are_denied(address: str) -> None:
     with pytest.raises(DocumentRefused, match="is not allowed"):
         refuse_denied("some.name", ["10.0.0.1", address])
@@ -385,6 +415,8 @@ def test_addresses_of_the_host_are_denied(address: str) -> None:
 
 def test_other_addresses_are_not_denied() -> None:
     assert refuse_denied("some.name", ["10.0.0.1", "169.254.1.1", "fd00::1", "::ffff:10.0.0.1"]) is None
+    others = ["::1", "::", "64:ff9b::10.0.0.1", "2002:a00:1::1", "fe80::5efe:10.0.0.1", "2001:0:1:2:3:4:5:6"]
+    assert refuse_denied("some.name", [*others, "a9fe::a9fe", "fe80::a9fe:1%eth0"]) is None
 
 
 # --- the channel ---------------------------------------------------------------------------------

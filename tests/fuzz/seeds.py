@@ -425,7 +425,7 @@ def session_documents() -> List[bytes]:
     for properties in ({"portNumber": "9" * 5000}, {"portNumber": json.loads("[" * 450 + "]" * 450)}):
         content["DocumentContent"]["properties"] = properties
         found.append(json.dumps({**offer, "Content": json.dumps(content)}).encode())
-    return [*found, b"127.0.0.1", b"::ffff:169.254.169.254%eth0", *_JSON]
+    return [*found, b"127.0.0.1", b"::ffff:169.254.169.254%eth0", b"64:ff9b::a9fe:a9fe", *_JSON]
 
 
 def credential_answers() -> List[bytes]:

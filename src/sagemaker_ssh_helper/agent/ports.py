@@ -3,6 +3,7 @@ The ports that sessions go to: what a document asks for, where that is, and what
 """
 
 import asyncio
+import ipaddress
 import os
 import re
 import socket
@@ -34,6 +35,8 @@ DENIED_HOSTS = frozenset(
         "fd00:ec2::23",
     )
 )
+
+_DENIED = frozenset(ipaddress.ip_address(host).packed for host in DENIED_HOSTS)
 
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _SSH_PORT = 22
@@ -90,10 +93,27 @@ def refuse_denied(host: str, addresses: List[str]) -> None:
     """Raise DocumentRefused when one of these, the addresses of ``host``, must not be forwarded to."""
     for address in addresses:
         plain = address.partition("%")[0].lower()
-        if plain.startswith("::ffff:") and "." in plain:
-            plain = plain[len("::ffff:") :]
-        if plain in DENIED_HOSTS:
+        try:
+            denied = _is_denied(ipaddress.ip_address(plain).packed)
+        except ValueError:
+            raise DocumentRefused(f"forwarding to {host} is not allowed: it is not an address") from None
+        if denied:
             raise DocumentRefused(f"forwarding to {host} ({plain}) is not allowed")
+
+
+def _is_denied(packed: bytes) -> bool:
+    """
+    Whether these 4 or 16 bytes are a denied address, or have a denied IPv4 address in them.
+
+    Networks translate and tunnel IPv6 that holds IPv4: mapped and compatible (``::ffff:a.b.c.d``,
+    ``::a.b.c.d``), NAT64 below any prefix, around a byte of nothing (RFC 6052), 6to4, Teredo (which inverts
+    it), ISATAP. So it is looked for at every place; of other addresses that hits next to none.
+    """
+    if packed in _DENIED:
+        return True
+    inverted = bytes(byte ^ 0xFF for byte in packed)
+    texts = (packed, packed[:8] + packed[9:], inverted)
+    return len(packed) == 16 and any(one in text for text in texts for one in _DENIED if len(one) == 4)
 
 
 async def find_addresses(target: PortTarget, sshd_port: Callable[[], int]) -> List[Address]:
