@@ -486,8 +486,8 @@ def test_the_owner_rule_is_in_the_users_policy() -> None:
             assert not cloud.iam.allows(alice, action, node, {"ssm:resourceTag/SSHOwner": "AIDAOTHER"})
             assert not cloud.iam.allows(alice, action, node)
         session = f"arn:aws:ssm:us-east-1:{ACCOUNT}:session/"
-        assert cloud.iam.allows(alice, "ssm:TerminateSession", f"{session}alice-0123")
-        assert not cloud.iam.allows(alice, "ssm:TerminateSession", f"{session}bob-0123")
+        assert cloud.iam.allows(alice, "ssm:TerminateSession", f"{session}alice-{'0' * 26}")
+        assert not cloud.iam.allows(alice, "ssm:TerminateSession", f"{session}bob-{'0' * 26}")
 
     passing(check)
 
@@ -496,11 +496,14 @@ def test_a_job_cannot_take_over_another_container() -> None:
     def check(cloud: Cloud, alice: Caller) -> None:
         job = cloud.iam.role_caller(cloud.role_arn, "job")
         keys = {"aws:TagKeys": ["SSHOwner", "SSHNode"]}
-        assert cloud.iam.allows(job, "ssm:AddTagsToResource", "*", keys)
-        owned = {**keys, "ssm:resourceTag/SSHOwner": "AIDAOTHER"}
-        assert not cloud.iam.allows(job, "ssm:AddTagsToResource", "*", owned)
-        assert not cloud.iam.allows(job, "ssm:AddTagsToResource", "*", {"aws:TagKeys": ["SSHOwner", "Name"]})
-        assert not cloud.iam.allows(job, "ssm:StartSession", "*", {"ssm:resourceTag/SSHOwner": job.user_id})
+        assert cloud.iam.allows(job, "ssm:AddTagsToResource", cloud.role_arn, keys)
+        node = f"arn:aws:ssm:us-east-1:{ACCOUNT}:managed-instance/mi-0123456789abcdef0"
+        for tags in (
+            {},
+            {"ssm:resourceTag/SSHOwner": "AIDAOTHER"},
+            {"ssm:resourceTag/SSHOwner": alice.user_id},
+        ):
+            assert not cloud.iam.allows(job, "ssm:AddTagsToResource", node, {**keys, **tags})
 
     passing(check)
 

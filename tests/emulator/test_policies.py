@@ -280,3 +280,13 @@ def test_wildcards_agree_with_a_matcher_of_another_make(pattern: str, text: str)
     expected = ALLOWED if fits(pattern, text) else NOT_ALLOWED
 
     assert policies.evaluate([document(allow("*", pattern))], "s3:GetObject", text, {}) is expected
+
+
+@pytest.mark.parametrize("effect", [None, "allow", "Permit", ["Allow"], ""])
+def test_only_the_word_allow_allows(effect: Any) -> None:
+    statement = {
+        key: value for key, value in {**allow("s3:*"), "Effect": effect}.items() if value is not None
+    }
+    assert policies.evaluate([document(statement)], "s3:GetObject", "*", {}) is NOT_ALLOWED
+    trust = {"Principal": "*", "Action": "sts:AssumeRole", **({} if effect is None else {"Effect": effect})}
+    assert policies.trusts(document(trust), ["AWS:1"], "sts:AssumeRole", {}) is NOT_ALLOWED

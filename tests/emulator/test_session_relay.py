@@ -17,7 +17,7 @@ from sagemaker_ssh_helper.emulator.session_relay import (
     closed_payload,
 )
 from sagemaker_ssh_helper.errors import MalformedMessage
-from sagemaker_ssh_helper.protocol.message import AgentMessage
+from sagemaker_ssh_helper.protocol.message import AgentMessage, PayloadType
 from sagemaker_ssh_helper.protocol.payloads import Acknowledge
 
 
@@ -340,3 +340,24 @@ def test_what_is_kept_for_a_cut_is_bounded() -> None:
     kept.discard(3)
     kept.discard(3)
     assert [number in kept for number in range(2, 5)] == [True, False, True]
+
+
+@pytest.mark.parametrize("is_official", [False, True])
+def test_the_end_of_the_handshake_follows_the_acknowledge_of_the_response(is_official: bool) -> None:
+    """An official client would take it for the answer to its response, and lose it."""
+    acknowledged = acknowledge(input_data(b"{}", 0))
+    complete = output_data(b"{}", 1, PayloadType.HANDSHAKE_COMPLETE)
+
+    def late(relay: SessionRelay, client: Socket, agent: Socket) -> None:
+        relay.receive_from_agent([complete])
+        assert client.sent == []
+        relay.receive_from_agent([acknowledged])
+        assert client.sent == [acknowledged, complete]
+
+    def in_time(relay: SessionRelay, client: Socket, agent: Socket) -> None:
+        relay.receive_from_agent([acknowledged])
+        relay.receive_from_agent([complete])
+        assert client.sent == [acknowledged, complete]
+
+    run(late, is_official=is_official)
+    run(in_time, is_official=is_official)

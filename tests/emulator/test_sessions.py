@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -23,24 +24,27 @@ def session(number: int, **more: Any) -> Session:
     return Session(**fields)
 
 
-def caller(user_id: str) -> Caller:
-    return Caller("123456789012", "arn", user_id, "name", "user")
+def caller(user_id: str, kind: str, name: str = "SomeRole") -> Caller:
+    return Caller("123456789012", "arn", user_id, name, kind)
 
 
 @pytest.mark.parametrize(
-    ("user_id", "prefix"),
+    ("who", "prefix"),
     [
-        ("AIDAEXAMPLE", "AIDAEXAMPLE-"),
-        ("AROAEXAMPLE:alice", "alice-"),
-        ("AROAEXAMPLE:alice@example.com/../x", "alice-example-com----x-"),
-        ("AROAEXAMPLE:" + "a" * 200, "a" * 78 + "-"),
-        ("AROAEXAMPLE:", "session-"),
+        (caller("AIDAEXAMPLE", "user", "alice"), "alice-"),
+        (caller("AIDAEXAMPLE", "user", "a.b@example.com"), "a.b@example.com-"),
+        (caller("AROAEXAMPLE:alice", "role"), "alice-"),
+        (caller("AROAEXAMPLE:alice@example.com/../x,=+", "role"), "alice@example.com-..-x----"),
+        (caller("AROAEXAMPLE:" + "a" * 200, "role"), "a" * 69 + "-"),
+        (caller("AROAEXAMPLE:", "role"), "session-"),
+        (caller("123456789012", "root", ""), "123456789012-"),
     ],
 )
-def test_session_id_is_safe_in_file_names_and_short(user_id: str, prefix: str) -> None:
-    made = new_session_id(caller(user_id))
+def test_session_id_is_safe_in_file_names_and_short(who: Caller, prefix: str) -> None:
+    made = new_session_id(who)
     assert made.startswith(prefix)
-    assert len(made) == len(prefix) + 17 <= 96
+    assert re.fullmatch("[a-z0-9]{26}", made[len(prefix) :])
+    assert len(made) <= 96
 
 
 def test_ended_sessions_are_history_and_the_oldest_are_forgotten() -> None:

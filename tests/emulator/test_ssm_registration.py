@@ -255,3 +255,29 @@ def test_role_without_trust_gives_no_more_tokens(ssm_cloud: CloudProcess) -> Non
     iam.update_assume_role_policy(RoleName="lost-trust", PolicyDocument=trust("ec2.amazonaws.com"))
 
     assert node.request_token()[1]["__type"] == "AccessDeniedException"
+
+
+def test_a_policy_may_ask_for_the_tags_of_an_instance_that_tells_about_itself(
+    ssm_cloud: CloudProcess,
+) -> None:
+    """As the policy for servers of the older helper does."""
+    owned, nobody_s = Node(ssm_cloud, {"SSHOwner": "somebody"}), Node(ssm_cloud)
+    iam = ssm_cloud.client("iam")
+    condition = {"StringNotLike": {"ssm:resourceTag/SSHOwner": "*"}}
+    statement = {"Effect": "Deny", "Action": "ssm:Update*", "Resource": "*", "Condition": condition}
+    policy = {"RoleName": ssm_cloud.role, "PolicyName": "tagged"}
+    iam.put_role_policy(
+        **policy, PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    )
+    try:
+        owned.ping()
+        status, answer = nobody_s.call(
+            "UpdateInstanceInformation",
+            AgentName="amazon-ssm-agent",
+            AgentVersion=nobody_s.version,
+            InstanceId=nobody_s.id,
+            PlatformType="Linux",
+        )
+        assert (status, answer["__type"]) == (400, "AccessDeniedException")
+    finally:
+        iam.delete_role_policy(**policy)

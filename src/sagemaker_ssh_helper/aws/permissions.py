@@ -29,13 +29,13 @@ def missing(session: Session, caller: Caller, instance_id: InstanceId | None = N
     ssm = f"arn:{partition}:ssm:{session.region}"
     instance = f"{ssm}:{caller.account}:managed-instance/{instance_id or _SOME_INSTANCE}"
     # A session is named after the IAM user, or the name of the role's session.
-    own = f"{ssm}:{caller.account}:session/{caller.arn.rpartition('/')[2]}-0123456789abcdef0"
+    own = f"{ssm}:{caller.account}:session/{caller.arn.rpartition('/')[2]}-{'0' * 26}"
     wanted: list[tuple[tuple[str, ...], str]] = [
         (_CONTROL, "*"),
         (("ssm:StartSession", "ssm:SendCommand", "ssm:ListTagsForResource"), instance),
         (("ssm:StartSession",), f"{ssm}::document/{Document.START_SSH_SESSION}"),
         (("ssm:SendCommand",), f"{ssm}::document/{Document.RUN_SHELL_SCRIPT}"),
-        (("ssm:ResumeSession", "ssm:TerminateSession"), own),
+        (("ssm:ResumeSession", "ssm:TerminateSession", "ssmmessages:OpenDataChannel"), own),
     ]
     client = _iam(session)
     refused: dict[str, None] = {}
@@ -71,6 +71,7 @@ def _refused(
         "aws:userid": caller.user_id,
         "aws:username": caller.arn.rpartition("/")[2],
         f"ssm:resourceTag/{Tag.OWNER}": caller.user_id,
+        "ssm:resourceTag/aws:ssmmessages:session-id": caller.user_id,
     }
     try:
         answer = client.simulate_principal_policy(  # type: ignore[attr-defined]  # botocore makes it

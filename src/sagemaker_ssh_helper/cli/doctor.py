@@ -238,7 +238,7 @@ class Examination:
         if not missing:
             return Result("permissions", OK, "every action of a connection is allowed")
         # Without these a connection is made, and lost where it could have been resumed or ended well.
-        mild = {"ssm:ResumeSession", "ssm:TerminateSession"}
+        mild = {"ssm:ResumeSession", "ssm:TerminateSession", "ssmmessages:OpenDataChannel"}
         text = f"missing: {', '.join(missing)}"
         fix = "Ask an administrator for them: docs/how-to/prepare-an-account.md has the policy"
         if mild.issuperset(missing):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sagemaker_ssh_helper.emulator import native_targets
 from sagemaker_ssh_helper.emulator.channel_socket import Refused
 from sagemaker_ssh_helper.emulator.control_link import ControlLink, ControlSocket
 from sagemaker_ssh_helper.emulator.link_faults import LinkFaults
@@ -21,7 +22,7 @@ from sagemaker_ssh_helper.emulator.live_session import (
     SessionTiming,
 )
 from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstances
-from sagemaker_ssh_helper.emulator.service import ApiError, ChannelRequest, Cloud
+from sagemaker_ssh_helper.emulator.service import ApiError, Caller, ChannelRequest, Cloud
 from sagemaker_ssh_helper.emulator.sessions import Session, Sessions
 from sagemaker_ssh_helper.emulator.tokens import Tokens
 from sagemaker_ssh_helper.errors import MalformedMessage
@@ -117,6 +118,9 @@ class MessageGateway:
         live = self._live.get(request.channel_id)
         if live is None or not live.awaits_client:
             raise ApiError("InvalidRequestException", ALREADY_TERMINATED)
+        caller = request.caller
+        if caller is not None and caller.instance_id is None and not self._is_native_agent(request, live):
+            self._authorize_client(caller, live.session)
         return DataSocket(live, lambda opening: self._side_of(request, opening), is_ours=request.is_ours)
 
     # -- what the control plane calls --
@@ -273,6 +277,18 @@ class MessageGateway:
     def _authorize(self, request: ChannelRequest, action: str) -> None:
         assert request.caller is not None, "agents sign their requests"
         self._cloud.iam.authorize(request.caller, action, "*", {})
+
+    def _is_native_agent(self, request: ChannelRequest, live: LiveSession) -> bool:
+        targets, target = self._cloud.native_targets, live.session.target
+        user_id = request.caller.user_id if request.caller is not None else None
+        return target in targets and targets.admits(target, user_id)
+
+    def _authorize_client(self, caller: Caller, session: Session) -> None:
+        """A client that signs is one who calls: what IAM lets it do with the session counts."""
+        owned_by = self._sessions.owned_by
+        arn = f"arn:aws:ssm:{self._cloud.region}:{self._cloud.account_id}:{owned_by.resource(session)}"
+        context = {**owned_by.context(session), native_targets.TARGET_ID_KEY: session.target}
+        self._cloud.iam.authorize(caller, "ssmmessages:OpenDataChannel", arn, context)
 
     def _side_of(self, request: ChannelRequest, opening: OpenDataChannelInput) -> str:
         """Which side opens a data channel with this frame. Raises Refused."""

@@ -2,9 +2,11 @@
 Sessions as the control plane knows them: who started which, where to, and what became of it.
 """
 
+import enum
 import itertools
 import re
 import secrets
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,10 +18,12 @@ from sagemaker_ssh_helper.names import SessionId
 
 # Numbers of the service.
 MAX_SESSION_ID_CHARS = 96
+RANDOM_CHARS = 26
 # Numbers we chose. The service keeps 30 days of history.
 MAX_HISTORY = 10_000
 
-_UNSAFE = re.compile("[^A-Za-z0-9_-]")
+_UNSAFE = re.compile("[^A-Za-z0-9_@.-]")
+_RANDOM = string.ascii_lowercase + string.digits
 
 
 class Status:
@@ -62,17 +66,50 @@ class Session:
 
 def new_session_id(caller: Caller) -> SessionId:
     """
-    A new id, ``<who>-<17 hexadecimal digits>``: who is ``aws:userid`` for a user, and the session name for a
-    role session, with what agents cannot use in a file name replaced by ``-``.
+    A new id, as the service makes them: ``NAME-`` and 26 lower-case letters and digits. NAME is that of the
+    user, or of the role session, with what agents cannot use in a file name replaced by ``-``.
     """
-    who = _UNSAFE.sub("-", caller.user_id.rpartition(":")[2]) or "session"
-    return SessionId(f"{who[: MAX_SESSION_ID_CHARS - 18]}-{secrets.token_hex(9)[:17]}")
+    name = caller.name if caller.kind == "user" else caller.user_id.rpartition(":")[2]
+    who = _UNSAFE.sub("-", name)[: MAX_SESSION_ID_CHARS - RANDOM_CHARS - 1] or "session"
+    return SessionId(f"{who}-{''.join(secrets.choice(_RANDOM) for _ in range(RANDOM_CHARS))}")
+
+
+class OwnedBy(enum.Enum):
+    """
+    What IAM is asked about a session, so that policies can tell one's own. Public sources disagree.
+
+    NAME: the ARN ``session/<id>``, which begins with the name; a tag has ``aws:userid``.
+    NAME_ALONE: the ARN alone, as users of single sign-on have reported.
+    USER_ID: ``aws:userid`` stands in the ARN in place of the name, as AWS's examples have it; no tag.
+    """
+
+    NAME = "name"
+    NAME_ALONE = "name-alone"
+    USER_ID = "userid"
+
+    def resource(self, session: Session) -> str:
+        """``session/…``, the end of the ARN that policies see."""
+        if self is OwnedBy.USER_ID:
+            return f"session/{session.owner_id}-{session.id.rpartition('-')[2]}"
+        return f"session/{session.id}"
+
+    def context(self, session: Session) -> Mapping[str, str]:
+        """The condition keys that policies see, beside those of the target."""
+        return {_OWNER_KEY: session.owner_id} if self is OwnedBy.NAME else {}
+
+
+_OWNER_KEY = "ssm:resourceTag/aws:ssmmessages:session-id"
 
 
 class Sessions:
-    """Every active session, and the ended ones, newest last; the oldest ended ones are forgotten."""
+    """
+    Every active session, and the ended ones, newest last; the oldest ended ones are forgotten.
+
+    ``owned_by`` says what policies see of them.
+    """
 
     def __init__(self, max_history: int = MAX_HISTORY) -> None:
+        self.owned_by = OwnedBy.NAME
         self._active: dict[str, Session] = {}
         self._ended: dict[str, Session] = {}
         self._max_history = max_history

@@ -23,6 +23,7 @@ from sagemaker_ssh_helper.emulator.ec2messages import POLL_HOLD, MessageDelivery
 from sagemaker_ssh_helper.emulator.live_session import SessionTiming
 from sagemaker_ssh_helper.emulator.managed_instances import PingTiming
 from sagemaker_ssh_helper.emulator.service import ApiError, Cloud, Operation
+from sagemaker_ssh_helper.emulator.sessions import OwnedBy
 from sagemaker_ssh_helper.emulator.ssm_commands import CommandOperations
 from sagemaker_ssh_helper.emulator.ssm_documents import DocumentOperations
 from sagemaker_ssh_helper.emulator.ssm_instances import Instances
@@ -63,6 +64,7 @@ class SsmService:
         register("tier", self.switch_tier, self.reset_tier)
         register("ping-status", self.switch_ping_status, self.reset_ping_status)
         register("registration-limit", self.switch_registration_limit, self.reset_registration_limit)
+        register("session-names", self.switch_session_names, self.reset_session_names)
         register("token-lifetime", self.switch_token_lifetime, self.reset_token_lifetime)
         register("message-poll", self.switch_message_poll, self.reset_message_poll)
 
@@ -93,6 +95,17 @@ class SsmService:
 
     async def reset_session_timing(self) -> None:
         self.gateway.timing = SessionTiming()
+
+    async def switch_session_names(self, body: Mapping[str, Any]) -> None:
+        """``{"kind": "session-names", "by": "userid"}``: what policies see of a session; see OwnedBy."""
+        try:
+            self.state.sessions.owned_by = OwnedBy(body.get("by"))
+        except ValueError:
+            ways = ", ".join(way.value for way in OwnedBy)
+            raise ApiError("ValidationException", f"by must be one of {ways}.") from None
+
+    async def reset_session_names(self) -> None:
+        self.state.sessions.owned_by = OwnedBy.NAME
 
     async def switch_registration_limit(self, body: Mapping[str, Any]) -> None:
         """``{"kind": "registration-limit", "limit": 3}``: instances that the account may have."""

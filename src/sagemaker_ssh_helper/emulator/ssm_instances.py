@@ -11,7 +11,13 @@ from sagemaker_ssh_helper.emulator import native_targets
 from sagemaker_ssh_helper.emulator.managed_instances import ManagedInstance, page
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Operation
 from sagemaker_ssh_helper.emulator.ssm_state import State, moment
-from sagemaker_ssh_helper.emulator.tags import merge_tags, parse_tags, request_context, tag_list
+from sagemaker_ssh_helper.emulator.tags import (
+    merge_tags,
+    parse_tags,
+    request_context,
+    resource_context,
+    tag_list,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +52,8 @@ class Instances:
     async def update_instance_information(self, call: Call) -> Mapping[str, Any]:
         """A ping. The first one has few fields, the later ones all."""
         instance = self._state.agent(call, call.params.get("InstanceId"))
-        self._state.authorize(call.principal, call.operation, f"managed-instance/{instance.id}")
+        resource = f"managed-instance/{instance.id}"
+        self._state.authorize(call.principal, call.operation, resource, resource_context(instance.tags))
         instance.update(call.params, time.time())
         return {}
 

@@ -110,11 +110,12 @@ class SessionOperations:
         """The session of a call. Its id and its tags are what policies tell sessions apart by."""
         session_id = call.params["SessionId"]
         session = self._state.sessions.get(session_id)
-        tags = {}
+        resource, context = f"session/{session_id}", {}
         if session is not None:
-            tags["ssm:resourceTag/aws:ssmmessages:session-id"] = session.owner_id
-            tags[native_targets.TARGET_ID_KEY] = session.target
-        self._state.authorize(call.principal, call.operation, f"session/{session_id}", tags)
+            owned_by = self._state.sessions.owned_by
+            resource = owned_by.resource(session)
+            context = {**owned_by.context(session), native_targets.TARGET_ID_KEY: session.target}
+        self._state.authorize(call.principal, call.operation, resource, context)
         if session is None:
             raise ApiError("DoesNotExistException", f"Session {session_id} does not exist.")
         return session

@@ -1,9 +1,8 @@
 """
 Who is there when a local cloud starts: two ordinary users, an administrator, and the role of the jobs.
 
-Their policies are ordinary IAM documents, stored in moto's IAM like any other. They are also what the docs
-tell administrators to grant on AWS: the least that makes the product work for one user without opening the
-containers of another. Only jobs with remote debugging have no owner.
+Their policies are ordinary IAM documents, stored in moto's IAM like any other: those of ``iam_policies``,
+which the docs tell administrators to grant on AWS, and what it takes to launch jobs.
 """
 
 import json
@@ -27,12 +26,14 @@ def user_policy(account_id: str) -> Document:
     """What a user needs: run jobs with the role, and reach the containers whose owner tag is the user's
     id."""
     role = f"arn:aws:iam::{account_id}:role/{ROLE_NAME}"
-    return _document(
+    return iam_policies.document(
         {
             "Sid": "RunJobs",
             "Effect": "Allow",
             "Action": [
                 "sagemaker:AddTags",
+                "sagemaker:Describe*",
+                "sagemaker:List*",
                 "sagemaker:Create*Job",
                 "sagemaker:CreateEndpoint",
                 "sagemaker:CreateEndpointConfig",
@@ -44,7 +45,6 @@ def user_policy(account_id: str) -> Document:
                 "sagemaker:Search",
                 "sagemaker:Stop*Job",
                 "sagemaker:UpdateEndpoint",
-                "sagemaker:UpdateTrainingJob",
             ],
             "Resource": "*",
         },
@@ -76,24 +76,15 @@ def user_policy(account_id: str) -> Document:
             ],
             "Resource": [f"arn:aws:s3:::{BUCKETS}", f"arn:aws:s3:::{BUCKETS}/*"],
         },
+        {"Sid": "SeeSessions", "Effect": "Allow", "Action": "ssm:DescribeSessions", "Resource": "*"},
         {"Sid": "SeeBuckets", "Effect": "Allow", "Action": "s3:ListAllMyBuckets", "Resource": "*"},
         {
-            "Sid": "ReadLogs",
+            "Sid": "FollowLogs",
             "Effect": "Allow",
-            "Action": [
-                "logs:DescribeLogStreams",
-                "logs:FilterLogEvents",
-                "logs:GetLogEvents",
-                "logs:StartQuery",
-            ],
+            "Action": "logs:GetLogEvents",
             "Resource": "arn:aws:logs:*:*:log-group:/aws/sagemaker/*",
         },
-        {
-            "Sid": "FindLogs",
-            "Effect": "Allow",
-            "Action": ["logs:DescribeLogGroups", "logs:GetQueryResults"],
-            "Resource": "*",
-        },
+        {"Sid": "FindLogs", "Effect": "Allow", "Action": "logs:DescribeLogGroups", "Resource": "*"},
         *iam_policies.of_owners(),
         *iam_policies.of_debuggers(),
     )
@@ -101,13 +92,13 @@ def user_policy(account_id: str) -> Document:
 
 def administrator_policy() -> Document:
     """Everything."""
-    return _document({"Effect": "Allow", "Action": "*", "Resource": "*"})
+    return iam_policies.document({"Effect": "Allow", "Action": "*", "Resource": "*"})
 
 
 def role_policy(account_id: str) -> Document:
     """What a job needs: register its container once, speak with Systems Manager, its data and its logs."""
     role = f"arn:aws:iam::{account_id}:role/{ROLE_NAME}"
-    return _document(
+    return iam_policies.document(
         *iam_policies.of_containers(role),
         {
             # is_profiler_issues_found() in the job.
@@ -164,7 +155,7 @@ def role_policy(account_id: str) -> Document:
 
 def role_trust() -> Document:
     """SageMaker runs jobs as the role, Systems Manager gives it to their managed instances."""
-    return _document(iam_policies.trust())
+    return iam_policies.document(iam_policies.trust())
 
 
 def create_users(account_id: str) -> tuple[list[User], str]:
@@ -200,7 +191,3 @@ def create_users(account_id: str) -> tuple[list[User], str]:
         backend.access_keys[key.access_key_id] = key
         users.append(User(name, user.id, user.arn, key.access_key_id, key.secret_access_key, administrator))
     return users, role.arn
-
-
-def _document(*statements: Document) -> Document:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
