@@ -4,6 +4,7 @@ A stand-in for AWS's JSON services on loopback: answers what a test says, and re
 
 from __future__ import annotations
 
+import calendar
 import json
 import threading
 import time
@@ -45,6 +46,8 @@ class AwsStub:
     answers: dict[str, Answer] = field(default_factory=dict)
     delay: float = 0.0
     """Seconds before each answer."""
+    ahead: float = 0.0
+    """Seconds that its clock is ahead of ours. Signatures are to be of its time."""
     asked: list[Asked] = field(default_factory=list)
 
     @property
@@ -75,16 +78,35 @@ def aws_stub() -> Iterator[AwsStub]:
         # Head and body at once: the client waits 40 ms for what comes alone.
         wbufsize = -1
 
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((timestamp or time.time()) + stub.ahead)
+
+        def is_of_another_time(self) -> bool:
+            signed = self.headers.get("X-Amz-Date")
+            if signed is None:
+                return False
+            at = calendar.timegm(time.strptime(signed, "%Y%m%dT%H%M%SZ"))
+            return abs(time.time() + stub.ahead - at) > 300
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             target = self.headers.get("X-Amz-Target")
-            if target is None:
+            if self.command == "PUT":
+                operation, params = "PutObject", {"key": self.path}
+            elif target is None:
                 operation, params = body.decode().split("Action=")[1].split("&")[0], {}
             else:
                 operation, params = target.split(".")[1], json.loads(body)
             stub.asked.append(Asked(operation, params, dict(self.headers.items())))
             time.sleep(stub.delay)
             answer = stub.answers.get(operation, Refusal("UnknownOperationException"))
+            if self.is_of_another_time():
+                answer = Refusal("InvalidSignatureException", "no", 403)
+                if target is None:
+                    is_s3 = operation == "PutObject"
+                    code = b"RequestTimeTooSkewed" if is_s3 else b"SignatureDoesNotMatch"
+                    in_xml = b"<Error><Code>%b</Code><Message>no</Message></Error>" % code
+                    answer = Refusal("", "", 403, in_xml if is_s3 else b"<R>%b</R>" % in_xml)
             if callable(answer):
                 answer = answer(params)
             status, content = 200, b""
@@ -103,6 +125,8 @@ def aws_stub() -> Iterator[AwsStub]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        do_PUT = do_POST
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep quiet."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from sagemaker_ssh_helper.aws.json_rpc import Caller, error_of
 from sagemaker_ssh_helper.aws.session import Session, partition_of
@@ -37,7 +38,7 @@ def missing(session: Session, caller: Caller, instance_id: InstanceId | None = N
         (("ssm:SendCommand",), f"{ssm}::document/{Document.RUN_SHELL_SCRIPT}"),
         (("ssm:ResumeSession", "ssm:TerminateSession", "ssmmessages:OpenDataChannel"), own),
     ]
-    client = _iam(session)
+    client = session.client("iam")
     refused: dict[str, None] = {}
     for actions, resource in wanted:
         refused.update(dict.fromkeys(_refused(session, client, caller, actions, resource)))
@@ -50,20 +51,8 @@ def policy_source(caller: Caller) -> str:
     return f"arn:{found[1]}:iam::{found[2]}:role/{found[3]}" if found else caller.arn
 
 
-def _iam(session: Session) -> object:
-    keys = session.credentials()
-    return session.botocore.create_client(
-        "iam",
-        region_name=session.region,
-        aws_access_key_id=keys.access_key,
-        aws_secret_access_key=keys.secret_key,
-        aws_session_token=keys.token,
-        verify=session.ca_bundle(),
-    )
-
-
 def _refused(
-    session: Session, client: object, caller: Caller, actions: Iterable[str], resource: str
+    session: Session, client: Any, caller: Caller, actions: Iterable[str], resource: str
 ) -> list[str]:
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -74,7 +63,7 @@ def _refused(
         "ssm:resourceTag/aws:ssmmessages:session-id": caller.user_id,
     }
     try:
-        answer = client.simulate_principal_policy(  # type: ignore[attr-defined]  # botocore makes it
+        answer = client.simulate_principal_policy(
             PolicySourceArn=policy_source(caller),
             ActionNames=list(actions),
             ResourceArns=[resource],

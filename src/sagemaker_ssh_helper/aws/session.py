@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-from sagemaker_ssh_helper.aws import diagnosis
+from sagemaker_ssh_helper.aws import diagnosis, right_time
 from sagemaker_ssh_helper.aws_errors import Clock
 from sagemaker_ssh_helper.errors import CredentialsMissing, LocalSetup, RegionMissing, SSHHelperError
 
@@ -241,6 +241,7 @@ class Session:
             botocore_session=self._botocore,
         )
         other.clock = self.clock
+        other._is_given = self._is_given
         return other
 
     def other_regions(self) -> list[str]:
@@ -262,6 +263,20 @@ class Session:
             self._botocore = _botocore_session(None)
         return self._botocore
 
+    def client(self, service_name: str) -> Any:
+        """A client of botocore's with our keys, certificates and clock. Raises as ``credentials`` does."""
+        keys = self.credentials()
+        client = self.botocore.create_client(
+            service_name,
+            region_name=self.region,
+            aws_access_key_id=keys.access_key,
+            aws_secret_access_key=keys.secret_key,
+            aws_session_token=keys.token,
+            verify=self.ca_bundle(),
+        )
+        right_time.follow(client.meta.events, self.clock)
+        return client
+
     def credentials(self) -> Credentials:
         """
         The keys to sign with now, refreshed by their source when they are about to expire.
@@ -279,6 +294,7 @@ class Session:
                     # botocore knows --region and AWS_REGION not, and calls STS for roles somewhere.
                     self.botocore.set_config_variable("region", self.region)
                     mfa.prepare(self.botocore, mfa.Prompt(self.profile, lambda: self._may_ask))
+                    right_time.follow(self.botocore.get_component("event_emitter"), self.clock)
                 self._source = self.botocore.get_credentials()
                 if hasattr(self._source, "_time_fetcher"):
                     # Whether they have expired is a matter of AWS's clock.

@@ -34,7 +34,7 @@ def put_key(session: Session, place: str, public_line: str) -> str:
     bucket, prefix = found[1], (found[2] or "").strip("/")
     name = hashlib.sha256(public_line.encode()).hexdigest()[:16] + ".pub"
     key = f"{prefix}/{name}" if prefix else name
-    s3 = session.botocore.create_client("s3", region_name=session.region, verify=session.ca_bundle())
+    s3 = session.client("s3")
     try:
         for each in (f"{prefix}/{_OLDER_NAME}" if prefix else _OLDER_NAME, key):
             s3.put_object(Bucket=bucket, Key=each, Body=public_line.encode() + b"\n")
