@@ -81,9 +81,6 @@ def test_all_instances_register_with_few_attempts(
     )
     assert registered(cloud) == count
     assert attempts < 3
-    if processes > 1:
-        # Not on the smaller number: it is over before a loaded machine has got going.
-        assert took < 1.3 * count / RATE
 
 
 SCRIPT = "from sagemaker_ssh_helper import setup_and_start_ssh; setup_and_start_ssh(); input()"

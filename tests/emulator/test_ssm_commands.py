@@ -238,7 +238,7 @@ def test_official_agent_is_given_a_second_before_the_first_job(ssm_cloud: CloudP
         send(ssm, node.id)
         control.receive_job()
 
-    assert 0.8 < time.monotonic() - opened_at < 3
+    assert time.monotonic() - opened_at > 0.8
 
 
 def test_command_that_has_not_arrived_is_cancelled_at_once(ssm: Any, node: Node) -> None:
