@@ -1,8 +1,10 @@
 """What all tests share: how long Hypothesis looks. ``HYPOTHESIS_PROFILE=deep`` looks for hours."""
 
 import functools
+import logging
 import os
 import signal
+import sys
 from typing import Iterator, List
 
 import pytest
@@ -28,6 +30,24 @@ _LONG = ("test_examples.py", "test_demo.py", "test_cmd_emulator.py", "test_sdk_v
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
     """The longest files first."""
     items.sort(key=lambda item: item.path.name not in _LONG)
+
+
+@pytest.fixture(autouse=True)
+def quiet_again() -> Iterator[None]:
+    """
+    A command that a test runs in this process logs to a file from then on; the tests after it do not, and are
+    not slowed down by it.
+    """
+    root, ours = logging.getLogger(), logging.getLogger("sagemaker_ssh_helper")
+    levels, handlers, complains = (root.level, ours.level), list(ours.handlers), logging.raiseExceptions
+    yield
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    logging.raiseExceptions = complains
+    for handler in set(ours.handlers) - set(handlers):
+        ours.removeHandler(handler)
+        if isinstance(handler, logging.StreamHandler) and handler.stream is not sys.stderr:
+            handler.stream.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
