@@ -23,6 +23,7 @@ ROWS = {
     "aws_errors": 2,
     "iam_policies": 2,
     "protocol": 2,
+    "proxy_variables": 2,
     "public_keys": 2,
     "targets": 2,
     "aws": 3,

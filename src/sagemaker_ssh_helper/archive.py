@@ -61,6 +61,7 @@ SHIPPED = (
     "names.py",
     "node_keys.py",
     "protocol",
+    "proxy_variables.py",
     "public_keys.py",
     "py.typed",
     "whole_library.py",

@@ -14,7 +14,7 @@ import pytest
 from aws_stub import AwsStub
 from sagemaker_ssh_helper import errors
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.aws.session import Session
+from sagemaker_ssh_helper.aws.session import Session, proxies_for
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +117,33 @@ def test_a_proxy_that_is_not_there_is_told(
     environment = stub.environment(AWS_ENDPOINT_URL="http://ssm.nowhere.invalid")
     with pytest.raises(errors.EndpointUnreachable, match="HTTPS_PROXY"):
         Client(Session.open(environ=environment), sleep=sleeps.append).call("ssm", "ListTagsForResource")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://me:hunter2@[::1", "ALL_PROXY is not a valid URL of a proxy"),
+        ("socks5h://me:hunter2@p:1080", "ALL_PROXY names a proxy that cannot be used"),
+        ("http://me:hunter2%C3%A9@p:1080", "the name or password in ALL_PROXY is not in ASCII"),
+    ],
+)
+def test_a_proxy_that_calls_cannot_use_is_named(
+    stub: AwsStub, monkeypatch: pytest.MonkeyPatch, url: str, said: str
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", url)
+    session = Session.open(environ=stub.environment(AWS_ENDPOINT_URL="http://ssm.nowhere.invalid"))
+    with pytest.raises(errors.LocalSetup, match=said) as failure:
+        Client(session).call("ssm", "ListTagsForResource")
+    assert "hunter2" not in str(failure.value)
+
+
+def test_the_proxy_of_calls_is_that_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("all_proxy", "p:3128")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,.internal")
+    assert proxies_for("https://ssm.eu-west-1.amazonaws.com/") == {"https": "http://p:3128"}
+    assert proxies_for("https://10.1.2.3:8443/") == {}
+    assert proxies_for("https://vpce.internal/") == {}

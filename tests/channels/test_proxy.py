@@ -2,15 +2,15 @@
 
 import asyncio
 import base64
-from typing import Dict, List, Optional
+from typing import List
 
 import pytest
 
 from channels.party import in_loop
 from channels.relay import Relay
 from sagemaker_ssh_helper.channels import connect_websocket
-from sagemaker_ssh_helper.channels.proxy import Address, find_proxy
-from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup
+from sagemaker_ssh_helper.channels.proxy import Address
+from sagemaker_ssh_helper.errors import ConnectionFailed
 from stream_server import StreamServer
 
 pytestmark = pytest.mark.container
@@ -52,85 +52,6 @@ def test_the_query_is_in_no_error_and_no_name() -> None:
         Address.parse("https://a.example/x?signature=secret")
     assert "secret" not in str(failure.value)
     assert str(Address.parse("wss://a.example/x?signature=secret")) == "a.example:443"
-
-
-# -- which proxy ------------------------------------------------------------------------------------
-
-
-def proxy_for(url: str, **environ: str) -> Optional[str]:
-    proxy = find_proxy(Address.parse(url), environ)
-    return None if proxy is None else str(proxy)
-
-
-@pytest.mark.parametrize(
-    ("environ", "proxy"),
-    [
-        ({}, None),
-        ({"HTTPS_PROXY": "http://p:3128"}, "p:3128"),
-        ({"https_proxy": "http://p:3128"}, "p:3128"),
-        ({"HTTPS_PROXY": "p:3128"}, "p:3128"),
-        ({"HTTPS_PROXY": "http://p"}, "p:80"),
-        ({"ALL_PROXY": "http://p:1"}, "p:1"),
-        ({"HTTPS_PROXY": "http://p:1", "ALL_PROXY": "http://q:2"}, "p:1"),
-        ({"HTTPS_PROXY": ""}, None),
-        ({"HTTP_PROXY": "http://p:1", "http_proxy": "http://p:1"}, None),
-    ],
-)
-def test_the_proxy_of_an_encrypted_address(environ: Dict[str, str], proxy: Optional[str]) -> None:
-    assert proxy_for("wss://ssmmessages.eu-west-1.amazonaws.com/", **environ) == proxy
-
-
-def test_a_plain_address_has_the_plain_proxy() -> None:
-    url = "ws://a.example/"
-    assert proxy_for(url, http_proxy="http://p:1") == "p:1"
-    assert proxy_for(url, HTTPS_PROXY="http://p:1") is None
-    # What a CGI client can set by a header.
-    assert proxy_for(url, HTTP_PROXY="http://p:1") is None
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]"])
-def test_loopback_has_no_proxy(host: str) -> None:
-    assert proxy_for(f"wss://{host}/", HTTPS_PROXY="http://p:1") is None
-
-
-@pytest.mark.parametrize(
-    ("no_proxy", "bypassed"),
-    [
-        ("a.example", True),
-        ("example", True),
-        (".example", True),
-        ("*.example", True),
-        ("ample", False),
-        ("*", True),
-        ("b.example, a.example", True),
-        ("A.EXAMPLE", True),
-        ("a.example:443", True),
-        ("a.example:8443", False),
-        ("10.0.0.0", False),
-        ("", False),
-    ],
-)
-def test_no_proxy_lists_names_and_endings(no_proxy: str, bypassed: bool) -> None:
-    proxy = proxy_for("wss://a.example/", HTTPS_PROXY="http://p:1", NO_PROXY=no_proxy)
-
-    assert (proxy is None) is bypassed
-
-
-def test_no_proxy_may_list_an_address() -> None:
-    assert proxy_for("wss://10.1.2.3/", HTTPS_PROXY="http://p:1", no_proxy="10.1.2.3") is None
-    assert proxy_for("wss://[fd00::1]/", HTTPS_PROXY="http://p:1", no_proxy="[fd00::1]") is None
-
-
-@pytest.mark.parametrize("url", ["https://p:1", "socks5://p:1", "http://:1", "http://p:port"])
-def test_a_proxy_that_cannot_be_used_is_named(url: str) -> None:
-    with pytest.raises(LocalSetup, match="the proxy of this environment cannot be used"):
-        proxy_for("wss://a.example/", HTTPS_PROXY=url)
-
-
-def test_the_password_of_the_proxy_is_in_no_error() -> None:
-    with pytest.raises(LocalSetup) as failure:
-        proxy_for("wss://a.example/", HTTPS_PROXY="socks5://me:secret@p:1")
-    assert "secret" not in str(failure.value)
 
 
 # -- through it -------------------------------------------------------------------------------------
@@ -218,7 +139,7 @@ async def test_a_proxy_that_wants_a_password_is_told_apart(
         assert str(failure.value) == (
             f"the proxy {proxy.address} refused to connect to gateway.example:80"
             " (HTTP/1.1 407 Proxy Authentication Required)."
-            " Check the name and password in HTTPS_PROXY"
+            " Check the name and password in http_proxy"
         )
 
 

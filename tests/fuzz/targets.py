@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 from fuzz import seeds
 from protocol.aead import ToyAead
-from sagemaker_ssh_helper import aws_errors, public_keys
+from sagemaker_ssh_helper import aws_errors, proxy_variables, public_keys
 from sagemaker_ssh_helper.agent import aws_api, credentials, documents, ports, programs
 from sagemaker_ssh_helper.agent.transport import Answer
 from sagemaker_ssh_helper.aws import instances, json_rpc, sessions
@@ -509,7 +509,7 @@ def client_api(data: bytes) -> None:
         _told(error)
 
 
-_PROXY = proxy.Proxy("proxy", 3128, None)
+_PROXY = proxy_variables.Proxy("proxy", 3128)
 _ADDRESS = proxy.Address(True, "host", 443, "host", "/")
 
 

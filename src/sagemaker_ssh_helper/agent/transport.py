@@ -16,8 +16,8 @@ from typing import Callable, Dict, Mapping, Optional, Set, Tuple
 from urllib.parse import SplitResult, urlsplit
 
 from sagemaker_ssh_helper.channels.certificates import default_ssl_context
-from sagemaker_ssh_helper.channels.proxy import Address, Proxy, find_proxy
 from sagemaker_ssh_helper.errors import EndpointUnreachable
+from sagemaker_ssh_helper.proxy_variables import Proxy, find_proxy
 
 DEFAULT_TIMEOUT = 15.0
 _CONNECT_TIMEOUT = 10.0
@@ -90,10 +90,9 @@ class Transport:
         Raises EndpointUnreachable when there is no answer, LocalSetup when the environment names a proxy or
         certificates that cannot be used.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise EndpointUnreachable(f"{url!r} is no http or https URL")
-        proxy = None if direct else find_proxy(Address.parse("ws" + url[len("http") :]), self._environ)
+        parts, port = _split(url)
+        tls = parts.scheme == "https"
+        proxy = None if direct else find_proxy(tls, parts.hostname or "", port, self._environ)
         path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         headers = dict(headers)
         if proxy and parts.scheme == "http":
@@ -212,6 +211,18 @@ class Transport:
         return Answer(response.status, headers, content)
 
 
+def _split(url: str) -> Tuple[SplitResult, int]:
+    """Raises EndpointUnreachable for what is not a URL of ours; it may have a password in it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError
+    except ValueError:
+        raise EndpointUnreachable("the address of a service is not a valid http or https URL") from None
+    return parts, port
+
+
 def _proxy_headers(proxy: Proxy) -> Dict[str, str]:
     return {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
 
@@ -227,7 +238,7 @@ def _unreachable(url: SplitResult, proxy: Optional[Proxy], error: Exception) -> 
         evidence = "its name cannot be resolved"
     elif proxy and "407" in str(error):
         evidence = "it answered 407: it wants a name and a password, or others"
-        fix = "Set HTTPS_PROXY to http://NAME:PASSWORD@HOST:PORT in the job's environment"
+        fix = f"Set {proxy.variable} to http://NAME:PASSWORD@HOST:PORT in the job's environment"
     elif isinstance(error, socket.timeout):
         evidence = "no answer in time"
     else:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sagemaker_ssh_helper.aws.session import SERVICES, Session
+from sagemaker_ssh_helper.aws.session import SERVICES, Session, proxies_for
 from sagemaker_ssh_helper.aws_errors import ErrorAnswer, Kind, read_error
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
@@ -232,13 +232,12 @@ class Client:
 
     def _http_for(self, url: str) -> Any:
         from botocore.httpsession import URLLib3Session
-        from botocore.utils import get_environ_proxies
 
         http = self._http
         if url not in http:
             http[url] = URLLib3Session(
                 verify=cast(Any, self.session.ca_bundle()),
-                proxies=get_environ_proxies(url),
+                proxies=proxies_for(url),
                 timeout=cast(Any, self._timeouts),
             )
         return http[url]

@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 from sagemaker_ssh_helper.aws import diagnosis, right_time
 from sagemaker_ssh_helper.aws_errors import Clock
 from sagemaker_ssh_helper.errors import CredentialsMissing, LocalSetup, RegionMissing, SSHHelperError
+from sagemaker_ssh_helper.proxy_variables import find_proxy, names_proxy
 
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
 # Settings that only botocore's own resolution gets right; met in a config file, they take us there.
@@ -264,15 +265,24 @@ class Session:
         return self._botocore
 
     def client(self, service_name: str) -> Any:
-        """A client of botocore's with our keys, certificates and clock. Raises as ``credentials`` does."""
+        """
+        A client of botocore's with our keys, certificates, proxy and clock.
+
+        Raises as ``credentials`` does; LocalSetup for a proxy that cannot be used.
+        """
+        from botocore.config import Config
+
         keys = self.credentials()
+        settings = {
+            "region_name": self.region,
+            "aws_access_key_id": keys.access_key,
+            "aws_secret_access_key": keys.secret_key,
+            "aws_session_token": keys.token,
+            "verify": self.ca_bundle(),
+        }
+        url = self.botocore.create_client(service_name, **settings).meta.endpoint_url
         client = self.botocore.create_client(
-            service_name,
-            region_name=self.region,
-            aws_access_key_id=keys.access_key,
-            aws_secret_access_key=keys.secret_key,
-            aws_session_token=keys.token,
-            verify=self.ca_bundle(),
+            service_name, **settings, config=Config(proxies=proxies_for(url))
         )
         right_time.follow(client.meta.events, self.clock)
         return client
@@ -463,6 +473,24 @@ class Session:
 
     def _now(self) -> datetime.datetime:
         return datetime.datetime.fromtimestamp(self.clock.now(), datetime.timezone.utc)
+
+
+def proxies_for(url: str) -> dict[str, str]:
+    """The proxy for a service at ``url``, by its scheme, as botocore takes it. Raises LocalSetup."""
+    from botocore.utils import get_environ_proxies
+
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    proxy = find_proxy(tls, parts.hostname or "", parts.port or (443 if tls else 80), os.environ)
+    if proxy is not None:
+        if not f"{proxy.username}{proxy.password}".isascii():
+            raise LocalSetup(
+                f"the name or password in {proxy.variable} is not in ASCII",
+                fix="Use a proxy whose name and password are",
+            )
+        return {parts.scheme: proxy.url}
+    # Windows and macOS have settings of their own, which count where no variable is set.
+    return {} if names_proxy(os.environ) else get_environ_proxies(url)
 
 
 @dataclass(frozen=True)

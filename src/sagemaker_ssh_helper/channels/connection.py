@@ -11,7 +11,7 @@ from typing import Any, Awaitable, Callable, Iterable, List, Mapping, Optional, 
 
 from sagemaker_ssh_helper.channels.certificates import default_ssl_context
 from sagemaker_ssh_helper.channels.dialing import dial
-from sagemaker_ssh_helper.channels.proxy import Address, find_proxy, open_tunnel
+from sagemaker_ssh_helper.channels.proxy import Address, open_tunnel
 from sagemaker_ssh_helper.errors import ConnectionFailed, SSHHelperError
 from sagemaker_ssh_helper.protocol.websocket import (
     DEFAULT_MAX_MESSAGE_BYTES,
@@ -25,6 +25,7 @@ from sagemaker_ssh_helper.protocol.websocket import (
     parse_response,
 )
 from sagemaker_ssh_helper.protocol.websocket import State as WebSocketState
+from sagemaker_ssh_helper.proxy_variables import find_proxy
 
 logger = logging.getLogger(__name__)
 
@@ -324,7 +325,7 @@ async def _in_time(opening: Awaitable[_T], address: Address, timeout: float) -> 
 
 
 async def _dial(address: Address, again: Optional[float]) -> socket.socket:
-    proxy = find_proxy(address, os.environ)
+    proxy = find_proxy(address.tls, address.host, address.port, os.environ)
     if proxy is None:
         return await dial(address.host, address.port, again)
     logger.debug("= connecting to %s through %s", address, proxy)

@@ -1,16 +1,16 @@
 """
-Where a WebSocket goes, and the HTTP proxy it has to go through.
+Where a WebSocket goes, and the way through an HTTP proxy.
 """
 
 import asyncio
-import base64
 import re
 import socket
-from typing import Mapping, NamedTuple, Optional
-from urllib.parse import unquote, urlsplit
+from typing import NamedTuple, Optional
+from urllib.parse import urlsplit
 
 from sagemaker_ssh_helper.channels.dialing import dial
-from sagemaker_ssh_helper.errors import ConnectionFailed, LocalSetup
+from sagemaker_ssh_helper.errors import ConnectionFailed
+from sagemaker_ssh_helper.proxy_variables import Proxy
 
 MAX_HEAD_BYTES = 16384  # of the proxy's answer
 
@@ -44,64 +44,6 @@ class Address(NamedTuple):
         if parts.query:
             path += "?" + parts.query
         return cls(tls, parts.hostname, port or (443 if tls else 80), parts.netloc.rpartition("@")[2], path)
-
-
-class Proxy(NamedTuple):
-    """An HTTP proxy that understands CONNECT."""
-
-    host: str
-    port: int
-    authorization: Optional[str]
-    """The value of Proxy-Authorization."""
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-def find_proxy(address: Address, environ: Mapping[str, str]) -> Optional[Proxy]:
-    """
-    The proxy that the environment wants for this address.
-
-    HTTPS_PROXY (or https_proxy) for wss:, http_proxy for ws:, else ALL_PROXY; never for loopback, nor for
-    what NO_PROXY lists: names, endings of names, addresses, each perhaps with a port, or ``*``.
-    """
-    # HTTP_PROXY in capitals is what a CGI client can set by a header, so it does not count.
-    names = ("HTTPS_PROXY", "https_proxy") if address.tls else ("http_proxy",)
-    url = next((environ[name] for name in (*names, "ALL_PROXY", "all_proxy") if environ.get(name)), None)
-    if url is None or _bypasses(address, environ.get("NO_PROXY") or environ.get("no_proxy") or ""):
-        return None
-    parts = urlsplit(url if "://" in url else "http://" + url)
-    try:
-        port = parts.port or 80
-    except ValueError:
-        port = 0
-    if parts.scheme != "http" or not parts.hostname or not port:
-        raise LocalSetup(
-            "the proxy of this environment cannot be used",
-            evidence=f"{parts.scheme}://{parts.hostname}",
-            fix="Set HTTPS_PROXY to http://host:port, or list the host in NO_PROXY",
-        )
-    authorization = None
-    if parts.username is not None:
-        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(credentials.encode("utf-8")).decode("ascii")
-    return Proxy(parts.hostname, port, authorization)
-
-
-def _bypasses(address: Address, no_proxy: str) -> bool:
-    host = address.host.lower()
-    if host in ("localhost", "::1") or host.startswith("127."):
-        return True
-    for entry in no_proxy.lower().replace(",", " ").split():
-        name, colon, port = entry.rpartition(":")
-        if colon and port.isdigit() and "]" not in port and name.count(":") == 0:
-            if int(port) != address.port:
-                continue
-            entry = name
-        entry = entry.strip("[]").lstrip("*").lstrip(".") if entry != "*" else entry
-        if entry == "*" or host == entry or (entry and host.endswith("." + entry)):
-            return True
-    return False
 
 
 async def open_tunnel(proxy: Proxy, address: Address, again: Optional[float] = None) -> socket.socket:
@@ -149,6 +91,6 @@ def check_answer(head: bytes, proxy: Proxy, address: Address) -> None:
         raise ConnectionFailed(
             f"the proxy {proxy} refused to connect to {address}",
             evidence=" ".join(words)[:200],
-            fix="Check the name and password in HTTPS_PROXY" if status == 407 else None,
+            fix=f"Check the name and password in {proxy.variable}" if status == 407 else None,
             status=status or None,
         )
