@@ -8,7 +8,11 @@ Importing this package loads the standard library only.
 """
 
 import os.path
-from datetime import timedelta as _timedelta
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # The command looks for modules where it should only when this package is there.
+    from datetime import timedelta as _timedelta
 
 with open(os.path.join(os.path.dirname(__file__), "VERSION"), encoding="ascii") as _version_file:
     __version__ = _version_file.read().strip()
@@ -33,7 +37,7 @@ def setup_and_start_ssh() -> None:
     setup_and_start_ssh()
 
 
-def is_last_session_timeout(time_delta: _timedelta) -> bool:
+def is_last_session_timeout(time_delta: "_timedelta") -> bool:
     """
     In a container: whether the last session ended at least that long ago, and none is open.
 
@@ -59,7 +63,7 @@ def is_profiler_issues_found() -> bool:
     return is_profiler_issues_found()
 
 
-def is_idle(duration: _timedelta) -> bool:
+def is_idle(duration: "_timedelta") -> bool:
     """
     In a container: whether nobody used it for that long. All the time there was no session, every GPU was
     below 5 %, the processors below 10 %, the network below 10 kB/s.
