@@ -30,7 +30,7 @@ def test_it_is_written_once_and_removed_without_a_trace(sm_ssh: Run, config: Pat
     assert first.stdout == b""
     assert b"wrote the block" in first.stderr
     assert written.endswith(OTHERS)
-    assert b" start-proxy --user %r %n\n" in written
+    assert b" start-proxy --user %r %n %h\n" in written
 
     again = sm_ssh("config-ssh")
     assert b"no changes to make" in again.stderr
@@ -124,3 +124,37 @@ def test_what_ssh_reads_by_itself_needs_no_words() -> None:
     own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh" / "config"
     assert ssh_config.options_for(own) == []
     assert ssh_config.options_for(Path("/elsewhere")) == ["-F", "/elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [(b"Host x\n  Usr me\n", 2), (b"Port abc\n", 1), (b"\xe4 \xff\n", 1)]
+)
+def test_a_file_that_ssh_refuses_is_told_with_its_line(
+    sm_ssh: Run, config: Path, text: bytes, line: int
+) -> None:
+    config.write_bytes(text)
+    for _ in range(2):
+        done = sm_ssh("config-ssh")
+        before = config.read_bytes().partition(text)[0].count(b"\n")
+        assert done.returncode == 9
+        assert f"line {before + line}".encode() in done.stderr
+        assert b"wrote the block" not in done.stderr
+        assert config.read_bytes().endswith(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_is_no_plain_utf_8_is_left_alone(sm_ssh: Run, config: Path, encoding: str) -> None:
+    text = "Host x\n  User me\n".encode(encoding)
+    config.write_bytes(text)
+    done = sm_ssh("config-ssh")
+    assert done.returncode == 9
+    assert b"error[config-broken]" in done.stderr
+    assert b"byte order mark" in done.stderr
+    assert config.read_bytes() == text
+
+
+def test_comments_in_another_encoding_stay(sm_ssh: Run, config: Path) -> None:
+    config.write_bytes(b"# f\xfcr mich\nHost x\n  User me\n")
+    assert sm_ssh("config-ssh").returncode == 0
+    assert config.read_bytes().endswith(b"# f\xfcr mich\nHost x\n  User me\n")
+    assert b"config-broken" not in sm_ssh("doctor").stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import subprocess
@@ -49,7 +50,8 @@ def test_any_file_is_changed_between_our_markers_only_or_refused(content: bytes)
     try:
         file = ConfigFile.parse(Path("config"), content)
     except LocalSetup:
-        assert BEGIN.encode() in content or END.encode() in content
+        marked = content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        assert marked or BEGIN.encode() in content or END.encode() in content
         return
     changed = file.with_block(text(profile="p"))
     again = ConfigFile.parse(Path("config"), changed)
@@ -136,7 +138,7 @@ def test_ssh_reads_the_block_for_our_hosts_and_the_users_file_for_others(config:
     file.write(file.with_block(text("ForwardAgent yes", profile="ml-dev")))
     ours = ssh_g(config, "My-Job.training.sagemaker")
 
-    assert ours["proxycommand"] == "/opt/bin/sm-ssh start-proxy --profile ml-dev --user %r %n"
+    assert ours["proxycommand"] == "/opt/bin/sm-ssh start-proxy --profile ml-dev --user %r %n %h"
     assert ours["user"] == "root"
     assert ours["stricthostkeychecking"] == "true"
     assert ours["updatehostkeys"] == "false"

@@ -8,12 +8,14 @@ import argparse
 import difflib
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.parser import add_aws_options
 from sagemaker_ssh_helper.cli.via import WAYS
+from sagemaker_ssh_helper.errors import ConfigBroken
 
 
 def add_parser(subparsers: Any) -> None:
@@ -69,20 +71,37 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             _print_difference(file.path, before, after)
             return 0
-        if after == before:
-            say(f"no changes to make in {path}")
-            return 0
-        if args.remove and file.created_by_us and not after:
+        if args.remove and file.created_by_us and not after and after != before:
             file.path.unlink()
-        else:
+        elif after != before:
             file.write(after)
+    if after == before:
+        say(f"no changes to make in {path}")
+        if args.remove:
+            return 0
     if args.remove:
         say(f"the block is out of {path}")
         return 0
     keys.ensure_key()
+    _check(path, file.path, program)
+    if after == before:
+        return 0
     words = shlex.join(["ssh", *ssh_config.options_for(path), "NAME.training.sagemaker"])
     say(f"wrote the block into {path}; try: {words}")
     return 0
+
+
+def _check(path: Path, real: Path, program: Sequence[str]) -> None:
+    """Raises ConfigBroken when ssh, asked itself, does not use the block."""
+    from sagemaker_ssh_helper.client import ssh_config
+
+    why = ssh_config.why_not_in_effect(real, program)
+    if why:
+        raise ConfigBroken(
+            f"the block is in {path}, but plain ssh does not use it",
+            evidence=why,
+            fix="Correct what ssh names there, then check: sm-ssh doctor",
+        )
 
 
 def _print_difference(path: Path, before: bytes, after: bytes) -> None:

@@ -70,8 +70,10 @@ def run_words(words: list[str]) -> int:
     found = named.find(asked.host, asked.own.get("--profile"), asked.own.get("--region"))
     road = prepare(found, wishes)
     options = list(asked.options)
-    if not asked.command and not _SILENT & asked.own.keys():
-        options += _default_forwards(road)
+    if asked.command:
+        options += connect.with_o(["RemoteCommand=none"])
+    elif not _SILENT & asked.own.keys():
+        options += [*_default_forwards(road), *connect.with_o(["ExitOnForwardFailure=no"])]
     argv = connect.ssh_command(found.host, road.settings, options=options, command=asked.command)
     return connect.become(argv)
 

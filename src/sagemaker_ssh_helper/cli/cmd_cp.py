@@ -98,11 +98,13 @@ def run(args: argparse.Namespace) -> int:
     if sftp is None:
         raise SshMissing("sftp was not found", fix="Install OpenSSH's client, and see that sftp is on PATH")
     from sagemaker_ssh_helper.cli import road
-    from sagemaker_ssh_helper.client import children, connect
+    from sagemaker_ssh_helper.client import children, connect, ssh_options
 
     (target,) = {*targets, destination.target} - {None}
     ready = road.prepare(*road.asked(target, args))
-    settings = connect.with_o((*ready.settings.safe, *ready.settings.defaults))
+    # sftp asks for a subsystem by itself, and a session that is to be of another type is refused.
+    own = [one for one in ssh_options.of_one_command(connect.find_ssh()) if not one.startswith("SessionType")]
+    settings = connect.with_o((*ready.settings.safe, *own, *ready.settings.defaults))
     shows = not args.quiet and sys.stderr.isatty() and os.environ.get("TERM") not in (None, "dumb")
     if shows:
         # A batch begins with it off; that it is on now is said, which nobody wants to read.
@@ -176,7 +178,7 @@ def _free_space(ready: Road, path: str) -> int | None:
 
     ask = 'p=$1; [ -e "$p" ] || p=$(dirname -- "$p"); df -Pk -- "$p"'
     argv = connect.ssh_command(
-        ready.host, ready.settings, options=["-T"], command=["sh", "-c", ask, "sh", path]
+        ready.host, ready.settings, options=connect.for_one_command(), command=["sh", "-c", ask, "sh", path]
     )
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with children.attended(argv, **pipes) as process:

@@ -78,7 +78,7 @@ def execute(args: argparse.Namespace, command: Sequence[str]) -> int:
     if len(asked) > 1 or args.all or args.json:
         return _in_several(asked, args, command)
     ready = road.prepare(*asked[0])
-    argv = connect.ssh_command(ready.host, ready.settings, options=["-T"], command=command)
+    argv = connect.ssh_command(ready.host, ready.settings, options=connect.for_one_command(), command=command)
     return connect.become(argv)
 
 
@@ -233,7 +233,8 @@ def _start(run: _Run, command: Sequence[str], starting: threading.Lock, ended: t
     from sagemaker_ssh_helper.client import connect
 
     ready = road.prepare(run.named, run.wishes)
-    argv = connect.ssh_command(ready.host, ready.settings, options=["-T", "-n"], command=command)
+    options = ["-n", *connect.for_one_command()]
+    argv = connect.ssh_command(ready.host, ready.settings, options=options, command=command)
     with starting:
         if ended.is_set():
             return

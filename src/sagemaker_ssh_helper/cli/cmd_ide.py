@@ -74,7 +74,8 @@ def _probe(ready: Road, folder: str) -> Container:
     from sagemaker_ssh_helper.client import children, connect
     from sagemaker_ssh_helper.client.editors import PROBE, Container
 
-    argv = connect.ssh_command(ready.host, ready.settings, options=["-T"], command=["sh", "-s", "--", folder])
+    options, command = connect.for_one_command(), ["sh", "-s", "--", folder]
+    argv = connect.ssh_command(ready.host, ready.settings, options=options, command=command)
     try:
         with children.attended(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             told, _ = process.communicate(PROBE.encode(), timeout=_PROBE_TIMEOUT)

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from sagemaker_ssh_helper.aws.json_rpc import Client
 
 _HELP = """\
-usage: sm-ssh start-proxy [--profile NAME] [--region REGION] [--user USER] HOST
+usage: sm-ssh start-proxy [--profile NAME] [--region REGION] [--user USER] HOST [ADDRESS]
 
 For ssh's ProxyCommand; "sm-ssh config-ssh" writes it. Standard input and output carry ssh's bytes and nothing
 else; what goes wrong is told in one line on standard error, and the status is then 255.
 
   HOST                 the host name as it was typed: ssh gives it as %n
+  ADDRESS              taken where HOST is "%n" itself, as programs leave it that do not know %n: they know %h
   --user USER          the login name: ssh gives it as %r; one that the container does not admit is told
   --profile, --region  which AWS account and region
   --trust-first-use    accept a container whose host key nothing vouches for
@@ -65,10 +66,12 @@ def run_words(words: list[str]) -> int:
             raise UsageError(f"unknown option {name}", fix="See: sm-ssh start-proxy --help")
         else:
             hosts.append(word)
+    # Parsers of ssh's configuration that do not know %n leave it as it is; they know %h.
+    hosts = [host for host in hosts if host != "%n"][:1] if len(hosts) == 2 else hosts
     if len(hosts) != 1:
         raise UsageError(
             "start-proxy takes one host name",
-            fix="In ssh's configuration: ProxyCommand sm-ssh start-proxy %n",
+            fix="In ssh's configuration: ProxyCommand sm-ssh start-proxy %n %h",
         )
     instance_id = given.get("--instance-id")
     if instance_id is not None and Target.parse(instance_id).instance_id is None:

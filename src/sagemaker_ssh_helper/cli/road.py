@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.cli.named import Named, find
 from sagemaker_ssh_helper.cli.via import is_plugin
-from sagemaker_ssh_helper.client import connect, trust
+from sagemaker_ssh_helper.client import connect, ssh_options, trust
 from sagemaker_ssh_helper.client.connect import SshSettings
 from sagemaker_ssh_helper.errors import TargetOffline
 from sagemaker_ssh_helper.names import ResourceKind
@@ -100,6 +100,9 @@ def prepare(named: Named, wishes: Wishes) -> Road:
         user=user,
         proxy=proxy,
         learn_host_key=prepared.pin.host_key is None and not native,
+        control_path=ssh_options.control_path(
+            named.profile or "", named.session.region, prepared.instance.id, named.host, user
+        ),
     )
     return Road(named, settings, user, prepared.instance.kind or named.target.kind, prepared.pin.port)
 

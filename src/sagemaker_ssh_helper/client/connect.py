@@ -19,7 +19,7 @@ from pathlib import Path
 from sagemaker_ssh_helper.aws import commands, instances, resources, sessions
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
-from sagemaker_ssh_helper.client import keys, known_hosts, launches, standard_streams, trust
+from sagemaker_ssh_helper.client import keys, known_hosts, launches, ssh_options, standard_streams, trust
 from sagemaker_ssh_helper.client.files import config_dir
 from sagemaker_ssh_helper.client.trust import Pin
 from sagemaker_ssh_helper.errors import (
@@ -339,34 +339,35 @@ class SshSettings:
 
 
 def ssh_settings(
-    host: str, *, user: str, proxy: Sequence[str] | None, learn_host_key: bool = False
+    host: str,
+    *,
+    user: str,
+    proxy: Sequence[str] | None,
+    learn_host_key: bool = False,
+    control_path: str = "none",
 ) -> SshSettings:
     """
     The settings for ``host`` through ``proxy``; None for an address that leads there by itself.
 
-    ``learn_host_key`` lets ssh accept and keep the key of a node that tells none.
+    ``learn_host_key`` lets ssh accept and keep the key of a node that tells none. ``control_path`` is where
+    the user's ControlMaster may share connections. Raises SshMissing when there is no ssh.
     """
     key = config_dir() / "key"
+    fixed = ssh_options.always(find_ssh())
     safe = [
         f"ProxyCommand={proxy_command(proxy) if proxy is not None else 'none'}",
         f"UserKnownHostsFile={quote_value(known_hosts.path())}",
         f"StrictHostKeyChecking={'accept-new' if learn_host_key else 'yes'}",
-        "UpdateHostKeys=no",
-        # So that a line that ssh learnt can be found, and taken back.
-        "HashKnownHosts=no",
-        # A name is what was pinned: no other spelling of it may be looked up.
-        "CanonicalizeHostname=no",
         f"HostKeyAlias={host.lower()}",
+        *(setting for setting in fixed if not ssh_options.yields(setting)),
     ]
     if not learn_host_key:
         safe.append("HostKeyAlgorithms=ssh-ed25519")
     defaults = [
         f"User={user}",
         f"IdentityFile={quote_value(key)}",
-        "IdentitiesOnly=yes",
-        "ServerAliveInterval=15",
-        # The proxy knows better than ssh whether the link may come back; it takes 15 minutes to give up.
-        "ServerAliveCountMax=80",
+        *(setting for setting in fixed if ssh_options.yields(setting)),
+        f"ControlPath={quote_value(control_path)}",
         f"ConnectTimeout={CONNECT_TIMEOUT}",
     ]
     return SshSettings(tuple(safe), tuple(defaults))
@@ -375,6 +376,11 @@ def ssh_settings(
 def with_o(settings: Sequence[str]) -> list[str]:
     """Each setting behind its own ``-o``."""
     return [word for setting in settings for word in ("-o", setting)]
+
+
+def for_one_command() -> list[str]:
+    """The options of ssh for a command that runs one program, whatever the user's configuration wants."""
+    return ["-T", *with_o(ssh_options.of_one_command(find_ssh()))]
 
 
 def ssh_command(

@@ -7,6 +7,7 @@ so that what follows means what it meant before. Its marker lines never change: 
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sagemaker_ssh_helper.client import known_hosts
+from sagemaker_ssh_helper.client import known_hosts, ssh_options
 from sagemaker_ssh_helper.client.connect import (
     CONNECT_TIMEOUT,
     default_user,
@@ -31,6 +32,11 @@ BEGIN = "# >>> sm-ssh >>>"
 END = "# <<< sm-ssh <<<"
 _HEADER = f'{BEGIN}  managed by "sm-ssh config-ssh"; "sm-ssh config-ssh --remove" deletes it; edits are lost'
 _CREATED = "created-by-us"
+_MARKS = (
+    (codecs.BOM_UTF8, "UTF-8"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 _OPTION = re.compile(r"[A-Za-z][A-Za-z0-9]*[ =].*")
 
 
@@ -91,17 +97,14 @@ def block_text(program: Sequence[str], chosen: BlockOptions, *, created: bool = 
         f"Host {patterns}",
         *(f"  {option}" for option in chosen.options),
         f"  User {default_user(None)}",
-        f"  ProxyCommand {proxy_command([*proxy, '--user', '%r', '%n'])}",
+        f"  ProxyCommand {proxy_command([*proxy, '--user', '%r', '%n', '%h'])}",
         f"  IdentityFile {quote_value(config_dir() / 'key')}",
-        "  IdentitiesOnly yes",
         f"  UserKnownHostsFile {quote_value(known_hosts.path())}",
         "  StrictHostKeyChecking yes",
-        "  UpdateHostKeys no",
         "  HostKeyAlgorithms ssh-ed25519",
-        "  ServerAliveInterval 15",
-        # The proxy knows better than ssh whether the link may come back; it takes 15 minutes to give up.
-        "  ServerAliveCountMax 80",
         f"  ConnectTimeout {CONNECT_TIMEOUT}",
+        "  ControlPath none",
+        *(f"  {setting.replace('=', ' ', 1)}" for setting in ssh_options.always(find_ssh())),
         "# What follows is for all hosts, as before.",
         "Host *",
         END,
@@ -146,10 +149,16 @@ def why_not_in_effect(path: Path, program: Sequence[str]) -> str:
     )
     settings = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
     command = settings.get("proxycommand", "")
-    if done.returncode == 0 and " start-proxy " in command and program[0] in command:
-        return ""
-    said = done.stderr.strip().splitlines()
-    return said[-1] if said else f"its ProxyCommand is {command or 'none'}"
+    if done.returncode != 0:
+        # The last line only counts what the others tell, with the number of the line.
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["ssh refuses it"]
+        return next((line for line in said if re.search(r"\bline \d+", line)), said[-1]).strip()
+    if " start-proxy " not in command or program[0] not in command:
+        return f"its ProxyCommand is {command or 'none'}"
+    if "hostkeyalias" in settings:
+        alias = settings["hostkeyalias"]
+        return f"its HostKeyAlias {alias} is for containers, too, whose keys are not kept by that name"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -173,7 +182,7 @@ class ConfigFile:
         The file at ``path``, through symbolic links.
 
         Raises LocalSetup when it cannot be read, ConfigBroken when its markers are not one beginning and one
-        end.
+        end, or when it begins as no file of ssh's may.
         """
         real = Path(os.path.realpath(path))
         try:
@@ -187,6 +196,13 @@ class ConfigFile:
     @classmethod
     def parse(cls, path: Path, content: bytes) -> ConfigFile:
         """The parts of ``content``. Raises ConfigBroken as ``read`` does."""
+        for mark, what in _MARKS:
+            if content.startswith(mark):
+                raise ConfigBroken(
+                    f"ssh cannot read {path}",
+                    evidence=f"it begins with the mark of {what}",
+                    fix="Save it as UTF-8 without a byte order mark, then try again",
+                )
         begins, ends = [], []
         offset = 0
         for line in content.splitlines(keepends=True):
