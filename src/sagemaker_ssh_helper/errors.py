@@ -58,6 +58,8 @@ stable and printed in brackets; its ``exit_code`` is the one `docs/reference/err
 Imports the standard library only; Python 3.8.
 """
 
+import os
+import socket
 from typing import Mapping, Optional, Sequence
 
 
@@ -382,3 +384,26 @@ class ConfigBroken(LocalSetup):
 
 class PortBusy(LocalSetup):
     id = "port-busy"
+
+
+def reason_of(error: BaseException) -> str:
+    """
+    Why something failed, for a message or a log: our own text, the system's or TLS's words, else the type.
+
+    The text of any other exception may quote what went over the line, or a key that no header can hold.
+    """
+    if isinstance(error, SSHHelperError):
+        return str(error)
+    if isinstance(error, OSError):
+        if type(error).__module__ == "ssl":
+            # A closed set of the library's, such as CERTIFICATE_VERIFY_FAILED, and OpenSSL's word about it.
+            words = (getattr(error, name, None) for name in ("reason", "verify_message"))
+            said = ": ".join(str(word) for word in words if word)
+            return said or type(error).__name__
+        if isinstance(error, socket.timeout):
+            return "no answer in time"
+        if isinstance(error, socket.gaierror):
+            return str(error.strerror or type(error).__name__)
+        if isinstance(error.errno, int):
+            return os.strerror(error.errno)
+    return type(error).__name__

@@ -14,8 +14,16 @@ from dataclasses import dataclass
 
 from sagemaker_ssh_helper.errors import UsageError
 
-HOST_KEY_TYPE = "ssh-ed25519"
-"""The only type of host key, and the type of the key pair we make."""
+HOST_KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256")
+"""Of host keys and of the keys of a job's nodes, best first. Others do not fit into a tag."""
+
+KEY_MAKING = {
+    "ssh-ed25519": ("-t", "ed25519"),
+    # For systems whose policy, such as FIPS 140, refuses the first.
+    "ecdsa-sha2-nistp256": ("-t", "ecdsa", "-b", "256"),
+    "ssh-rsa": ("-t", "rsa", "-b", "3072"),
+}
+"""What makes ssh-keygen make a key of a type, best first."""
 
 _TYPES = frozenset(
     [
@@ -28,6 +36,11 @@ _TYPES = frozenset(
         "sk-ecdsa-sha2-nistp256@openssh.com",
     ]
 )
+# What follows the type in a key of fixed length, and how long the whole is.
+_FORMS = {
+    "ssh-ed25519": (b"\0\0\0\x20", 51),
+    "ecdsa-sha2-nistp256": (b"\0\0\0\x08nistp256\0\0\0\x41\x04", 104),
+}
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 # An RSA key of 16384 bits has 2,068 bytes; nothing longer is a key.
 _MAX_BLOB_BYTES = 4096
@@ -66,8 +79,8 @@ class PublicKey:
         named = fields[0].encode()
         if len(blob) > _MAX_BLOB_BYTES or not blob.startswith(len(named).to_bytes(4, "big") + named):
             raise refusal
-        # string "ssh-ed25519", string of 32 bytes
-        if fields[0] == HOST_KEY_TYPE and (len(blob) != 51 or blob[15:19] != b"\0\0\0\x20"):
+        form, size = _FORMS.get(fields[0], (b"", len(blob)))
+        if len(blob) != size or not blob.startswith(form, 4 + len(named)):
             raise refusal
         return cls(type=fields[0], blob=blob)
 
@@ -94,8 +107,10 @@ def key_fingerprint(public_line: str) -> str:
 
 
 def parse_host_key(line: str) -> PublicKey:
-    """The ed25519 host key in a line. Raises UsageError for any other text or type."""
+    """The host key in a line. Raises UsageError for any other text or type."""
     key = PublicKey.parse(line)
-    if key.type != HOST_KEY_TYPE:
-        raise UsageError(f"a host key of type {key.type} is not used", fix=f"Only {HOST_KEY_TYPE} is")
+    if key.type not in HOST_KEY_TYPES:
+        raise UsageError(
+            f"a host key of type {key.type} is not used", fix=f"Only {' and '.join(HOST_KEY_TYPES)} are"
+        )
     return key

@@ -10,6 +10,7 @@ from sagemaker_ssh_helper.agent import asyncssh_server, environment, packages, s
 from sagemaker_ssh_helper.agent.sshd import Account
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.public_keys import parse_host_key
 
 pytestmark = pytest.mark.container
 
@@ -159,3 +160,18 @@ def test_asyncssh_is_found_where_the_job_finds_it(state, tmp_path, monkeypatch):
     assert asyncssh_server.find(state) == str(folder)
     state.write(state.environment, b"")
     assert asyncssh_server.find(state) is None
+
+
+def test_asyncssh_makes_the_type_of_host_key_that_its_library_has(state, monkeypatch):
+    class Limited:
+        @staticmethod
+        def generate_private_key(key_type):
+            if key_type == "ssh-ed25519":
+                raise ValueError("not in FIPS mode")
+            return asyncssh.generate_private_key(key_type)
+
+    asyncssh = pytest.importorskip("asyncssh")
+    monkeypatch.delenv("SSH_PUBLIC_KEY", raising=False)
+    asyncssh_server._make_host_key(state, Limited)
+    with open(f"{state.host_key}.pub") as file:
+        assert parse_host_key(file.read()).type == "ecdsa-sha2-nistp256"

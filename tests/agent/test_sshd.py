@@ -606,3 +606,32 @@ def test_keys_added_at_the_same_time_are_all_kept(state):
         thread.join()
 
     assert {key.line for key in read_authorized(state)} == {key_number(n).line for n in range(16)}
+
+
+@pytest.mark.parametrize(
+    ("refused", "given", "made"),
+    [
+        ("none", None, "ssh-ed25519"),
+        ("ed25519", None, "ecdsa-sha2-nistp256"),
+        ("none", "ecdsa-sha2-nistp256 AAAA", "ecdsa-sha2-nistp256"),
+        ("none", "ssh-rsa AAAA", "ecdsa-sha2-nistp256"),
+        ("ecdsa", "ssh-rsa AAAA", "ssh-ed25519"),
+    ],
+)
+def test_a_policy_that_refuses_ed25519_gets_another_type(
+    state, tmp_path, monkeypatch, refused, given, made
+):
+    real = sshd.find_program
+    keygen = tmp_path / "ssh-keygen"
+    refuse = f"for word; do case $word in {refused}) echo refused; exit 1;; esac; done"
+    keygen.write_text(f'#!/bin/sh\n{refuse}\nexec {real("ssh-keygen")} "$@"\n')
+    keygen.chmod(0o755)
+    programs = {"ssh-keygen": str(keygen)}
+    monkeypatch.setattr(sshd, "find_program", lambda name: programs.get(name) or real(name))
+    monkeypatch.delenv("SSH_PUBLIC_KEY", raising=False)
+    if given:
+        monkeypatch.setenv("SSH_PUBLIC_KEY", given)
+    server = SshServer.prepare(state)
+    assert server.host_public_key.type == made
+    with running(server):
+        pass

@@ -291,7 +291,7 @@ def test_the_command_line_keeps_the_check_of_the_host_key_before_the_users_optio
 
     assert settings["stricthostkeychecking"] == "true"
     assert settings["updatehostkeys"] == "false"
-    assert settings["hostkeyalgorithms"] == "ssh-ed25519"
+    assert settings["hostkeyalgorithms"] == "ssh-ed25519,ecdsa-sha2-nistp256"
     assert settings["hostkeyalias"] == HOST
     assert settings["userknownhostsfile"] == str(connect.known_hosts.path())
     assert settings["identityfile"] == str(keys.config_dir() / "key")

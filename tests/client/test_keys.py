@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from sagemaker_ssh_helper.client import keys
 from sagemaker_ssh_helper.client.files import config_dir
-from sagemaker_ssh_helper.client.keys import KeyPair, ensure_key
+from sagemaker_ssh_helper.client.keys import KeyPair, ensure_key, make_node_key
 from sagemaker_ssh_helper.errors import LocalSetup
 
 
@@ -101,3 +104,53 @@ def test_the_private_key_is_not_in_what_is_printed() -> None:
     made = ensure_key()
     assert isinstance(made, KeyPair)
     assert "PRIVATE" not in repr(made)
+
+
+def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, accepted: str = "") -> None:
+    """An ssh-keygen that makes no keys of some types, and an ssh that uses those of some only."""
+    refuses = f'{refused}) echo "not allowed in FIPS mode" >&2; exit 1'
+    says = f'case $1 in -G) echo "pubkeyacceptedalgorithms {accepted}"; exit;; esac'
+    texts = {
+        "ssh-keygen": f"for word; do case $word in {refuses};; esac; done",
+        "ssh": says if accepted else "",
+    }
+    for program, text in texts.items():
+        found = shutil.which(program)
+        script = tmp_path / "bin" / program
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\n{text}\nexec {found} "$@"\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    keys._accepted.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("refused", "accepted", "made"),
+    [
+        ("ed25519", "", "ecdsa-sha2-nistp256"),
+        ("ed25519|ecdsa", "", "ssh-rsa"),
+        ("none", "ecdsa-sha2-nistp256,rsa-sha2-512", "ecdsa-sha2-nistp256"),
+        ("none", "ssh-rsa,rsa-sha2-256", "ssh-rsa"),
+        ("ecdsa", "ecdsa-sha2-nistp256,rsa-sha2-512", "ssh-rsa"),
+        ("none", "ssh-dss", "ssh-ed25519"),
+    ],
+)
+def test_a_policy_that_refuses_ed25519_gets_another_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, accepted: str, made: str
+) -> None:
+    policy(tmp_path, monkeypatch, refused, accepted)
+    try:
+        assert ensure_key().public.type == made
+        if made == "ecdsa-sha2-nistp256":
+            assert make_node_key().public.type == made
+    finally:
+        keys._accepted.cache_clear()
+
+
+def test_a_policy_that_refuses_all_of_them_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy(tmp_path, monkeypatch, "ed25519|ecdsa|rsa")
+    try:
+        with pytest.raises(LocalSetup, match="not allowed in FIPS mode"):
+            ensure_key()
+    finally:
+        keys._accepted.cache_clear()

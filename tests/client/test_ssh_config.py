@@ -142,7 +142,7 @@ def test_ssh_reads_the_block_for_our_hosts_and_the_users_file_for_others(config:
     assert ours["user"] == "root"
     assert ours["stricthostkeychecking"] == "true"
     assert ours["updatehostkeys"] == "false"
-    assert ours["hostkeyalgorithms"] == "ssh-ed25519"
+    assert ours["hostkeyalgorithms"] == "ssh-ed25519,ecdsa-sha2-nistp256"
     assert ours["identitiesonly"] == "yes"
     assert ours["serveraliveinterval"] == "15"
     assert ours["connecttimeout"] == "600"

@@ -24,7 +24,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 from sagemaker_ssh_helper.agent import environment, launcher, login, sshd
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.agent.terminal import Terminal
-from sagemaker_ssh_helper.errors import UsageError
+from sagemaker_ssh_helper.errors import LocalSetup, UsageError, reason_of
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 _PACKAGE = "asyncssh"
@@ -167,7 +167,14 @@ def _setting(name: str, config: str) -> str:
 def _make_host_key(state: StateDir, asyncssh: Any) -> None:
     if os.path.exists(state.host_key):
         return
-    key = asyncssh.generate_private_key("ssh-ed25519")
+    for key_type in sshd.host_key_types(os.environ):
+        try:
+            key = asyncssh.generate_private_key(key_type)
+            break
+        except Exception as error:  # of its own, or of the library below
+            why = reason_of(error)
+    else:
+        raise LocalSetup("no host key could be made", evidence=why)
     state.write(f"{state.host_key}.pub", key.export_public_key("openssh"))
     # The private part last: it says that both are there.
     state.write(state.host_key, key.export_private_key("openssh"))

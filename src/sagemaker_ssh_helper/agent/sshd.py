@@ -19,14 +19,14 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import Dict, List, Optional
+from typing import Dict, List, Mapping, Optional
 
 from sagemaker_ssh_helper.agent import environment, terminals
 from sagemaker_ssh_helper.agent.login import BARE_FOLDER, QUIET_SHELL
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.errors import LocalSetup, UsageError
 from sagemaker_ssh_helper.names import Env
-from sagemaker_ssh_helper.public_keys import PublicKey, parse_host_key
+from sagemaker_ssh_helper.public_keys import HOST_KEY_TYPES, KEY_MAKING, PublicKey, parse_host_key
 
 SSH_PORT = 22
 ADDRESS = "127.0.0.1"
@@ -130,7 +130,7 @@ def make_folder() -> None:
     with tempfile.TemporaryDirectory() as folder:
         key = os.path.join(folder, "key")
         for words in (
-            [key_maker, "-q", "-t", "ed25519", "-N", "", "-f", key],
+            [key_maker, "-q", *KEY_MAKING["ecdsa-sha2-nistp256"], "-N", "", "-f", key],
             [program, "-t", "-f", os.devnull, "-h", key],
         ):
             said = subprocess.run(
@@ -499,22 +499,35 @@ def _has_ended(pid: int) -> bool:
     return False
 
 
+def host_key_types(environ: Mapping[str, str]) -> List[str]:
+    """
+    The types of host key to try, best first.
+
+    Who launched the job with a key of another type may not be able to check the first.
+    """
+    types = list(HOST_KEY_TYPES)
+    given = environ.get(Env.PUBLIC_KEY, "").split()
+    return types if given[:1] in ([], types[:1]) else types[::-1]
+
+
 def _make_host_key(state: StateDir) -> None:
     program = find_program("ssh-keygen")
     if not program:
         raise LocalSetup("there is no ssh-keygen in this image", fix=_INSTALL)
     temporary = f"{state.host_key}.{os.getpid()}.tmp"
-    command = [program, "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", temporary]
     try:
-        made = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=clean_environment(),
-            timeout=_START_TIMEOUT,
-        )
-        if made.returncode != 0:
+        for key_type in host_key_types(os.environ):
+            made = subprocess.run(
+                [program, "-q", *KEY_MAKING[key_type], "-N", "", "-C", "", "-f", temporary],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=clean_environment(),
+                timeout=_START_TIMEOUT,
+            )
+            if made.returncode == 0:
+                break
+        else:
             said = made.stdout.decode("utf-8", "replace")
             raise LocalSetup("no host key could be made", evidence=said[-200:])
         # The private part last: it says that both are there.

@@ -35,6 +35,7 @@ from sagemaker_ssh_helper.errors import (
     WrongUser,
 )
 from sagemaker_ssh_helper.names import Command, Env, InstanceId, ResourceKind, Tag
+from sagemaker_ssh_helper.public_keys import HOST_KEY_TYPES
 from sagemaker_ssh_helper.targets import Target
 
 CONNECT_TIMEOUT = 600
@@ -362,7 +363,7 @@ def ssh_settings(
         *(setting for setting in fixed if not ssh_options.yields(setting)),
     ]
     if not learn_host_key:
-        safe.append("HostKeyAlgorithms=ssh-ed25519")
+        safe.append(f"HostKeyAlgorithms={','.join(HOST_KEY_TYPES)}")
     defaults = [
         f"User={user}",
         f"IdentityFile={quote_value(key)}",

@@ -1,7 +1,7 @@
 """
 Our known_hosts file: for each host name the key of the container that it means now.
 
-A line is ``<host> ssh-ed25519 <base64> <instance id>``; the id stands where ssh expects a comment. ssh looks
+A line is ``<host> <type> <base64> <instance id>``; the id stands where ssh expects a comment. ssh looks
 a host up in lower case. ``~/.ssh/known_hosts`` is never touched.
 """
 

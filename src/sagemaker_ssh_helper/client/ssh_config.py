@@ -27,6 +27,7 @@ from sagemaker_ssh_helper.client.files import config_dir, home, home_of_account,
 from sagemaker_ssh_helper.client.trust import hosts_path
 from sagemaker_ssh_helper.errors import ConfigBroken, LocalSetup, UsageError
 from sagemaker_ssh_helper.names import DOMAIN, ResourceKind
+from sagemaker_ssh_helper.public_keys import HOST_KEY_TYPES
 
 BEGIN = "# >>> sm-ssh >>>"
 END = "# <<< sm-ssh <<<"
@@ -101,7 +102,7 @@ def block_text(program: Sequence[str], chosen: BlockOptions, *, created: bool = 
         f"  IdentityFile {quote_value(config_dir() / 'key')}",
         f"  UserKnownHostsFile {quote_value(known_hosts.path())}",
         "  StrictHostKeyChecking yes",
-        "  HostKeyAlgorithms ssh-ed25519",
+        f"  HostKeyAlgorithms {','.join(HOST_KEY_TYPES)}",
         f"  ConnectTimeout {CONNECT_TIMEOUT}",
         "  ControlPath none",
         *(f"  {setting.replace('=', ' ', 1)}" for setting in ssh_options.always(find_ssh())),

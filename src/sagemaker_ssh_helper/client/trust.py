@@ -293,7 +293,7 @@ def _host_key(instance: Instance, tags: Mapping[str, str]) -> PublicKey | None:
         return parse_host_key(text)
     except UsageError as error:
         raise HostNotTrusted(
-            f"the tag {Tag.HOST_KEY} of {instance.id} holds no ed25519 host key",
+            f"the tag {Tag.HOST_KEY} of {instance.id} is not a valid host key",
             fix="Do not log in: the helper never writes such a tag",
         ) from error
 
