@@ -714,3 +714,19 @@ def test_default_boto3_finds_its_way(
 
     assert session.client("sts").get_caller_identity()["Arn"].endswith(":user/bob")
     assert session.client("s3", config=Config(retries={"total_max_attempts": 1})).list_buckets()
+
+
+@pytest.mark.parametrize("others", range(4))
+def test_keys_that_expired_long_ago_are_forgotten_however_many_there_are(others: int) -> None:
+    """Keys that come and go must not keep the number from ever being the one at which they are looked at."""
+    identities = Identities()
+    caller = Caller("1", "arn", "AIDAEXAMPLE", "alice", "user")
+    for number in range(254 + others):
+        identities.add(f"AKIA{number}", "secret", None, caller)
+    identities.add("left", "secret", "token", caller, time.time() - 7200)
+    for number in range(256):
+        identities.issue(caller, 60)
+        identities.issue(caller, 60)
+        if number % 2 == 0:
+            identities.revoke(lambda held: held.access_key_id.startswith("ASIA"))
+    assert identities.lookup("left") is None

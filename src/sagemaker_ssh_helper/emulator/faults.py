@@ -125,7 +125,7 @@ class Faults:
         """Turn a switch on; returns its id. Raises ApiError ``ValidationException`` for one that makes no
         sense."""
         kind = body.get("kind")
-        if kind in self._handlers:
+        if isinstance(kind, str) and kind in self._handlers:
             await self._handlers[kind][0](body)
             return f"{kind}-{next(self._ids)}"
         fault = Fault(id=f"fault-{next(self._ids)}", **_checked(body, self._handlers))

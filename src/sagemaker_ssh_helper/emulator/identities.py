@@ -72,6 +72,7 @@ class Identities:
 
     def __init__(self, other_keys: Callable[[str], Identity | None] = lambda access_key_id: None) -> None:
         self._identities: dict[str, Identity] = {}
+        self._added = 0
         self._lock = threading.Lock()
         self._other_keys = other_keys
 
@@ -119,7 +120,8 @@ class Identities:
 
     def _forget_long_expired(self) -> None:
         # An expired key is kept for an hour, so that its user reads "expired" and not "unknown".
-        if len(self._identities) % 256 == 255:
+        self._added += 1
+        if self._added % 256 == 0:
             horizon = time.time() - 3600
             gone = [
                 key

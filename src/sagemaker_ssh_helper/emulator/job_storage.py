@@ -6,9 +6,11 @@ Blocking; every function takes a boto3 client of S3, with the rights of the job'
 
 from __future__ import annotations
 
+import lzma
 import os
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -142,7 +144,11 @@ def extract(file: Any, folder: Path, name: str) -> None:
                 # Checked above, as the "data" filter would, which older Pythons do not have.
                 options = {"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}
                 archive.extract(member, folder, **options)  # type: ignore[arg-type]  # by name only
-    except (tarfile.TarError, EOFError, OSError) as error:
+    # Hard links to what is not there are a KeyError, to themselves a RecursionError; broken bytes what the
+    # decompressor says.
+    except (
+        tarfile.TarError, EOFError, OSError, KeyError, RecursionError, ValueError, zlib.error, lzma.LZMAError,
+    ) as error:  # fmt: skip
         raise StorageError(f"ClientError: {name} is not an archive that can be unpacked: {error}") from error
 
 

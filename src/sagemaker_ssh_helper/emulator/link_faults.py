@@ -364,7 +364,7 @@ class LinkFaults:
 
     async def switch_refuse_resume(self, body: Mapping[str, Any]) -> None:
         """ResumeSession is answered without a token: as for a session that is over."""
-        self._refused.add(body.get("session"))
+        self._refused.add(_session(body))
 
     async def clear(self) -> None:
         """All links are good again."""
@@ -383,11 +383,11 @@ class LinkFaults:
     # -- within --
 
     def _meant(self, body: Mapping[str, Any]) -> list["LiveSession"]:
-        session_id = body.get("session")
+        session_id = _session(body)
         return [live for live in self._live.values() if session_id in (None, live.session.id)]
 
     def _change(self, body: Mapping[str, Any], **changes: Any) -> None:
-        session_id = body.get("session")
+        session_id = _session(body)
         if session_id is not None and session_id not in self._live:
             raise ApiError("ValidationException", "There is no such session under way.")
         rule = self._rules.get(session_id) or self._rules.get(None) or Rule()
@@ -397,6 +397,13 @@ class LinkFaults:
                 live.bad_link = BadLink(live, rule)
             else:
                 live.bad_link.change(rule)
+
+
+def _session(body: Mapping[str, Any]) -> str | None:
+    session_id = body.get("session")
+    if session_id is not None and not isinstance(session_id, str):
+        raise ApiError("ValidationException", "session must be the id of one.")
+    return session_id
 
 
 def _side(body: Mapping[str, Any], default: str | None = None) -> str:

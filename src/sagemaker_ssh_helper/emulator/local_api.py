@@ -61,7 +61,7 @@ async def administer(cloud: Cloud, request: Request, body: bytes, caller: Caller
 def _parse(body: bytes) -> Mapping[str, Any]:
     try:
         value = json.loads(body or b"null")
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ApiError("ValidationException", "The body is not a JSON object.")

@@ -178,7 +178,11 @@ class Moto:
         except NotImplementedError:
             message = f"The local cloud does not implement this operation of {service}."
             return write_error(ApiError("NotImplementedException", message), family)
-        except Exception:
+        except Exception as error:
+            if service == "s3" and not isinstance(error, _OUR_FAULTS):
+                # It takes bodies and parameters apart without a look at what they are.
+                logger.info("! moto cannot read a call of s3: %s", type(error).__name__)
+                return write_error(ApiError("MalformedXML", _MALFORMED, 400), family)
             logger.exception("! moto failed on a call of %s", service)
             error_ = ApiError("InternalFailure", f"The local cloud failed on this call of {service}.", 500)
             return write_error(error_, family)
@@ -195,6 +199,13 @@ class Moto:
             paths: Mapping[str, Handler] = import_module(f"moto.{service}.urls").url_paths
             self._handlers[service] = paths["{0}/$"]
         return self._handlers[service]
+
+
+_OUR_FAULTS = (OSError, MemoryError, AssertionError)
+_MALFORMED = (
+    "The XML you provided was not well-formed or did not validate against our published schema, "
+    "or a parameter has a value that makes no sense."
+)
 
 
 class _Request(MotoRequest):
