@@ -217,7 +217,7 @@ def test_a_starter_that_cannot_start_ssh_says_so_and_goes_on(tmp_path: Path) -> 
         check=True,
     )
     assert done.stdout == "went on\n"
-    assert done.stderr.startswith("sagemaker-ssh-helper: no ssh in this container: No module named")
+    assert done.stderr.startswith("sagemaker-ssh-helper: no ssh in this container: there is no module")
 
 
 def test_an_image_without_python_runs_its_program_without_ssh(tmp_path: Path) -> None:

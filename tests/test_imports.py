@@ -22,6 +22,7 @@ ROWS = {
     "archive": 2,
     "aws_errors": 2,
     "iam_policies": 2,
+    "plain_logs": 2,
     "protocol": 2,
     "proxy_variables": 2,
     "public_keys": 2,

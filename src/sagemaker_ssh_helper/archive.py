@@ -44,7 +44,10 @@ try:
 
     sagemaker_ssh_helper.setup_and_start_ssh()
 except Exception as error:
-    sys.stderr.write("sagemaker-ssh-helper: no ssh in this container: %s\\n" % error)
+    why = getattr(error, "strerror", None) or type(error).__name__
+    if isinstance(error, ImportError):
+        why = "there is no module %s, or not all of it" % error.name
+    sys.stderr.write("sagemaker-ssh-helper: no ssh in this container: %s\\n" % why)
 sys.stdout.flush()
 sys.stderr.flush()
 os.execvp(sys.argv[1], sys.argv[1:])
@@ -60,6 +63,7 @@ SHIPPED = (
     "errors.py",
     "names.py",
     "node_keys.py",
+    "plain_logs.py",
     "protocol",
     "proxy_variables.py",
     "public_keys.py",

@@ -12,9 +12,10 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from typing import Callable, Mapping, Optional
+from typing import Callable, List, Mapping, Optional
+from urllib.parse import quote
 
-from sagemaker_ssh_helper.errors import ConnectionFailed
+from sagemaker_ssh_helper.errors import ConnectionFailed, CredentialsInvalid
 
 MIN_SKEW = 30.0
 """Seconds. AWS refuses a signature whose time is 5 minutes off; a smaller correction than this is no help."""
@@ -71,6 +72,13 @@ _MAY_BE_SKEW = frozenset(
 )
 _OF_TIME = re.compile(r"signature (?:has )?expired|signature not yet current", re.I)
 _WORD = re.compile(r"[A-Za-z0-9]+")
+# Keys, ids and tokens of AWS are made of these; anything else would end or break the header with them.
+_KEY = re.compile(r"[!-~]+")
+_SECRET_HEADERS = (
+    "authorization", "proxy-authorization", "x-amz-security-token", "x-aws-ec2-metadata-token",
+)  # fmt: skip
+_LEAST_SECRET = 8
+"""Characters. A shorter value cannot be told from other words."""
 
 
 @dataclass(frozen=True)
@@ -195,3 +203,30 @@ class Clock:
             return False
         self.skew = skew
         return True
+
+
+def check_key(value: object, name: str) -> None:
+    """Raises CredentialsInvalid for what cannot be sent as a key or a token; it is not shown."""
+    if isinstance(value, str) and _KEY.fullmatch(value):
+        return
+    if not isinstance(value, str) or not value:
+        problem = "it is no text" if value else "it is empty"
+    elif value.strip() != value:
+        problem = "there is a space or a line end at one of its ends"
+    else:
+        problem = "it holds a space, a line end or a character that no key of AWS has"
+    raise CredentialsInvalid(f"{name} cannot be sent to AWS", evidence=problem, fix="Copy it anew, whole")
+
+
+def hide_sent(answer: bytes, headers: Mapping[str, str]) -> bytes:
+    """An error answer without the credentials that ``headers`` sent: some answers quote the request."""
+    for name, value in headers.items():
+        if name.lower() not in _SECRET_HEADERS:
+            continue
+        secrets: List[str] = [value, *re.findall(r"Signature=(\w+)", value), value.rpartition(" ")[2]]
+        for secret in secrets:
+            if len(secret) < _LEAST_SECRET:
+                continue
+            for written in (secret, secret.replace("/", "\\/"), quote(secret, safe=""), quote(secret)):
+                answer = answer.replace(written.encode("utf-8"), b"***")
+    return answer

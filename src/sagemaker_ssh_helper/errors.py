@@ -59,8 +59,15 @@ Imports the standard library only; Python 3.8.
 """
 
 import os
+import re
 import socket
-from typing import Mapping, Optional, Sequence
+from typing import List, Mapping, Optional, Sequence
+
+# A name and a password in a URL, up to the last @ of the word; and headers that credentials travel in.
+_IN_URL = re.compile(r"(?<=://)[^\s\"'<>]*@")
+_IN_HEADER = re.compile(
+    r"(\b(?:x-amz-security-token|(?:proxy-)?authorization)[\"']*\s*[:=]\s*)[^\r\n,;)]+", re.IGNORECASE
+)
 
 
 class SSHHelperError(Exception):
@@ -77,9 +84,10 @@ class SSHHelperError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, evidence: Optional[str] = None, fix: Optional[str] = None) -> None:
+        what = without_secrets(what)
         super().__init__(what)
         self.what = what
-        self.evidence = evidence
+        self.evidence = evidence and without_secrets(evidence)
         self.fix = fix
 
     def __str__(self) -> str:
@@ -386,6 +394,18 @@ class PortBusy(LocalSetup):
     id = "port-busy"
 
 
+def without_secrets(text: str) -> str:
+    """The text without names and passwords of URLs, and without the values of headers with credentials."""
+    if "@" in text:
+        text = _IN_URL.sub("", text)
+    return _IN_HEADER.sub(r"\1***", text)
+
+
+def shown_url(url: str) -> str:
+    """The beginning of a URL, or of what should be one, without a name and a password or a query."""
+    return re.split("[?#]", url.rpartition("@")[2])[0][:80]
+
+
 def reason_of(error: BaseException) -> str:
     """
     Why something failed, for a message or a log: our own text, the system's or TLS's words, else the type.
@@ -406,4 +426,31 @@ def reason_of(error: BaseException) -> str:
             return str(error.strerror or type(error).__name__)
         if isinstance(error.errno, int):
             return os.strerror(error.errno)
+    if isinstance(error, ImportError) and error.name:
+        return f"there is no module {error.name}, or not all of it"
     return type(error).__name__
+
+
+def kind_and_reason(error: BaseException) -> str:
+    """``TYPE: REASON`` by ``reason_of``, or the type alone."""
+    name, reason = type(error).__name__, reason_of(error)
+    return name if reason == name else f"{name}: {reason}"
+
+
+def trace_of(error: BaseException) -> str:
+    """
+    A traceback for logs: where it came about, and the reason of each exception in the chain.
+
+    Python's own has the exceptions' texts, which may quote what went over the line.
+    """
+    import traceback
+
+    lines: List[str] = []
+    seen: List[BaseException] = []
+    found: Optional[BaseException] = error
+    while found is not None and found not in seen:
+        seen.append(found)
+        places = "".join(traceback.format_tb(found.__traceback__))
+        lines.insert(0, f"Traceback (most recent call last):\n{places}{kind_and_reason(found)}")
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return "\nwhich led to:\n".join(lines)

@@ -165,7 +165,7 @@ def test_token_with_a_line_break_is_refused() -> None:
         "AWS_CONTAINER_AUTHORIZATION_TOKEN": "a\r\nX-Injected: b",
     }
 
-    with pytest.raises(CredentialsMissing, match="line break"):
+    with pytest.raises(CredentialsMissing, match="line end"):
         provider(environ).get()
 
 

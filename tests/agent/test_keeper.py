@@ -147,7 +147,7 @@ def test_an_agent_that_dies_again_and_again_is_given_up(keep, plan, told, is_sai
     assert kept.starts == 5
     how = "it failed" if plan == "raises" else "signal 9"
     why = f"the agent died 5 times soon after its start ({how}). See {kept.log}"
-    assert kept.log.read_text().count("ImportError: half of the package is gone") == (5 * (plan == "raises"))
+    assert kept.log.read_text().count("ImportError\n") == (5 * (plan == "raises"))
     assert (kept.status.state, kept.status.why) == (State.FAILED, why)
     assert kept.told() == (f"sagemaker-ssh-helper: no ssh in this container: {why}\n" if is_said else "")
 

@@ -134,7 +134,7 @@ def test_an_unexpected_error_is_one_line_and_a_private_file(
     path = Path(line.rpartition("The details are in ")[2])
 
     assert done.returncode == 1
-    assert line.startswith("sm-ssh: error[internal]: KeyError: 'no such key'. ")
+    assert line.startswith("sm-ssh: error[internal]: KeyError. ")
     assert path.parent == home / ".local" / "state" / "sm-ssh" / "logs"
     assert "Traceback" in path.read_text()
     assert path.stat().st_mode & 0o077 == 0

@@ -30,9 +30,11 @@ from sagemaker_ssh_helper.errors import (
     AwsError,
     CredentialsExpired,
     EndpointUnreachable,
+    LocalSetup,
     MalformedMessage,
     ServiceError,
     Throttled,
+    shown_url,
 )
 from sagemaker_ssh_helper.names import AGENT_NAME, AGENT_VERSION, PRODUCT, InstanceId
 from sagemaker_ssh_helper.protocol.payloads import CreateChannelInput, CreateChannelOutput
@@ -157,12 +159,25 @@ def endpoint_url(service: str, region: str, environ: Mapping[str, str], *, label
     begins with another ``label`` than the service's name has it in that place.
 
     Without a slash at its end, and without a port that goes without saying: what is signed is what is sent.
+    Raises LocalSetup, which names the variable, for what is not a URL.
     """
-    chosen = environ.get(f"AWS_ENDPOINT_URL_{service.upper()}") or environ.get("AWS_ENDPOINT_URL")
-    if not chosen:
+    names = (f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL")
+    name = next((name for name in names if environ.get(name)), None)
+    if name is None:
         return f"https://{label or service}.{region}.{dns_suffix(region)}"
-    parts = urlsplit(chosen.rstrip("/"))
-    return parts._replace(netloc=sigv4.host_of(chosen)).geturl()
+    chosen = environ[name]
+    try:
+        parts = urlsplit(chosen.rstrip("/"))
+        host = sigv4.host_of(chosen)
+        if parts.scheme not in ("http", "https") or not host:
+            raise ValueError
+    except ValueError:
+        raise LocalSetup(
+            f"{name} is not a valid URL",
+            evidence=repr(shown_url(chosen)),
+            fix="Write it like https://HOST in the job's environment",
+        ) from None
+    return parts._replace(netloc=host).geturl()
 
 
 class AwsApi:
@@ -301,7 +316,7 @@ class AwsApi:
             _text(answer, operation, "SecretAccessKey"),
             _text(answer, operation, "SessionToken"),
             float(expires_at),
-        )
+        ).checked("AccessKeyId", "SecretAccessKey", "SessionToken")
         return RoleToken(credentials, answer.get("UpdateKeyPair") is True)
 
     def update_public_key(self, instance_id: InstanceId, key: PrivateKey, new_public_key: str) -> None:

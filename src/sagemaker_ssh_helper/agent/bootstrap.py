@@ -21,7 +21,7 @@ from sagemaker_ssh_helper.agent.job_output import say
 from sagemaker_ssh_helper.agent.resource import Resource
 from sagemaker_ssh_helper.agent.state import Lock, State, StateDir, Status, explained_os_error
 from sagemaker_ssh_helper.agent.waiting import Waiter, true_status
-from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError
+from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, reason_of
 from sagemaker_ssh_helper.names import DOMAIN, Env, Line
 
 START_TIMEOUT = 60.0
@@ -39,8 +39,7 @@ def setup_and_start_ssh() -> None:
         if os.environ.get(Env.START_SSH, "").strip().lower() == "true":
             _set_up(os.environ)
     except Exception as error:  # whatever it is, the job goes on
-        text = str(error) if isinstance(error, SSHHelperError) else f"{type(error).__name__}: {error}"
-        say(f"{Line.NO_SSH}{text}")
+        say(f"{Line.NO_SSH}{reason_of(error)}")
 
 
 def _set_up(environ: Mapping[str, str]) -> None:
@@ -138,7 +137,7 @@ def _start_agent_process(state: StateDir, lock: Lock, *, tell_job: bool) -> None
                 check=True,
             )
     except (OSError, subprocess.SubprocessError) as error:
-        evidence = str(error)
+        evidence = reason_of(error)
         if isinstance(error, OSError):
             evidence = f"{error.strerror}: {error.filename!r}"
         raise LocalSetup(

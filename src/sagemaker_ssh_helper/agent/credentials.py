@@ -17,7 +17,13 @@ from urllib.parse import urlsplit
 
 from sagemaker_ssh_helper.agent.sigv4 import Credentials
 from sagemaker_ssh_helper.agent.transport import Transport
-from sagemaker_ssh_helper.errors import CredentialsExpired, CredentialsMissing, EndpointUnreachable
+from sagemaker_ssh_helper.errors import (
+    CredentialsExpired,
+    CredentialsInvalid,
+    CredentialsMissing,
+    EndpointUnreachable,
+    reason_of,
+)
 
 # The address that ECS and SageMaker answer on, and those of EKS.
 _RELATIVE_BASE = "http://169.254.170.2"
@@ -32,6 +38,9 @@ _CONTAINER_RETRY_DELAY = 0.2
 _RENEWAL_MARGIN = 600.0
 _LAST_MARGIN = 60.0
 _RENEWAL_RETRY_INTERVAL = 30.0
+
+# What a header can hold.
+_TOKEN = re.compile(r"[ -~]+")
 
 _FIX = "Run this where SageMaker gives the container a role, or set AWS_ACCESS_KEY_ID and its companions"
 
@@ -66,8 +75,8 @@ class ContainerCredentials:
         """
         Credentials that hold for a minute at least.
 
-        Raises CredentialsMissing when no place has any, CredentialsExpired when they ran out and cannot be
-        renewed. Blocks while they are fetched.
+        Raises CredentialsMissing when no place has any, CredentialsInvalid when the environment's cannot be
+        sent, CredentialsExpired when they ran out and cannot be renewed. Blocks while they are fetched.
         """
         with self._lock:
             current, now = self._current, self._now()
@@ -97,7 +106,7 @@ class ContainerCredentials:
                 environ["AWS_ACCESS_KEY_ID"],
                 environ["AWS_SECRET_ACCESS_KEY"],
                 environ.get("AWS_SESSION_TOKEN") or None,
-            )
+            ).checked("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
         relative, full = (
             environ.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
             environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI"),
@@ -137,7 +146,7 @@ class ContainerCredentials:
             if answer.status < 500 and answer.status != 429:
                 break
         raise CredentialsMissing(
-            f"the container credentials endpoint {urlsplit(url).netloc} gives no credentials",
+            f"the container credentials endpoint {_host(url)} gives no credentials",
             evidence=problem,
         )
 
@@ -151,10 +160,13 @@ class ContainerCredentials:
                     token = file.read()
             except (OSError, UnicodeDecodeError) as error:
                 raise CredentialsMissing(
-                    f"the authorization token file {path} cannot be read", evidence=str(error)
+                    f"the authorization token file {path} cannot be read", evidence=reason_of(error)
                 ) from error
-        if token and ("\r" in token or "\n" in token):
-            raise CredentialsMissing("the container's authorization token has a line break in it")
+        if token and not _TOKEN.fullmatch(token):
+            raise CredentialsMissing(
+                "the container's authorization token cannot be sent",
+                evidence="it has a line end, or a character that no header can hold",
+            )
         return token or None
 
     # --- the instance metadata service ---
@@ -169,7 +181,8 @@ class ContainerCredentials:
                 f"{base}/latest/api/token",
                 {"X-aws-ec2-metadata-token-ttl-seconds": _METADATA_TOKEN_SECONDS},
             )
-            headers = {"X-aws-ec2-metadata-token": token} if status == 200 else {}
+            is_token = status == 200 and _TOKEN.fullmatch(token)
+            headers = {"X-aws-ec2-metadata-token": token} if is_token else {}
             status, role = self._metadata("GET", roles, headers)
             role = role.strip().split("\n")[0]
             if status == 200 and role:
@@ -209,8 +222,13 @@ def _refuse_exposed(url: str) -> None:
         return
     raise CredentialsMissing(
         "the container credentials endpoint is not trusted",
-        evidence=f"{parts.scheme}://{parts.netloc} is neither https nor this machine nor its host",
+        evidence=f"{parts.scheme}://{_host(url)} is neither https nor this machine nor its host",
     )
+
+
+def _host(url: str) -> str:
+    """With its port, and without a password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _parse(body: bytes, source: str) -> Credentials:
@@ -218,11 +236,15 @@ def _parse(body: bytes, source: str) -> Credentials:
         found: Dict[str, Any] = json.loads(body.decode("utf-8"))
         expiration = found.get("Expiration")
         return Credentials(
-            str(found["AccessKeyId"]),
-            str(found["SecretAccessKey"]),
+            found["AccessKeyId"],
+            found["SecretAccessKey"],
             found.get("Token") or None,
             parse_time(expiration) if expiration else None,
-        )
+        ).checked("AccessKeyId", "SecretAccessKey", "Token")
+    except CredentialsInvalid as error:
+        raise CredentialsMissing(
+            f"{source} answered with a key that cannot be sent", evidence=error.what
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # Without the cause: its text may hold a piece of the answer.
         raise CredentialsMissing(

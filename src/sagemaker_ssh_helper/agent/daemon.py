@@ -24,8 +24,9 @@ from sagemaker_ssh_helper.agent.registration import InstanceRole, Registration
 from sagemaker_ssh_helper.agent.sshd import SshServer
 from sagemaker_ssh_helper.agent.state import AgentConfig, AgentKind, State, StateDir
 from sagemaker_ssh_helper.agent.transport import Transport
-from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
+from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError, reason_of, trace_of
 from sagemaker_ssh_helper.names import Env, InstanceId
+from sagemaker_ssh_helper.plain_logs import PlainFormatter
 
 EXIT_RUNNING = 3
 """Another agent of this node runs."""
@@ -273,8 +274,8 @@ def _run(state: StateDir, config: AgentConfig) -> int:
         why, status = str(error), 1
         _logger.error("the agent ends: %s", why)
     except Exception as error:
-        why, status = f"the agent failed: {type(error).__name__}: {error}", keeper.EXIT_DIED
-        _logger.exception("the agent failed")
+        why, status = f"the agent failed: {reason_of(error)}", keeper.EXIT_DIED
+        _logger.error("the agent failed:\n%s", trace_of(error))
     try:
         state.update_status(State.FAILED, why=why)
     except OSError as error:
@@ -286,7 +287,7 @@ def _set_logging_up(config: AgentConfig) -> None:
     root = logging.getLogger()
     if not root.handlers:
         handler = logging.FileHandler(config.log_path)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(handler)
         root.setLevel(logging.INFO)
     if os.environ.get(Env.DEBUG):

@@ -14,7 +14,7 @@ from typing import List, Optional, Sequence, Tuple
 from sagemaker_ssh_helper.agent import signals, waiting
 from sagemaker_ssh_helper.agent.bootstrap import setup_and_start_ssh
 from sagemaker_ssh_helper.agent.state import StateDir
-from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
+from sagemaker_ssh_helper.errors import SSHHelperError, UsageError, reason_of
 from sagemaker_ssh_helper.names import Env
 
 HOLD_SECONDS = 1800
@@ -117,7 +117,7 @@ class _Holder:
                 )
                 ran_out = waiter.wait(seconds, unless=lambda: bool(self._told_to_end))
         except (SSHHelperError, OSError) as error:
-            _say(f"the container is not kept: {error}")
+            _say(f"the container is not kept: {reason_of(error)}")
             return
         _say("the time is over" if ran_out else "stopped")
 

@@ -18,7 +18,7 @@ from typing import Callable, Optional, Set
 from sagemaker_ssh_helper.agent.job_output import say
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.agent.usage import Usage
-from sagemaker_ssh_helper.errors import SSHHelperError
+from sagemaker_ssh_helper.errors import SSHHelperError, reason_of
 
 LOOK_INTERVAL = 5.0
 """Seconds between two looks at what is used."""
@@ -102,7 +102,7 @@ class Watch:
                 self.look()
             except Exception as error:  # whatever it is: what cannot be seen counts as busy
                 self._busy_at = self._looked_at = self._clock()
-                _say_once(f"cannot see whether this container is idle: {type(error).__name__}: {error}")
+                _say_once(f"cannot see whether this container is idle: {reason_of(error)}")
             time.sleep(LOOK_INTERVAL)
 
     def _has_official_session(self) -> bool:
@@ -122,7 +122,7 @@ def is_last_session_timeout(timeout: timedelta) -> bool:
     try:
         seconds = _sessions_watch().seconds_without_session()
     except (SSHHelperError, OSError) as error:
-        _say_once(f"cannot see whether there are sessions: {error}")
+        _say_once(f"cannot see whether there are sessions: {reason_of(error)}")
         return False
     return seconds is not None and seconds >= timeout.total_seconds()
 
@@ -164,7 +164,7 @@ def _state() -> Optional[StateDir]:
     try:
         return StateDir.choose(os.environ)
     except SSHHelperError as error:
-        _say_once(f"cannot see our own sessions: {error}")
+        _say_once(f"cannot see our own sessions: {reason_of(error)}")
         return None
 
 

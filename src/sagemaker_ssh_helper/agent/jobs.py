@@ -26,6 +26,7 @@ from sagemaker_ssh_helper.agent.scripts import (
     script_environ,
 )
 from sagemaker_ssh_helper.agent.state import StateDir
+from sagemaker_ssh_helper.errors import trace_of
 from sagemaker_ssh_helper.names import AGENT_NAME, AGENT_VERSION
 from sagemaker_ssh_helper.protocol.control_channel import JobOffered
 from sagemaker_ssh_helper.protocol.payloads import (
@@ -149,9 +150,9 @@ class Jobs:
                 self._offer_cancel(offered)
             else:
                 self._refuse(offered, JobAckStatus.PARSE_ERROR, "the topic of the job is not known")
-        except Exception:
+        except Exception as error:
             # One command's trouble must not end the agent; the service will offer the command again.
-            _logger.exception("! command %s could not be taken", offered.job.command_id)
+            _logger.error("! command %s could not be taken:\n%s", offered.job.command_id, trace_of(error))
             self._ack(offered, JobAckStatus.UNEXPECTED)
 
     async def close(self) -> None:
@@ -239,8 +240,8 @@ class Jobs:
                     results.append(result)
                     leave = leave or _leaves(result)
                     self._tell(job.job_id, _IN_PROGRESS, [result])
-        except Exception:
-            _logger.exception("! command %s failed within the agent", job.command_id)
+        except Exception as error:
+            _logger.error("! command %s failed within the agent:\n%s", job.command_id, trace_of(error))
             trace = "the agent failed while it ran the command; see its log"
             self._tell(job.job_id, TaskStatus.FAILED, results, trace=trace)
             return

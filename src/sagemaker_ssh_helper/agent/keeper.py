@@ -44,9 +44,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                 from sagemaker_ssh_helper.agent import node
 
                 return node.main(words)
-            except Exception:
+            except Exception as error:
+                from sagemaker_ssh_helper.errors import trace_of
+
                 # Before it could tell anything itself: our standard error is the agent's log.
-                sys.excepthook(*sys.exc_info())
+                sys.stderr.write(f"{trace_of(error)}\n")
                 return EXIT_DIED
         status = keeper.wait()
         if status is None:

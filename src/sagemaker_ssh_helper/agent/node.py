@@ -30,8 +30,11 @@ from sagemaker_ssh_helper.errors import (
     SSHHelperError,
     Throttled,
     UsageError,
+    reason_of,
+    trace_of,
 )
 from sagemaker_ssh_helper.names import Env, Line, instance_name
+from sagemaker_ssh_helper.plain_logs import PlainFormatter
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 _T = TypeVar("_T")
@@ -78,14 +81,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except _Died:
         return keeper.EXIT_DIED
     except Exception as error:
-        why = str(error)
+        why = reason_of(error)
         if isinstance(error, OSError) and not isinstance(error, SSHHelperError):
             why = str(explained_os_error(error, state.path))
         if isinstance(error, (SSHHelperError, OSError)):
             _logger.error("the set-up failed: %s", why)
         else:
-            why = f"{type(error).__name__}: {error}"
-            _logger.exception("the set-up failed")
+            _logger.error("the set-up failed:\n%s", trace_of(error))
         try:
             state.update_status(State.FAILED, why=why, log=log_path)
         except OSError as problem:
@@ -158,7 +160,7 @@ def _become_agent(state: StateDir, job: JobOutput, log_path: str) -> str:
 
 
 def _start_logging(path: str, job_handler: logging.Handler) -> None:
-    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    form = PlainFormatter("%(asctime)s %(levelname)s %(message)s")
     file_handler = logging.FileHandler(path)
     root = logging.getLogger()
     root.setLevel(logging.INFO)

@@ -26,7 +26,7 @@ from sagemaker_ssh_helper.agent.scripts import script_environ
 from sagemaker_ssh_helper.agent.state import AgentConfig, State, StateDir
 from sagemaker_ssh_helper.aws_errors import Kind, kind_of, known_code
 from sagemaker_ssh_helper.channels import certificates
-from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.errors import LocalSetup, reason_of
 from sagemaker_ssh_helper.names import AGENT_LOG_PATH, AGENT_NAME, Env, InstanceId, Line
 
 # Facts of the program.
@@ -89,7 +89,7 @@ def find() -> str:
         )
         said, status = done.stdout.decode("utf-8", "replace").strip(), f"exit status {done.returncode}"
     except (OSError, subprocess.TimeoutExpired) as error:
-        said, status = "", str(error)
+        said, status = "", reason_of(error)
     if status != "exit status 0" or not said.startswith(_VERSION_BEGINS):
         raise LocalSetup(
             f"{PROGRAM} is no official agent that works: it does not tell its version",
@@ -162,7 +162,7 @@ def _read_config() -> Dict[str, Any]:
     except (OSError, ValueError) as error:
         raise LocalSetup(
             f"the official agent does not start with {CONFIG}",
-            evidence=str(error),
+            evidence=reason_of(error),
             fix=f"Mend or remove that file in the image, or {_EMBEDDED_INSTEAD}",
         ) from error
     return found
@@ -261,7 +261,7 @@ class OfficialAgent:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LocalSetup(
                 f"the official agent says that it registered, but {REGISTRATION} does not tell as what",
-                evidence=str(error),
+                evidence=reason_of(error),
                 fix=f"Use a newer {AGENT_NAME}, or {_EMBEDDED_INSTEAD}",
             ) from error
 

@@ -29,7 +29,7 @@ from sagemaker_ssh_helper.agent.session_base import Node, Result, SessionBase
 from sagemaker_ssh_helper.agent.terminal import Terminal
 from sagemaker_ssh_helper.agent.utf8 import Cutter
 from sagemaker_ssh_helper.channels import DataChannelRunner, aes_gcm
-from sagemaker_ssh_helper.errors import LocalSetup, MalformedMessage
+from sagemaker_ssh_helper.errors import LocalSetup, MalformedMessage, reason_of
 from sagemaker_ssh_helper.protocol.data_channel import (
     ChannelClosed,
     Event,
@@ -161,8 +161,7 @@ class ProgramSession(SessionBase):
         try:
             folder, collected = self._start()
         except (OSError, LocalSetup) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self._fail(f"the session's program cannot be started: {reason}")
+            self._fail(f"the session's program cannot be started: {reason_of(error)}")
             return
         if self._result.done():
             return

@@ -28,6 +28,7 @@ from sagemaker_ssh_helper.errors import (
     LocalSetup,
     ServiceError,
     Throttled,
+    reason_of,
 )
 from sagemaker_ssh_helper.names import InstanceId, Line
 
@@ -159,7 +160,7 @@ def save(state: StateDir, registration: Registration) -> None:
     except OSError as error:
         raise LocalSetup(
             "the registration of this node cannot be kept",
-            evidence=str(error),
+            evidence=reason_of(error),
             fix=f"Make room in {state.path}",
         ) from error
 

@@ -34,7 +34,7 @@ from sagemaker_ssh_helper.agent import environment, ssh_servers, sshd
 from sagemaker_ssh_helper.agent.relay_loader import say
 from sagemaker_ssh_helper.agent.sshd import SshServer
 from sagemaker_ssh_helper.agent.state import StateDir
-from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError
+from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, reason_of
 from sagemaker_ssh_helper.public_keys import PublicKey
 
 END = b"."
@@ -55,7 +55,7 @@ def main() -> int:
         server = start_server(StateDir.choose(os.environ), PublicKey.parse(given["key"]))
         connection = socket.create_connection((sshd.ADDRESS, server.port))
     except (SSHHelperError, OSError, ValueError, KeyError) as error:
-        say("failed", str(error))
+        say("failed", reason_of(error))
         return 1
     say("ready", json.dumps({"host_key": server.host_public_key.line, "user": server.user}))
     carry(source, sys.stdout.buffer, connection)

@@ -51,7 +51,7 @@ def load(digest: str) -> int:
         sys.path.insert(0, folder)
         from sagemaker_ssh_helper.agent import relay
     except Exception as error:
-        say("failed", f"{type(error).__name__}: {error}")
+        say("failed", getattr(error, "strerror", None) or type(error).__name__)
         return 1
     return relay.main()
 

@@ -23,7 +23,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import List, Optional, Sequence, Tuple
 
-from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.errors import LocalSetup, reason_of
 
 KEY_BITS = 2048
 PUBLIC_EXPONENT = 65537
@@ -152,7 +152,7 @@ def ensure_key_file(path: str, roads: Optional[Sequence[str]] = None) -> Private
             os.replace(path + ".new", path)
             return key
     except OSError as error:
-        raise LocalSetup(f"the instance's key cannot be kept in {path}", evidence=str(error)) from error
+        raise LocalSetup(f"the instance's key cannot be kept in {path}", evidence=reason_of(error)) from error
 
 
 def read_key_file(path: str) -> PrivateKey:

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, Optional
 
+from sagemaker_ssh_helper.errors import reason_of
 from sagemaker_ssh_helper.protocol.payloads import TRUNCATED, TaskStatus
 
 MAX_OUTPUT_BYTES = 24000
@@ -114,7 +115,9 @@ class Script:
             try:
                 self._process = self._start(captures)
             except (OSError, ValueError) as error:
-                return Outcome(TaskStatus.FAILED, 1, "", f"failed to run commands: {error}")
+                place = getattr(error, "filename", None)
+                why = f"{reason_of(error)}: {place}" if place else reason_of(error)
+                return Outcome(TaskStatus.FAILED, 1, "", f"failed to run commands: {why}")
             finally:
                 for capture in captures:
                     capture.close_write_end()

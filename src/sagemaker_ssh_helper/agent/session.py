@@ -20,6 +20,7 @@ from sagemaker_ssh_helper.agent.program_session import ProgramSession
 from sagemaker_ssh_helper.agent.programs import PROGRAM_TYPES
 from sagemaker_ssh_helper.agent.session_base import Node, Result, SessionBase, no_kms
 from sagemaker_ssh_helper.channels import Grant
+from sagemaker_ssh_helper.errors import reason_of, trace_of
 from sagemaker_ssh_helper.protocol.data_channel import ChannelClosed, Event, FlagReceived, Ready, StreamData
 from sagemaker_ssh_helper.protocol.message import Flag, PayloadType
 from sagemaker_ssh_helper.protocol.payloads import InteractiveShell, SessionType, TaskStatus
@@ -150,7 +151,7 @@ def _failure(session_id: str, error: Exception) -> Result:
     if isinstance(error, DocumentRefused):
         _logger.info("! session %s is refused: %s", session_id, error)
         return Result(TaskStatus.FAILED, str(error))
-    _logger.error("! session %s failed within the agent", session_id, exc_info=error)
+    _logger.error("! session %s failed within the agent:\n%s", session_id, trace_of(error))
     return Result(TaskStatus.FAILED, f"the agent failed: {type(error).__name__}; see its log")
 
 
@@ -244,7 +245,8 @@ class _PortSession(SessionBase):
         if error is None:
             self.finish(Result(TaskStatus.SUCCESS), drain=True)
         else:
-            self.finish(Result(TaskStatus.FAILED, f"the connection to the port broke: {error}"), drain=True)
+            why = f"the connection to the port broke: {reason_of(error)}"
+            self.finish(Result(TaskStatus.FAILED, why), drain=True)
 
     def _pump(self) -> None:
         """Read from the port while the channel takes it."""

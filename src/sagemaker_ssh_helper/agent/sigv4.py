@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Dict, Mapping, Optional
 from urllib.parse import quote, unquote, urlsplit
 
+from sagemaker_ssh_helper.aws_errors import check_key
+
 ALGORITHM = "AWS4-HMAC-SHA256"
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -28,6 +30,14 @@ class Credentials:
     secret_access_key: str = field(repr=False)
     session_token: Optional[str] = field(default=None, repr=False)
     expires_at: Optional[float] = None
+
+    def checked(self, access_key_id: str, secret_access_key: str, session_token: str) -> "Credentials":
+        """The same. Raises CredentialsInvalid, by one of these names, for what no header can hold."""
+        check_key(self.access_key_id, access_key_id)
+        check_key(self.secret_access_key, secret_access_key)
+        if self.session_token is not None:
+            check_key(self.session_token, session_token)
+        return self
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, field
 from typing import IO, Any, Dict, List, Mapping, Optional, Sequence, Type, TypeVar
 
-from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.errors import LocalSetup, reason_of
 from sagemaker_ssh_helper.names import AGENT_LOG_PATH, Env
 
 _T = TypeVar("_T")
@@ -446,5 +446,5 @@ def _from_json(kind: Type[_T], data: Optional[bytes]) -> Optional[_T]:
         return kind(**values)
     except (ValueError, TypeError, AttributeError) as error:
         raise LocalSetup(
-            f"a file of the node is damaged: no {kind.__name__}", evidence=str(error) or type(error).__name__
+            f"a file of the node is damaged: no {kind.__name__}", evidence=reason_of(error)
         ) from error

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Callable, Dict, Mapping, Optional, Set, Tuple
 from urllib.parse import SplitResult, urlsplit
 
+from sagemaker_ssh_helper.aws_errors import hide_sent
 from sagemaker_ssh_helper.channels.certificates import default_ssl_context
-from sagemaker_ssh_helper.errors import EndpointUnreachable
+from sagemaker_ssh_helper.errors import EndpointUnreachable, reason_of
 from sagemaker_ssh_helper.proxy_variables import Proxy, find_proxy
 
 DEFAULT_TIMEOUT = 15.0
@@ -96,7 +97,7 @@ class Transport:
         path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         headers = dict(headers)
         if proxy and parts.scheme == "http":
-            path = f"http://{parts.netloc}{path}"
+            path = f"http://{parts.netloc.rpartition('@')[2]}{path}"
             headers.update(_proxy_headers(proxy))
         if chunked:
             headers["Transfer-Encoding"] = "chunked"
@@ -196,7 +197,7 @@ class Transport:
             response = connection.getresponse()
             content = response.read(_MAX_ANSWER_BYTES + 1)
             if len(content) > _MAX_ANSWER_BYTES:
-                raise ValueError(f"its answer is longer than {_MAX_ANSWER_BYTES} bytes")
+                raise EndpointUnreachable(f"its answer is longer than {_MAX_ANSWER_BYTES} bytes")
             headers = {name.lower(): value for name, value in response.getheaders()}
         except BaseException:
             connection.close()
@@ -208,6 +209,8 @@ class Transport:
             self._put_idle(request.url, connection)
         else:
             connection.close()
+        if response.status >= 400:
+            content = hide_sent(content, request.headers)
         return Answer(response.status, headers, content)
 
 
@@ -242,5 +245,7 @@ def _unreachable(url: SplitResult, proxy: Optional[Proxy], error: Exception) -> 
     elif isinstance(error, socket.timeout):
         evidence = "no answer in time"
     else:
-        evidence = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return EndpointUnreachable(f"{url.netloc} cannot be reached{through}", evidence=evidence, fix=fix)
+        # Not its text: http.client quotes a header that it cannot send.
+        evidence = reason_of(error)
+    host = url.netloc.rpartition("@")[2]
+    return EndpointUnreachable(f"{host} cannot be reached{through}", evidence=evidence, fix=fix)

@@ -19,10 +19,10 @@ from sagemaker_ssh_helper.aws_errors import Kind, kind_of
 from sagemaker_ssh_helper.errors import (
     ClockSkewed,
     CredentialsExpired,
-    CredentialsInvalid,
     CredentialsMissing,
     LocalSetup,
     SSHHelperError,
+    shown_url,
 )
 
 _FILES = {
@@ -32,8 +32,7 @@ _FILES = {
 
 _NUMBERS = ("AWS_METADATA_SERVICE_TIMEOUT", "AWS_METADATA_SERVICE_NUM_ATTEMPTS", "AWS_MAX_ATTEMPTS")
 
-# Keys, ids and tokens of AWS are made of these; anything else would end or break the header with them.
-_KEY = re.compile(r"[!-~]+")
+_URL = re.compile(r"[!-~]+")
 
 _MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -118,31 +117,19 @@ def settings_error(error: Exception) -> SSHHelperError:
     )
 
 
-def check_key(value: object, name: str) -> None:
-    """Raises CredentialsInvalid for what cannot be sent as a key or a token; it is not shown."""
-    if isinstance(value, str) and _KEY.fullmatch(value):
-        return
-    if not isinstance(value, str) or not value:
-        problem = "it is no text" if value else "it is empty"
-    elif value.strip() != value:
-        problem = "there is a space or a line end at one of its ends"
-    else:
-        problem = "it holds a space, a line end or a character that no key of AWS has"
-    raise CredentialsInvalid(f"{name} cannot be sent to AWS", evidence=problem, fix="Copy it anew, whole")
-
-
 def check_endpoint(url: str, origin: str) -> str:
     """The URL. Raises LocalSetup when it is not a valid one."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = valid and not parts.query and not parts.fragment
     except ValueError:
         valid = False
-    if not valid or not _KEY.fullmatch(url):
-        # What stands before an @ is a password.
-        shown = repr(url.rpartition("@")[2][:80])
+    if not valid or not _URL.fullmatch(url):
         raise LocalSetup(
-            f"{origin} is not a valid URL", evidence=shown, fix="Write it like http://localhost:4566"
+            f"{origin} is not a valid URL",
+            evidence=repr(shown_url(url)),
+            fix="Write it like http://localhost:4566",
         )
     return url
 

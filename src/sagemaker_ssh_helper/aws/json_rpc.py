@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from sagemaker_ssh_helper.aws.session import SERVICES, Session, proxies_for
-from sagemaker_ssh_helper.aws_errors import ErrorAnswer, Kind, read_error
+from sagemaker_ssh_helper.aws_errors import ErrorAnswer, Kind, hide_sent, read_error
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
     AdvancedTierOff,
@@ -30,6 +30,8 @@ from sagemaker_ssh_helper.errors import (
     ServiceError,
     SSHHelperError,
     Throttled,
+    reason_of,
+    without_secrets,
 )
 
 logger = logging.getLogger(__name__)
@@ -189,7 +191,7 @@ class Client:
         repeatable = operation.startswith(_REPEATABLE)
         self.calls += 1
         started_at = time.monotonic()
-        logger.debug("> %s %s %s", service_name, operation, url)
+        logger.debug("> %s %s %s", service_name, operation, without_secrets(url))
         try:
             request = awsrequest.AWSRequest(method="POST", url=url, headers=signed, data=body).prepare()
             response = self._http_for(url).send(request)
@@ -219,7 +221,7 @@ class Client:
         )
         if response.status_code == 200:
             return content
-        answer = read_error(response.status_code, response.headers, content)
+        answer = read_error(response.status_code, response.headers, hide_sent(content, signed))
         error = error_of(self.session, service_name, operation, answer.code, answer.message)
         logger.debug("! %s %s: %s", service_name, operation, error)
         if self.session.clock.learn(answer):
@@ -323,7 +325,7 @@ def error_of(session: Session, service_name: str, operation: str, code: str, mes
 
 
 def _reason(error: Exception) -> str:
-    """What failed, without the layers of wrapping around it."""
+    """What failed, below the layers of wrapping around it, in the system's words or TLS's; else its type."""
     inner: BaseException = error
     while True:
         deeper = [getattr(inner, "reason", None), inner.__cause__, getattr(inner, "kwargs", {}).get("error")]
@@ -331,7 +333,9 @@ def _reason(error: Exception) -> str:
         if not causes or causes[0] is inner:
             break
         inner = causes[0]
-    text = str(inner)
-    # urllib3 puts the connection object in front: "<…Connection object at 0x…>: Failed to …"
-    text = re.sub(r"^.*?(?:HTTPS?Connection|ConnectionPool)\([^)]*\):\s*|^<[^>]*>:\s*", "", text)
-    return text or type(error).__name__
+    refused = re.search(r"Tunnel connection failed: (\d{3})\b", str(inner))
+    if refused:
+        return f"the proxy answered {refused[1]}"
+    said = reason_of(inner)
+    # The outermost says more than "gaierror", or nothing.
+    return said if said != type(inner).__name__ else type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any
 
 from sagemaker_ssh_helper.aws.json_rpc import Caller, error_of
 from sagemaker_ssh_helper.aws.session import Session, partition_of
-from sagemaker_ssh_helper.errors import EndpointUnreachable
+from sagemaker_ssh_helper.errors import EndpointUnreachable, reason_of
 from sagemaker_ssh_helper.names import Document, InstanceId, Tag
 
 _SOME_INSTANCE = InstanceId("mi-0123456789abcdef0")
@@ -77,7 +77,7 @@ def _refused(
         operation = "SimulatePrincipalPolicy"
         raise error_of(session, "iam", operation, said.get("Code", ""), said.get("Message", "")) from error
     except BotoCoreError as error:
-        raise EndpointUnreachable("iam does not answer", evidence=str(error)) from error
+        raise EndpointUnreachable("iam does not answer", evidence=reason_of(error)) from error
     return [
         str(result["EvalActionName"])
         for result in answer["EvaluationResults"]

@@ -21,8 +21,14 @@ from typing import Any, cast
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from sagemaker_ssh_helper.aws import diagnosis, right_time
-from sagemaker_ssh_helper.aws_errors import Clock
-from sagemaker_ssh_helper.errors import CredentialsMissing, LocalSetup, RegionMissing, SSHHelperError
+from sagemaker_ssh_helper.aws_errors import Clock, check_key
+from sagemaker_ssh_helper.errors import (
+    CredentialsMissing,
+    LocalSetup,
+    RegionMissing,
+    SSHHelperError,
+    shown_url,
+)
 from sagemaker_ssh_helper.proxy_variables import find_proxy, names_proxy
 
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
@@ -416,7 +422,7 @@ class Session:
         if not scheme or not endpoint.hostname:
             raise LocalSetup(
                 "AWS_ENDPOINT_URL_SSMMESSAGES is no http or https URL",
-                evidence=repr(chosen[:100]),
+                evidence=repr(shown_url(chosen)),
                 fix="Set it to https://HOST, or unset it",
             )
         host = f"[{endpoint.hostname}]" if ":" in endpoint.hostname else endpoint.hostname
@@ -565,10 +571,10 @@ def _keys_of_environment(environ: Mapping[str, str]) -> Credentials | None:
 
 def _check(credentials: Credentials, names: tuple[str, ...]) -> None:
     """Raises CredentialsInvalid for those that no request can carry; ``names`` are for people."""
-    diagnosis.check_key(credentials.access_key, names[0])
-    diagnosis.check_key(credentials.secret_key, names[1])
+    check_key(credentials.access_key, names[0])
+    check_key(credentials.secret_key, names[1])
     if credentials.token is not None:
-        diagnosis.check_key(credentials.token, names[2])
+        check_key(credentials.token, names[2])
 
 
 def _unusual_endpoints(environ: Mapping[str, str]) -> bool:

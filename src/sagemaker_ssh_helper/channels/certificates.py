@@ -10,7 +10,7 @@ import re
 import ssl
 from typing import Optional
 
-from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.errors import LocalSetup, reason_of
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUNDLED_CA = os.path.join(_PACKAGE, "agent", "cacert.pem")
@@ -43,7 +43,7 @@ def default_ssl_context() -> ssl.SSLContext:
         except OSError as error:  # includes ssl.SSLError
             raise LocalSetup(
                 f"{name} names no usable file of certificates",
-                evidence=f"{path}: {error}",
+                evidence=f"{path}: {reason_of(error)}",
                 fix=f"Point {name} to a PEM file, or unset it",
             ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2

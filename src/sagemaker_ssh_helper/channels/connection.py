@@ -9,10 +9,11 @@ import socket
 import ssl
 from typing import Any, Awaitable, Callable, Iterable, List, Mapping, Optional, Tuple, TypeVar, Union
 
+from sagemaker_ssh_helper.aws_errors import hide_sent
 from sagemaker_ssh_helper.channels.certificates import default_ssl_context
 from sagemaker_ssh_helper.channels.dialing import dial
 from sagemaker_ssh_helper.channels.proxy import Address, open_tunnel
-from sagemaker_ssh_helper.errors import ConnectionFailed, SSHHelperError
+from sagemaker_ssh_helper.errors import ConnectionFailed, SSHHelperError, reason_of
 from sagemaker_ssh_helper.protocol.websocket import (
     DEFAULT_MAX_MESSAGE_BYTES,
     Close,
@@ -153,7 +154,7 @@ class WebSocketProtocol(asyncio.Protocol):
             # To asyncio before 3.11, a TLS transport that the peer closed is one that nobody closed.
             self._transport.abort()
         if not self._reason:
-            self._reason = str(error) if error else "the peer closed the connection"
+            self._reason = reason_of(error) if error else "the peer closed the connection"
         self._websocket.receive_eof()
         if not self._closed.done():
             self._closed.set_result(None)
@@ -321,7 +322,7 @@ async def _in_time(opening: Awaitable[_T], address: Address, timeout: float) -> 
     except SSHHelperError:
         raise
     except OSError as error:
-        raise ConnectionFailed(f"cannot reach {address}", evidence=str(error)) from error
+        raise ConnectionFailed(f"cannot reach {address}", evidence=reason_of(error)) from error
 
 
 async def _dial(address: Address, again: Optional[float]) -> socket.socket:
@@ -349,8 +350,11 @@ async def _open(
         raise
     try:
         await protocol.upgrade(address.host_header, address.path, headers)
-    except BaseException:
+    except BaseException as error:
         protocol.abort("the WebSocket was not opened")
         await protocol.wait_closed()
+        if isinstance(error, ConnectionFailed) and error.body:
+            body = hide_sent(error.body.encode("utf-8"), dict(headers)).decode("utf-8")
+            error.body, error.evidence = body, " ".join(body.split())[:200] or None
         raise
     return protocol

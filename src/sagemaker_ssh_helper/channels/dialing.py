@@ -69,7 +69,7 @@ async def _round(host: str, port: int) -> socket.socket:
     """One look-up, and one attempt for each address, the next when the one before is silent or failed."""
     left = await _look_up(host, port)
     attempts: Set[asyncio.Task[socket.socket]] = set()
-    last: OSError = OSError(f"{host} has no address")
+    last: OSError = socket.gaierror(socket.EAI_NONAME, "it has no address")
     try:
         while left or attempts:
             if left:

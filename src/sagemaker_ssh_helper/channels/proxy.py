@@ -8,8 +8,9 @@ import socket
 from typing import NamedTuple, Optional
 from urllib.parse import urlsplit
 
+from sagemaker_ssh_helper.aws_errors import hide_sent
 from sagemaker_ssh_helper.channels.dialing import dial
-from sagemaker_ssh_helper.errors import ConnectionFailed
+from sagemaker_ssh_helper.errors import ConnectionFailed, reason_of
 from sagemaker_ssh_helper.proxy_variables import Proxy
 
 MAX_HEAD_BYTES = 16384  # of the proxy's answer
@@ -61,7 +62,7 @@ async def open_tunnel(proxy: Proxy, address: Address, again: Optional[float] = N
         sock = await dial(proxy.host, proxy.port, again)
     except OSError as error:
         raise ConnectionFailed(
-            f"cannot reach {address} through the proxy {proxy}", evidence=str(error)
+            f"cannot reach {address} through the proxy {proxy}", evidence=reason_of(error)
         ) from error
     try:
         host = f"[{address.host}]" if ":" in address.host else address.host
@@ -85,7 +86,10 @@ async def open_tunnel(proxy: Proxy, address: Address, again: Optional[float] = N
 
 def check_answer(head: bytes, proxy: Proxy, address: Address) -> None:
     """Raise ConnectionFailed unless this head of the proxy's answer to CONNECT lets us through."""
-    words = head.split(b"\r\n", 1)[0].decode("latin-1").split(None, 2)
+    first = head.split(b"\r\n", 1)[0]
+    if proxy.authorization is not None:
+        first = hide_sent(first, {"Proxy-Authorization": proxy.authorization})
+    words = first.decode("latin-1").split(None, 2)
     status = int(words[1]) if len(words) > 1 and re.fullmatch("[1-9][0-9]{2}", words[1]) else 0
     if not 200 <= status < 300:
         raise ConnectionFailed(

@@ -11,10 +11,11 @@ import os
 import stat
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 from sagemaker_ssh_helper.client.files import private_dir, state_dir
+from sagemaker_ssh_helper.errors import trace_of
+from sagemaker_ssh_helper.plain_logs import PlainFormatter
 
 OLDER_NAME = "sm-ssh-debug.log"
 
@@ -32,17 +33,17 @@ def start(command: str) -> Path:
         if descriptor is not None:
             handler = logging.StreamHandler(os.fdopen(descriptor, "w", encoding="utf-8"))
             handler.setFormatter(
-                logging.Formatter("%(asctime)s.%(msecs)03d %(name)s %(message)s", "%H:%M:%S")
+                PlainFormatter("%(asctime)s.%(msecs)03d %(name)s %(message)s", "%H:%M:%S")
             )
             logger.addHandler(handler)
     return path
 
 
 def keep(error: BaseException) -> Path:
-    """Write an unexpected error's traceback to a new file; its path. Raises LocalSetup, OSError."""
+    """Write where an unexpected error came about to a new file; its path. Raises LocalSetup, OSError."""
     path = _new_path("error")
     with os.fdopen(_open(path), "w", encoding="utf-8") as file:
-        file.writelines(traceback.format_exception(error))
+        file.write(f"{trace_of(error)}\n")
     return path
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sagemaker_ssh_helper import __version__
 from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.client.terminal_text import escaped
-from sagemaker_ssh_helper.errors import SSHHelperError, UsageError
+from sagemaker_ssh_helper.errors import SSHHelperError, UsageError, kind_and_reason, trace_of
 from sagemaker_ssh_helper.names import Env
 
 if TYPE_CHECKING:
@@ -88,10 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         if interrupted(error):
             return 130
         if os.environ.get(Env.DEBUG, "").lower() == "true":
-            import traceback
-
-            traceback.print_exc()
-        say(f"error[internal]: {type(error).__name__}: {_one_line(str(error))}{_keep_traceback(error)}")
+            print(trace_of(error), file=sys.stderr)
+        # Not its text, which may quote a key, or what went over the line.
+        say(f"error[internal]: {_one_line(kind_and_reason(error))}{_keep_traceback(error)}")
         return 255 if command in _OWN_FAILURE else 1
     finally:
         standard_streams.give_back()

@@ -8,7 +8,13 @@ import hashlib
 import re
 
 from sagemaker_ssh_helper.aws.session import Session
-from sagemaker_ssh_helper.errors import AccessDenied, EndpointUnreachable, KeyNotDelivered, UsageError
+from sagemaker_ssh_helper.errors import (
+    AccessDenied,
+    EndpointUnreachable,
+    KeyNotDelivered,
+    UsageError,
+    reason_of,
+)
 from sagemaker_ssh_helper.names import Env
 
 _OLDER_NAME = "sagemaker-ssh-gw.pub"
@@ -53,7 +59,7 @@ def put_key(session: Session, place: str, public_line: str) -> str:
             fix=f"Correct or unset {Env.AUTHORIZED_KEYS_PATH}",
         ) from error
     except BotoCoreError as error:
-        raise EndpointUnreachable("S3 cannot be reached", evidence=str(error)[:300]) from error
+        raise EndpointUnreachable("S3 cannot be reached", evidence=reason_of(error)) from error
     finally:
         s3.close()
     return f"s3://{bucket}/{key}"

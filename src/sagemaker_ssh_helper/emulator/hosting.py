@@ -26,6 +26,7 @@ from sagemaker_ssh_helper.emulator.resource_table import (
     unsupported,
 )
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Caller, Cloud, Operation
+from sagemaker_ssh_helper.errors import trace_of
 from sagemaker_ssh_helper.names import ResourceKind, endpoint_target
 
 logger = logging.getLogger(__name__)
@@ -320,7 +321,7 @@ class Hosting:
             raise
         except Exception as error:
             if not isinstance(error, (ServerFailed, StorageError, ApiError)):
-                logger.exception("! %s: the local cloud failed", endpoint.name)
+                logger.error("! %s: the local cloud failed:\n%s", endpoint.name, trace_of(error))
             await _stop(variants)
             endpoint.failure_reason = str(error)[:1024]
             endpoint.change("InService" if endpoint.variants else "Failed")

@@ -15,7 +15,7 @@ from sagemaker_ssh_helper.emulator import mounts
 from sagemaker_ssh_helper.emulator.job_credentials import SESSION_NAME, JobCredentials, RoleSession
 from sagemaker_ssh_helper.emulator.jobs import JobSettings
 from sagemaker_ssh_helper.emulator.service import ApiError, Call, Cloud
-from sagemaker_ssh_helper.errors import LocalSetup
+from sagemaker_ssh_helper.errors import LocalSetup, trace_of
 from sagemaker_ssh_helper.names import Env
 
 logger = logging.getLogger(__name__)
@@ -104,8 +104,8 @@ class JobHost:
             mounts.available()
             self._cloud.aws("logs")
             self._role_session(self._cloud.role_arn).client("s3")
-        except Exception:
-            logger.debug("! warming up failed; the first job will say why", exc_info=True)
+        except Exception as error:
+            logger.debug("! warming up failed; the first job will say why:\n%s", trace_of(error))
 
     async def _close(self) -> None:
         """End every job's processes and remove their files."""

@@ -24,6 +24,7 @@ from sagemaker_ssh_helper.emulator.job_record import JobRecord, Status, utc_now
 from sagemaker_ssh_helper.emulator.job_storage import StorageError
 from sagemaker_ssh_helper.emulator.node import Node, loopback_addresses
 from sagemaker_ssh_helper.emulator.service import Cloud
+from sagemaker_ssh_helper.errors import trace_of
 from sagemaker_ssh_helper.names import node_name
 
 logger = logging.getLogger(__name__)
@@ -140,8 +141,8 @@ class JobRun:
             reason = await self._work()
         except (JobFailed, StorageError) as error:
             reason = str(error)
-        except Exception:
-            logger.exception("! %s: the local cloud failed", self._record.name)
+        except Exception as error:
+            logger.error("! %s: the local cloud failed:\n%s", self._record.name, trace_of(error))
             reason = "InternalServerError: We encountered an internal error. Please try again."
         finally:
             await self._clean_up()

@@ -23,6 +23,7 @@ from sagemaker_ssh_helper.emulator.moto_logs import Logs
 from sagemaker_ssh_helper.emulator.moto_s3 import BODY_KEY, S3, StoredBytes
 from sagemaker_ssh_helper.emulator.service import ApiError, Caller
 from sagemaker_ssh_helper.emulator.wire import Family, write_error
+from sagemaker_ssh_helper.errors import trace_of
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ class Moto:
                 # It takes bodies and parameters apart without a look at what they are.
                 logger.info("! moto cannot read a call of s3: %s", type(error).__name__)
                 return write_error(ApiError("MalformedXML", _MALFORMED, 400), family)
-            logger.exception("! moto failed on a call of %s", service)
+            logger.error("! moto failed on a call of %s:\n%s", service, trace_of(error))
             error_ = ApiError("InternalFailure", f"The local cloud failed on this call of {service}.", 500)
             return write_error(error_, family)
 

@@ -14,6 +14,7 @@ import sagemaker_ssh_helper
 from sagemaker_ssh_helper.emulator.container import Container
 from sagemaker_ssh_helper.emulator.node import Node
 from sagemaker_ssh_helper.emulator.service import Cloud
+from sagemaker_ssh_helper.errors import trace_of
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class NativeAgent:
             cloud.native_targets.remove(target, "It has no agent.")
             if not isinstance(error, OSError):
                 raise
-            logger.exception("! %s has no agent", target)
+            logger.error("! %s has no agent:\n%s", target, trace_of(error))
             return None
         return cls(cloud, target, container)
 

@@ -46,6 +46,7 @@ from sagemaker_ssh_helper.emulator.wire import (
     write_json,
     write_query,
 )
+from sagemaker_ssh_helper.errors import trace_of
 from sagemaker_ssh_helper.protocol import websocket
 
 logger = logging.getLogger(__name__)
@@ -106,8 +107,8 @@ class Pipeline:
             raise Disconnect from None
         except (HttpError, Disconnect):
             raise
-        except Exception:
-            logger.exception("! %s failed", name)
+        except Exception as error:
+            logger.error("! %s failed:\n%s", name, trace_of(error))
             return write_error(
                 ApiError("InternalFailure", "The local cloud failed on this call.", 500), family
             )

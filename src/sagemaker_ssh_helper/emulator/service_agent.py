@@ -21,6 +21,7 @@ from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
 from sagemaker_ssh_helper.agent.state import AgentConfig, StateDir
 from sagemaker_ssh_helper.agent.transport import Transport
 from sagemaker_ssh_helper.names import InstanceId
+from sagemaker_ssh_helper.plain_logs import PlainFormatter
 
 _MAX_CALLS = 4
 
@@ -28,7 +29,9 @@ _MAX_CALLS = 4
 def main(arguments: Sequence[str] | None = None) -> int:
     """The agent, until a signal ends it; its exit status."""
     target, region, folder = sys.argv[1:] if arguments is None else arguments
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     asyncio.run(_run(target, region, StateDir.open(folder, create=True)))
     return 0
 

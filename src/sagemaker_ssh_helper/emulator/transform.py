@@ -28,6 +28,7 @@ from sagemaker_ssh_helper.emulator.jobs import JobSetup
 from sagemaker_ssh_helper.emulator.model_server import ModelServer, ServerFailed
 from sagemaker_ssh_helper.emulator.resource_table import ResourceTable, check_tags, unsupported
 from sagemaker_ssh_helper.emulator.service import Call, Cloud
+from sagemaker_ssh_helper.errors import trace_of
 from sagemaker_ssh_helper.names import ResourceKind
 
 logger = logging.getLogger(__name__)
@@ -177,8 +178,8 @@ class TransformRun:
                 work.result()
         except (ServerFailed, StorageError) as error:
             reason = str(error)
-        except Exception:
-            logger.exception("! %s: the local cloud failed", self._record.name)
+        except Exception as error:
+            logger.error("! %s: the local cloud failed:\n%s", self._record.name, trace_of(error))
             reason = "InternalServerError: We encountered an internal error. Please try again."
         except asyncio.CancelledError:
             self._server.kill()

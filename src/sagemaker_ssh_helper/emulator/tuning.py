@@ -26,6 +26,7 @@ from sagemaker_ssh_helper.emulator.tuning_record import (
     child_name,
     definitions_of,
 )
+from sagemaker_ssh_helper.errors import trace_of
 from sagemaker_ssh_helper.names import ResourceKind
 
 logger = logging.getLogger(__name__)
@@ -150,8 +151,8 @@ class TuningRun:
         """Everything. Raises nothing; cancelled, it leaves the training jobs to whoever ends those."""
         try:
             await self._work()
-        except Exception:
-            logger.exception("! %s: the local cloud failed", self._record.name)
+        except Exception as error:
+            logger.error("! %s: the local cloud failed:\n%s", self._record.name, trace_of(error))
             self._record.failure_reason = "InternalServerError: We encountered an internal error."
             self._stop_children()
             self._enter("Failed")
