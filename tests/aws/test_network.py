@@ -147,3 +147,32 @@ def test_the_proxy_of_calls_is_that_of_the_session(monkeypatch: pytest.MonkeyPat
     assert proxies_for("https://ssm.eu-west-1.amazonaws.com/") == {"https": "http://p:3128"}
     assert proxies_for("https://10.1.2.3:8443/") == {}
     assert proxies_for("https://vpce.internal/") == {}
+
+
+def test_a_file_without_certificates_is_told(tls_url: str, stub: AwsStub, tmp_path: Path) -> None:
+    path = tmp_path / "none.pem"
+    path.write_text("hunter2")
+    environment = stub.environment(AWS_ENDPOINT_URL=tls_url, AWS_CA_BUNDLE=str(path))
+    with pytest.raises(errors.EndpointUnreachable, match=r"Set AWS_CA_BUNDLE") as failure:
+        Client(Session.open(environ=environment), sleep=lambda _: None).call("ssm", "ListTagsForResource")
+    assert "hunter2" not in str(failure.value)
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy"])
+@pytest.mark.parametrize("url", ["http://me:hunter2@[::1", "http://me:hunter2@p:port"])
+def test_a_broken_proxy_is_named_where_the_credentials_need_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, url: str
+) -> None:
+    for other in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile r]\nrole_arn = arn:aws:iam::111122223333:role/r\nsource_profile = base\n"
+        "[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = secret\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "https://127.0.0.2:9")
+    monkeypatch.setenv(name, url)
+    with pytest.raises(errors.LocalSetup, match=f"{name} is not a valid URL of a proxy") as failure:
+        Session.open("r", "eu-west-1").credentials()
+    assert "hunter2" not in str(failure.value)

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from echoing_server import FORMS, echoing
+from sagemaker_ssh_helper.aws import permissions
+from sagemaker_ssh_helper.aws.json_rpc import Caller
+from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.cli.main import main
+from sagemaker_ssh_helper.client.s3_delivery import put_key
+from sagemaker_ssh_helper.errors import SSHHelperError, trace_of
 
 CANARY = "CanaryOfTheTest"
 KEYS = {
@@ -132,3 +137,20 @@ def test_a_proxy_with_a_password(
         monkeypatch.setenv("ALL_PROXY", PROXIES[proxy].format(canary=CANARY, host=f"{host}:{port}"))
         for words in COMMANDS[:2]:
             assert_quiet(tmp_path, capfd, words)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_calls_that_botocore_makes(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    set_keys(monkeypatch, "plain")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    caller = Caller("111122223333", "arn:aws:iam::111122223333:user/jane", "AIDA")
+    with echoing(form) as (host, port):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://me:{CANARY}@{host}:{port}")
+        calls = [lambda: permissions.missing(Session.open(), caller)]
+        if form not in ("good", "redirect"):
+            # S3 says nothing when it has taken an object. Led away, botocore leaves a socket open.
+            calls.append(lambda: [put_key(Session.open(), "s3://the-bucket/keys", "ssh-ed25519 AAAA")])
+        for call in calls:
+            with pytest.raises(SSHHelperError) as failure:
+                call()
+            assert CANARY not in f"{failure.value} {trace_of(failure.value)}"

@@ -22,8 +22,10 @@ from sagemaker_ssh_helper.errors import (
     CredentialsMissing,
     LocalSetup,
     SSHHelperError,
+    reason_of,
     shown_url,
 )
+from sagemaker_ssh_helper.proxy_variables import find_proxy
 
 _FILES = {
     "AWS_CONFIG_FILE": os.path.join("~", ".aws", "config"),
@@ -51,9 +53,13 @@ def credential_error(error: Exception, profile: str | None, session: Any) -> SSH
     of_profile = f" of profile {profile}" if profile else ""
     login = f"aws sso login --profile {profile}" if profile else "aws sso login"
     kind = type(error).__name__
-    said = str(error)[:_SHOWN].rstrip(".")
     if isinstance(error, exceptions.ConfigParseError):
         return file_error(error)
+    if isinstance(error, (exceptions.HTTPClientError, *_OF_HELPERS)):
+        unusable = _unusable_proxy()
+        if unusable is not None:
+            return unusable
+    said = _words(error).rstrip(".")
     if kind in ("UnauthorizedSSOTokenError", "SSOTokenLoadError", "TokenRetrievalError") or kind.startswith(
         "SSO"
     ):
@@ -95,6 +101,25 @@ def credential_error(error: Exception, profile: str | None, session: Any) -> SSH
     )
 
 
+def _unusable_proxy() -> LocalSetup | None:
+    """What is wrong with the variable that names botocore's proxy; None when nothing is."""
+    for tls in (True, False):
+        try:
+            find_proxy(tls, "amazonaws.com", 443, os.environ)
+        except LocalSetup as error:
+            return error
+    return None
+
+
+def _words(error: Exception) -> str:
+    """What may be shown of it: not what other libraries said, which some of botocore's errors quote."""
+    from botocore import exceptions
+
+    if isinstance(error, exceptions.HTTPClientError):
+        return network_reason(error)
+    return str(error)[:_SHOWN]
+
+
 def file_error(error: Exception) -> CredentialsMissing:
     """Ours for botocore's ConfigParseError: which file, which line, and what to do there."""
     path = str(getattr(error, "kwargs", {}).get("path", "")) or _broken_file()
@@ -109,7 +134,10 @@ def settings_error(error: Exception) -> SSHHelperError:
 
     if isinstance(error, exceptions.ConfigParseError):
         return file_error(error)
-    evidence = str(error)[:_SHOWN] if isinstance(error, exceptions.BotoCoreError) else None
+    unusable = _unusable_proxy()
+    if unusable is not None:
+        return unusable
+    evidence = _words(error) if isinstance(error, exceptions.BotoCoreError) else None
     return LocalSetup(
         "AWS's settings cannot be used",
         evidence=_odd_number() or evidence or _without_content(error),
@@ -269,3 +297,20 @@ def _without_content(error: Exception) -> str:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or type(error).__name__}"
     return f"botocore ended with {type(error).__name__}"
+
+
+def network_reason(error: Exception) -> str:
+    """What failed, below the layers of wrapping around it, in the system's words or TLS's; else its type."""
+    inner: BaseException = error
+    while True:
+        deeper = [getattr(inner, "reason", None), inner.__cause__, getattr(inner, "kwargs", {}).get("error")]
+        causes = [cause for cause in (*deeper, *inner.args) if isinstance(cause, BaseException)]
+        if not causes or causes[0] is inner:
+            break
+        inner = causes[0]
+    refused = re.search(r"Tunnel connection failed: (\d{3})\b", str(inner))
+    if refused:
+        return f"the proxy answered {refused[1]}"
+    said = reason_of(inner)
+    # The outermost says more than "gaierror", or nothing.
+    return said if said != type(inner).__name__ else type(error).__name__

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from sagemaker_ssh_helper.aws import diagnosis
 from sagemaker_ssh_helper.aws.session import SERVICES, Session, proxies_for
 from sagemaker_ssh_helper.aws_errors import ErrorAnswer, Kind, hide_sent, read_error
 from sagemaker_ssh_helper.errors import (
@@ -30,7 +31,6 @@ from sagemaker_ssh_helper.errors import (
     ServiceError,
     SSHHelperError,
     Throttled,
-    reason_of,
     without_secrets,
 )
 
@@ -253,7 +253,9 @@ class Client:
                 f"({self.session.region}, from {self.session.region_origin})"
             )
         return EndpointUnreachable(
-            f"{service_name} does not answer at {url.rstrip('/')}", evidence=_reason(error), fix=fix
+            f"{service_name} does not answer at {url.rstrip('/')}",
+            evidence=diagnosis.network_reason(error),
+            fix=fix,
         )
 
     def _no_answer(self, service_name: str, what: str) -> ServiceError:
@@ -322,20 +324,3 @@ def error_of(session: Session, service_name: str, operation: str, code: str, mes
             fix="The container may have ended or lost its network: sm-ssh list",
         )
     return ServiceError(f"{action} failed with {code}", code=code, evidence=said)
-
-
-def _reason(error: Exception) -> str:
-    """What failed, below the layers of wrapping around it, in the system's words or TLS's; else its type."""
-    inner: BaseException = error
-    while True:
-        deeper = [getattr(inner, "reason", None), inner.__cause__, getattr(inner, "kwargs", {}).get("error")]
-        causes = [cause for cause in (*deeper, *inner.args) if isinstance(cause, BaseException)]
-        if not causes or causes[0] is inner:
-            break
-        inner = causes[0]
-    refused = re.search(r"Tunnel connection failed: (\d{3})\b", str(inner))
-    if refused:
-        return f"the proxy answered {refused[1]}"
-    said = reason_of(inner)
-    # The outermost says more than "gaierror", or nothing.
-    return said if said != type(inner).__name__ else type(error).__name__

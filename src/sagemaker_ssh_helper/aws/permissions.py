@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
+from sagemaker_ssh_helper.aws import diagnosis
 from sagemaker_ssh_helper.aws.json_rpc import Caller, error_of
 from sagemaker_ssh_helper.aws.session import Session, partition_of
-from sagemaker_ssh_helper.errors import EndpointUnreachable, reason_of
+from sagemaker_ssh_helper.errors import EndpointUnreachable, ServiceError, reason_of
 from sagemaker_ssh_helper.names import Document, InstanceId, Tag
 
 _SOME_INSTANCE = InstanceId("mi-0123456789abcdef0")
@@ -38,10 +40,10 @@ def missing(session: Session, caller: Caller, instance_id: InstanceId | None = N
         (("ssm:SendCommand",), f"{ssm}::document/{Document.RUN_SHELL_SCRIPT}"),
         (("ssm:ResumeSession", "ssm:TerminateSession", "ssmmessages:OpenDataChannel"), own),
     ]
-    client = session.client("iam")
     refused: dict[str, None] = {}
-    for actions, resource in wanted:
-        refused.update(dict.fromkeys(_refused(session, client, caller, actions, resource)))
+    with closing(session.client("iam")) as client:
+        for actions, resource in wanted:
+            refused.update(dict.fromkeys(_refused(session, client, caller, actions, resource)))
     return list(refused)
 
 
@@ -74,12 +76,19 @@ def _refused(
         )
     except ClientError as error:
         said = error.response.get("Error", {})
-        operation = "SimulatePrincipalPolicy"
-        raise error_of(session, "iam", operation, said.get("Code", ""), said.get("Message", "")) from error
+        code, message = (session.without_token(str(said.get(name, ""))) for name in ("Code", "Message"))
+        raise error_of(session, "iam", "SimulatePrincipalPolicy", code, message) from error
     except BotoCoreError as error:
-        raise EndpointUnreachable("iam does not answer", evidence=reason_of(error)) from error
+        evidence = diagnosis.network_reason(error)
+        raise EndpointUnreachable("iam does not answer", evidence=evidence) from error
+    except Exception as error:  # of botocore's parsers, whatever it met in the answer
+        raise ServiceError(
+            "SimulatePrincipalPolicy was answered with something else than an answer",
+            evidence=reason_of(error),
+            fix="Something else than AWS answers there",
+        ) from error
     return [
         str(result["EvalActionName"])
-        for result in answer["EvaluationResults"]
+        for result in answer.get("EvaluationResults") or []
         if result["EvalDecision"] != "allowed"
     ]

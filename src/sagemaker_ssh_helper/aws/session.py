@@ -21,7 +21,7 @@ from typing import Any, cast
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from sagemaker_ssh_helper.aws import diagnosis, right_time
-from sagemaker_ssh_helper.aws_errors import Clock, check_key
+from sagemaker_ssh_helper.aws_errors import Clock, check_key, hide_sent
 from sagemaker_ssh_helper.errors import (
     CredentialsMissing,
     LocalSetup,
@@ -293,6 +293,12 @@ class Session:
         right_time.follow(client.meta.events, self.clock)
         return client
 
+    def without_token(self, text: str) -> str:
+        """What AWS says, without our session token: some answers quote the request."""
+        token = self._used.token if self._used is not None else None
+        headers = {"X-Amz-Security-Token": token} if token else {}
+        return hide_sent(text.encode("utf-8", "replace"), headers).decode("utf-8")
+
     def credentials(self) -> Credentials:
         """
         The keys to sign with now, refreshed by their source when they are about to expire.
@@ -301,6 +307,7 @@ class Session:
         CredentialsExpired.
         """
         if self._static is not None:
+            self._used = self._static
             return self._static
         try:
             if self._source is None:

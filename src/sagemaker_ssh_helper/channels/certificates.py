@@ -33,19 +33,29 @@ def default_ssl_context() -> ssl.SSLContext:
         context = ssl.create_default_context()
         if not _has_certificates(context):
             context.load_verify_locations(cafile=BUNDLED_CA)
-    else:
-        path = os.environ[name]
-        try:
-            if os.path.isdir(path):
-                context = ssl.create_default_context(capath=path)
-            else:
-                context = ssl.create_default_context(cafile=path)
-        except OSError as error:  # includes ssl.SSLError
-            raise LocalSetup(
-                f"{name} names no usable file of certificates",
-                evidence=f"{path}: {reason_of(error)}",
-                fix=f"Point {name} to a PEM file, or unset it",
-            ) from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+    return context_of(os.environ[name], name)
+
+
+def context_of(path: str, named_by: str) -> ssl.SSLContext:
+    """
+    Certificates from a file or a folder, which ``named_by`` names.
+
+    Raises:
+        LocalSetup: there are none.
+    """
+    try:
+        if os.path.isdir(path):
+            context = ssl.create_default_context(capath=path)
+        else:
+            context = ssl.create_default_context(cafile=path)
+    except OSError as error:  # includes ssl.SSLError
+        raise LocalSetup(
+            f"{named_by} names no usable file of certificates",
+            evidence=f"{path}: {reason_of(error)}",
+            fix=f"Point {named_by} to a PEM file, or unset it",
+        ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -207,6 +207,7 @@ class Examination:
         named_file = self._session.ca_bundle()
         certificates.default_ssl_context()
         if isinstance(named_file, str):
+            certificates.context_of(named_file, "ca_bundle, or REQUESTS_CA_BUNDLE,")
             return Result("certificates", OK, f"{named_file} says what is trusted")
         variable = certificates.chosen_by()
         if variable is not None:

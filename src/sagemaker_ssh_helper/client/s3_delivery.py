@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import re
 
+from sagemaker_ssh_helper.aws import diagnosis
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.errors import (
     AccessDenied,
@@ -45,8 +46,9 @@ def put_key(session: Session, place: str, public_line: str) -> str:
         for each in (f"{prefix}/{_OLDER_NAME}" if prefix else _OLDER_NAME, key):
             s3.put_object(Bucket=bucket, Key=each, Body=public_line.encode() + b"\n")
     except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        said = str(error.response.get("Error", {}).get("Message", ""))[:300]
+        answer = error.response.get("Error", {})
+        code, said = (session.without_token(str(answer.get(name, ""))) for name in ("Code", "Message"))
+        code, said = code[:100], said[:300]
         if code in ("AccessDenied", "AllAccessDisabled"):
             raise AccessDenied(
                 f"you may not write to s3://{bucket}/{prefix}",
@@ -59,7 +61,12 @@ def put_key(session: Session, place: str, public_line: str) -> str:
             fix=f"Correct or unset {Env.AUTHORIZED_KEYS_PATH}",
         ) from error
     except BotoCoreError as error:
-        raise EndpointUnreachable("S3 cannot be reached", evidence=reason_of(error)) from error
+        raise EndpointUnreachable("S3 cannot be reached", evidence=diagnosis.network_reason(error)) from error
+    except Exception as error:  # of botocore's parsers, whatever it met in the answer
+        raise KeyNotDelivered(
+            f"your public key cannot be put into s3://{bucket}/{prefix}",
+            evidence=f"{reason_of(error)}: something else than AWS answers there",
+        ) from error
     finally:
         s3.close()
     return f"s3://{bucket}/{key}"

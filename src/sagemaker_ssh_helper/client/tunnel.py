@@ -20,7 +20,7 @@ from sagemaker_ssh_helper.aws import data_keys, resources, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
 from sagemaker_ssh_helper.aws_errors import Kind, kind_of
-from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link
+from sagemaker_ssh_helper.channels import DataChannelRunner, Grant, Link, certificates
 from sagemaker_ssh_helper.channels.dialing import in_thread
 from sagemaker_ssh_helper.client import standard_streams
 from sagemaker_ssh_helper.client.container_watch import wait_for_end
@@ -356,7 +356,7 @@ class Tunnel:
         bundle = self._client.session.ca_bundle()
         if not isinstance(bundle, str) or os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE"):
             return None
-        return ssl.create_default_context(cafile=bundle)
+        return certificates.context_of(bundle, "ca_bundle, or REQUESTS_CA_BUNDLE,")
 
     async def _get_grant(self, resume: bool) -> Grant:
         if resume:
