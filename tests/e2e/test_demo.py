@@ -56,10 +56,13 @@ def test_the_demo_runs_a_user_s_own_script(tmp_path: Path) -> None:
         "open(os.environ['SM_MODEL_DIR'] + '/model', 'w').write('model')\n"
     )
     script = str(tmp_path / "code" / "my_train.py")
+    (tmp_path / "code" / "secret").write_text("not for the job")
     options = ["--input", f"train={tmp_path / 'data'}", "--hyperparameter", "epochs=3"]
+    options += ["--source", str(tmp_path / "code" / "helper.py")]
     done = run([*DEMO, script, *options], tmp_path / "home")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "told ['--epochs', '3'] ['points.csv'] helped" in done.stdout
+    assert done.stdout.startswith("the job gets my_train.py, helper.py: 0.2 kB\n")
 
 
 def test_a_shell_in_the_demo_may_let_the_job_go_on(tmp_path: Path) -> None:
@@ -87,6 +90,9 @@ def test_the_demo_fails_with_the_job_s_own_reason(tmp_path: Path) -> None:
     ("words", "why"),
     [
         (["nowhere.py"], "no training script"),
+        ([__file__, "--source", "/nowhere"], "there is no source '/nowhere'"),
+        (["--source", "/tmp"], "goes with a script"),
+        ([__file__, "--source", "LARGE"], "MB, and 100 MB are the most"),
         (["--input", "train"], "not of the form"),
         (["--input", "train=/nowhere"], "no folder"),
         (["--hyperparameter", "=3"], "not of the form"),
@@ -95,6 +101,9 @@ def test_the_demo_fails_with_the_job_s_own_reason(tmp_path: Path) -> None:
 def test_what_the_demo_cannot_run_is_told_before_anything_starts(
     tmp_path: Path, words: List[str], why: str
 ) -> None:
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(100_000_001)
+    words = [str(tmp_path / "large") if word == "LARGE" else word for word in words]
     done = run([*DEMO, *words], tmp_path / "home")
     assert done.returncode == 2
     assert done.stderr.startswith("sm-ssh: error[usage]: ")

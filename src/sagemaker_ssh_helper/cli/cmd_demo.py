@@ -17,6 +17,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("script", nargs="?", metavar="SCRIPT", help="your own training script (.py or .sh)")
     parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a file or folder that the script needs (modules, requirements.txt); may be repeated",
+    )
+    parser.add_argument(
         "--input",
         action="append",
         default=[],
@@ -42,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     job = demo.Job(
         script=args.script,
+        sources=args.source,
         inputs=_pairs("--input", args.input),
         hyperparameters=_pairs("--hyperparameter", args.hyperparameter),
         sdk=args.sdk,

@@ -3,6 +3,7 @@ The demo: the product's main road from end to end, each step with evidence from 
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import json
 import logging
@@ -21,7 +22,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Protocol
+from typing import Any, Dict, Iterator, List, Optional, Protocol, Sequence
 
 from sagemaker_ssh_helper.errors import LocalSetup, SSHHelperError, UsageError
 from sagemaker_ssh_helper.names import Env
@@ -84,6 +85,12 @@ class Reporter(Protocol):
     def say(self, line: str) -> None: ...
 
 
+MAX_SOURCE_BYTES = 100_000_000
+"""Code is small; what is larger is data, or a folder that was not meant."""
+
+_LEFT_OUT = (".git", ".venv*", "__pycache__", ".ssh", ".aws")
+
+
 class Console:
     """Reports on stdout."""
 
@@ -99,23 +106,75 @@ class Console:
 
 @dataclass(frozen=True)
 class Job:
-    """What to train: the demo's own script unless one is named."""
+    """
+    What to train: the demo's own script unless one is named.
+
+    ``sources`` are files and folders that go with the script; nothing else that lies beside it does.
+    """
 
     script: Optional[str] = None
+    sources: Sequence[str] = ()
     inputs: Dict[str, str] = field(default_factory=dict)
     hyperparameters: Dict[str, str] = field(default_factory=dict)
     sdk: str = "boto3"
 
     def check(self) -> None:
-        """Raises UsageError when the script or an input folder is not there."""
+        """Raises UsageError when a script, a source or an input folder is not there, or there is too much."""
         if self.script is not None:
             if not os.path.isfile(self.script):
                 raise UsageError(f"there is no training script {self.script!r}", fix="Name a .py or .sh file")
             if not self.script.endswith((".py", ".sh")):
                 raise UsageError(f"{self.script!r} is no .py and no .sh file")
+        elif self.sources:
+            raise UsageError(
+                "--source goes with a script of yours", fix="Name one: sm-ssh demo SCRIPT --source DIR"
+            )
+        for source in self.sources:
+            if not os.path.exists(source):
+                raise UsageError(f"there is no source {source!r}", fix="Name a file or a folder")
+        size = sum(path.stat().st_size for path in self.files().values())
+        if size > MAX_SOURCE_BYTES:
+            raise UsageError(
+                f"the sources hold {size / 1e6:.0f} MB, and {MAX_SOURCE_BYTES / 1e6:.0f} MB are the most",
+                fix="Name less by --source, and give data by --input",
+            )
         for channel, folder in self.inputs.items():
             if not os.path.isdir(folder):
                 raise UsageError(f"the input channel {channel} names {folder!r}, which is no folder")
+
+
+    @property
+    def program(self) -> str:
+        """The script's place among ``files``."""
+        script = Path(self.script or "train.py").resolve()
+        for source in map(Path, self.sources):
+            with contextlib.suppress(ValueError):
+                if source.is_dir():
+                    return script.relative_to(source.resolve()).as_posix()
+        return script.name
+
+    def files(self) -> Dict[str, Path]:
+        """What the job gets, by its place there: the script, and the sources but for links to nowhere."""
+        if self.script is None:
+            return {}
+        found: Dict[str, Path] = {}
+        for source in map(Path, self.sources):
+            if not source.is_dir():
+                found[source.name] = source
+                continue
+            for folder, names, files in os.walk(source):
+                names[:] = [name for name in names if not _fits(name, _LEFT_OUT)]
+                for name in files:
+                    path = Path(folder, name)
+                    if path.is_file():
+                        found[path.relative_to(source).as_posix()] = path
+        found[self.program] = Path(self.script)
+        return found
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a file's name fits one of the patterns."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def run(job: Job, reporter: Reporter, *, shell: bool = False) -> int:
@@ -132,6 +191,12 @@ def run(job: Job, reporter: Reporter, *, shell: bool = False) -> int:
                 f"the demo needs OpenSSH's {program}, which is not in PATH",
                 fix="Install it: apt-get install openssh-client (Debian, Ubuntu) or brew install openssh",
             )
+    if job.script is not None:
+        files = job.files()
+        size = sum(path.stat().st_size for path in files.values())
+        some = ", ".join([job.program, *sorted(name for name in files if name != job.program)][:6])
+        more = f" and {len(files) - 6} more" if len(files) > 6 else ""
+        reporter.say(f"the job gets {some}{more}: {size / 1000:.1f} kB")
     demo = _Demo(job, reporter)
     with tempfile.TemporaryDirectory(prefix="sm-ssh-demo-") as folder, contextlib.ExitStack() as stack:
         try:
@@ -308,12 +373,10 @@ def _source_folder(job: Job, folder: Path) -> "tuple[Path, str]":
         source.mkdir()
         (source / "train.py").write_text(_TRAIN, encoding="utf-8")
         return source, "train.py"
-    script = Path(job.script).resolve()
-    # What lies beside the script belongs to it: modules, requirements.txt.
-    shutil.copytree(
-        script.parent, source, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv*", "__pycache__")
-    )
-    return source, script.name
+    for name, path in job.files().items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, source / name)
+    return source, job.program
 
 
 def _bucket(session: Any) -> str:
