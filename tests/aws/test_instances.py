@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -337,6 +338,30 @@ def test_a_kind_that_may_not_be_listed_is_told_and_left_out(stub: AwsStub, clien
     assert [(row.status, row.host) for row in rows] == [("ssh:NotFound", "job.training.sagemaker")]
     assert len(told) == 1
     assert told[0].startswith("processing: not listed: ")
+
+
+def test_when_nothing_may_be_listed_that_is_the_error(stub: AwsStub, client: Client) -> None:
+    for kind in ("TrainingJobs", "ProcessingJobs"):
+        stub.answers[f"List{kind}"] = Refusal("AccessDeniedException", "no")
+    stub.answers["ListApps"] = Refusal("UnknownOperationException", "no such kind here")
+    kinds = [ResourceKind.TRAINING, ResourceKind.PROCESSING, ResourceKind.STUDIO]
+    with pytest.raises(errors.AccessDenied):
+        inventory.of_live_resources(client, kinds, lambda line: None)
+
+
+def test_the_kinds_are_asked_for_at_once(stub: AwsStub, client: Client) -> None:
+    """Each waits until the others have been asked."""
+    together = threading.Barrier(3, timeout=30)
+
+    def answer(params: object) -> dict[str, object]:
+        together.wait()
+        return {}
+
+    for kind in ("TrainingJobs", "ProcessingJobs", "TransformJobs"):
+        stub.answers[f"List{kind}"] = answer
+    registered(stub)
+    kinds = [ResourceKind.TRAINING, ResourceKind.PROCESSING, ResourceKind.TRANSFORM]
+    assert inventory.of_live_resources(client, kinds, _no_words) == []
 
 
 def test_one_resource_is_shown_whatever_it_does(stub: AwsStub, client: Client) -> None:

@@ -187,6 +187,18 @@ def test_a_kind_that_may_not_be_listed_hides_no_other(sm_ssh: Run, account: AwsS
     assert f"bert: {HOST}" in sm_ssh("connect", "bert").stderr.decode()
 
 
+def test_a_name_that_may_be_among_what_is_not_listed_is_not_said_to_be_missing(
+    sm_ssh: Run, account: AwsStub
+) -> None:
+    account.answers["ListProcessingJobs"] = Refusal("AccessDeniedException", "no")
+    done = sm_ssh("connect", "bort")
+    assert done.returncode == 4
+    told = done.stderr.decode()
+    assert "error[access-denied]: nothing that you may list is called 'bort'" in told
+    assert "you may not list these kinds: processing job; " in told
+    assert "bort.processing.sagemaker" in told
+
+
 def test_a_caller_who_may_list_nothing_is_told(sm_ssh: Run, account: AwsStub) -> None:
     for operation in [name for name in account.answers if name.startswith("List")]:
         account.answers[operation] = Refusal("AccessDeniedException", "no")

@@ -141,10 +141,14 @@ def test_the_demo_names_the_missing_extra(tmp_path: Path) -> None:
     # A Python that has this package and not those of the extra.
     blocked = tmp_path / "blocked"
     blocked.mkdir()
-    for name in ("moto", "h11"):
-        (blocked / f"{name}.py").write_text(
-            "raise ModuleNotFoundError('No module named ' + repr(__name__), name=__name__)"
-        )
+    (blocked / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('moto', 'h11'):\n"
+        "            raise ModuleNotFoundError('No module named ' + repr(name), name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
     done = run(DEMO, tmp_path / "home", {"PYTHONPATH": str(blocked)})
     assert done.returncode == 1
     assert "pip install '.[emulator]'" in done.stdout + done.stderr

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sagemaker_ssh_helper.aws import instances, resources
+from sagemaker_ssh_helper.aws import instances, resources, together
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.resources import Resource
@@ -53,31 +53,26 @@ def of_live_resources(
     The containers of what is alive: a call per kind, and one per hundred resources.
 
     With ``owner`` only those whose tag SSHOwner says so. A kind that may not be listed
-    is told and left out. Raises AwsError.
+    is told and left out. Raises AccessDenied when none may be listed, AwsError.
     """
     live: list[Resource] = []
-    for kind in kinds:
-        try:
-            live += resources.alive(client, kind)
-        except AccessDenied as error:
-            tell(f"{kind.domain}: not listed: {error}")
-        except ServiceError as error:
-            # A service that does not have this kind: another partition, or a local cloud.
-            if error.code not in _NO_SUCH_OPERATION:
-                raise
-            logger.debug("= no list of %s here", kind.domain)
+    denied: list[AccessDenied] = []
+    answers = together.each(lambda kind: (kind, _alive(client, kind)), kinds)
+    for kind, answer in answers:
+        if isinstance(answer, AccessDenied):
+            denied.append(answer)
+            tell(f"{kind.domain}: not listed: {answer}")
+        else:
+            live += answer or []
+    if denied and len(denied) == sum(answer is not None for _, answer in answers):
+        raise denied[0]
     # The containers of an endpoint go by another name.
-    by_alias = {
-        alias: resource.name
-        for resource in live
-        for alias in instances.aliases(client, resource.kind, resource.name)
-    }
+    aliases = together.each(lambda one: instances.aliases(client, one.kind, one.name), live)
+    by_alias = {alias: resource.name for resource, own in zip(live, aliases, strict=True) for alias in own}
+    named = instances.list_named(client, [*_names(live), *by_alias], owner)
     registered = [
         dataclasses.replace(found, name=by_alias.get(found.name, found.name))
-        for found in (
-            _with_known_kind(client, found)
-            for found in instances.list_named(client, [*_names(live), *by_alias], owner)
-        )
+        for found in together.each(lambda found: _with_known_kind(client, found), named)
     ]
     rows: list[Row] = []
     for resource in live:
@@ -112,6 +107,20 @@ def of_ended_resources(
         for found in instances.list_all(client, owner)
         if found.id not in shown and found.kind in wanted and found.kind is not None
     ]
+
+
+def _alive(client: Client, kind: ResourceKind) -> list[Resource] | AccessDenied | None:
+    """Those of one kind; why they may not be listed; None where the service does not have this kind."""
+    try:
+        return list(resources.alive(client, kind))
+    except AccessDenied as error:
+        return error
+    except ServiceError as error:
+        # Another partition, or a local cloud.
+        if error.code not in _NO_SUCH_OPERATION:
+            raise
+        logger.debug("= no list of %s here", kind.domain)
+        return None
 
 
 def _names(live: list[Resource]) -> list[str]:

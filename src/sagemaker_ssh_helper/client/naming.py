@@ -5,15 +5,16 @@ From a name as people type it, ``my-jo`` or ``algo-2.my-job``, to the one target
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from sagemaker_ssh_helper.aws import resources
+from sagemaker_ssh_helper.aws import resources, together
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.resources import Resource
 from sagemaker_ssh_helper.aws.session import Session
 from sagemaker_ssh_helper.errors import (
+    AccessDenied,
     AmbiguousTarget,
     AwsError,
     SSHHelperError,
@@ -34,15 +35,20 @@ def find(client: Client, name: str, node: str | None = None) -> Target:
 
     A call per kind, all at once. What is alive comes before what has ended; the whole name before a
     beginning, in the same letters before other ones. Raises AmbiguousTarget with the candidates,
-    TargetNotFound with similar names, WrongRegion with the regions that have it, AwsError.
+    TargetNotFound with similar names, WrongRegion with the regions that have it, AccessDenied when it is not
+    among what may be listed, AwsError.
     """
-    alive = _of_all_kinds(lambda kind: list(resources.alive(client, kind)))
+    denied: dict[ResourceKind, AccessDenied] = {}
+    alive = _of_all_kinds(lambda kind: list(resources.alive(client, kind)), denied)
     found = _best(alive, name)
     if not found:
-        recent = _of_all_kinds(lambda kind: resources.recent(client, kind))
+        recent = _of_all_kinds(lambda kind: resources.recent(client, kind), denied)
         found = _best(recent, name)
         if not found:
-            raise _not_found(client, name, [*alive, *recent])
+            error = _not_found(client, name, [*alive, *recent])
+            if denied and not isinstance(error, WrongRegion):
+                raise _not_seen(name, denied) from error
+            raise error
     if len(found) > 1:
         hosts = [_host(resource) for resource in found]
         more = f" and {len(hosts) - _SHOWN} more" if len(hosts) > _SHOWN else ""
@@ -99,6 +105,18 @@ def elsewhere(what: str, region: str) -> WrongRegion:
     )
 
 
+def _not_seen(name: str, denied: Mapping[ResourceKind, AccessDenied]) -> AccessDenied:
+    """The name is not among what may be listed; nobody knows whether it is among the rest."""
+    unseen = ", ".join(kind.label for kind in ResourceKind if kind in denied)
+    said = next(iter(denied.values())).evidence
+    whole = f"{name}.{next(iter(denied)).domain}.{DOMAIN}"
+    return AccessDenied(
+        f"nothing that you may list is called {name!r}, or begins with that",
+        evidence=f"you may not list these kinds: {unseen}; {said}",
+        fix=f"Ask for that right, or give the whole name, like {whole}",
+    )
+
+
 def _not_found(client: Client, name: str, known: Sequence[Resource]) -> TargetNotFound:
     by_folded = {resource.name.lower(): resource for resource in known}
     near = difflib.get_close_matches(name.lower(), by_folded, n=3, cutoff=0.6)
@@ -146,19 +164,25 @@ def _regions_with(session: Session, has: Callable[[Client], bool]) -> list[str]:
         return [region for region, there in zip(regions, pool.map(look, regions), strict=True) if there]
 
 
-def _of_all_kinds(listed: Callable[[ResourceKind], Iterable[_T]]) -> list[_T]:
-    """What ``listed`` gives for each kind; a kind that cannot be listed is left out if another one can."""
+def _of_all_kinds(
+    listed: Callable[[ResourceKind], Iterable[_T]], denied: dict[ResourceKind, AccessDenied] | None = None
+) -> list[_T]:
+    """
+    What ``listed`` gives for each kind; a kind that cannot be listed is left out if another one can. Those
+    that may not be listed are put into ``denied``.
+    """
     errors: list[AwsError] = []
 
     def tried(kind: ResourceKind) -> Iterable[_T]:
         try:
             return listed(kind)
         except AwsError as error:
+            if denied is not None and isinstance(error, AccessDenied):
+                denied[kind] = error
             errors.append(error)
             return ()
 
-    with ThreadPoolExecutor(len(ResourceKind)) as pool:
-        found = [item for items in pool.map(tried, ResourceKind) for item in items]
+    found = [item for items in together.each(tried, ResourceKind) for item in items]
     if len(errors) == len(ResourceKind):
         raise errors[0]
     return found
