@@ -10,6 +10,7 @@ from typing import List, Mapping, Optional
 import pytest
 
 from e2e.laptop import until
+from hidden_modules import hide
 from local_cloud import clean_environment
 
 DEMO = [sys.executable, "-m", "sagemaker_ssh_helper", "demo"]
@@ -138,18 +139,7 @@ def test_the_demo_fails_without_an_ssh_server(tmp_path: Path) -> None:
 
 
 def test_the_demo_names_the_missing_extra(tmp_path: Path) -> None:
-    # A Python that has this package and not those of the extra.
-    blocked = tmp_path / "blocked"
-    blocked.mkdir()
-    (blocked / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Missing:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name in ('moto', 'h11'):\n"
-        "            raise ModuleNotFoundError('No module named ' + repr(name), name=name)\n"
-        "sys.meta_path.insert(0, Missing())\n"
-    )
-    done = run(DEMO, tmp_path / "home", {"PYTHONPATH": str(blocked)})
+    done = run(DEMO, tmp_path / "home", hide(tmp_path / "hidden", "moto", "h11"))
     assert done.returncode == 1
     assert "pip install '.[emulator]'" in done.stdout + done.stderr
 

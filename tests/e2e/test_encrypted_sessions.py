@@ -1,7 +1,6 @@
 """Sessions that the account wants encrypted with a KMS key: real programs on both sides, and real AES-GCM."""
 
 import json
-import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from e2e.laptop import Job, Laptop, running
 from e2e.test_terminal_sessions import Screen
+from hidden_modules import hide
 from local_cloud import LocalCloud
 
 PREFERENCES = "SSM-SessionManagerRunShell"
@@ -201,9 +201,7 @@ def test_a_key_that_is_not_there_is_told(alice: Laptop, admin: Laptop, job: Job,
 
 
 def test_a_laptop_without_cryptography_is_told(alice: Laptop, job: Job, key: Any, tmp_path: Path) -> None:
-    (tmp_path / "cryptography.py").write_text("raise ImportError('No module named cryptography')\n")
-    path = os.pathsep.join([str(tmp_path), *filter(None, [alice.env.get("PYTHONPATH")])])
-    done = alice.sm_ssh("session", job.host, "--document", SHELL, env={"PYTHONPATH": path})
+    done = alice.sm_ssh("session", job.host, "--document", SHELL, env=hide(tmp_path, "cryptography"))
     assert (done.returncode, done.stdout) == (255, b"")
     line = only_line(done.stderr)
     assert line.startswith("sm-ssh: error[local-setup]: ")

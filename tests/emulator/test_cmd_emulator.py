@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from hidden_modules import hide
 from local_cloud import LocalCloud, clean_environment
 
 EMULATOR = [sys.executable, "-m", "sagemaker_ssh_helper", "emulator"]
@@ -208,13 +209,7 @@ def test_a_port_is_a_number(emulator: Callable[..., Any], port: str) -> None:
 def test_a_missing_extra_is_one_clear_error(
     emulator: Callable[..., Any], tmp_path: Path, module: str, words: "tuple[str, ...]"
 ) -> None:
-    hidden = tmp_path / "hidden"
-    hidden.mkdir()
-    (hidden / f"{module}.py").write_text(
-        f"raise ModuleNotFoundError('No module named {module}', name='{module}')"
-    )
-
-    done = emulator(*words, PYTHONPATH=os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")]))
+    done = emulator(*words, **hide(tmp_path / "hidden", module))
 
     assert (done.returncode, done.stdout) == (9, "")
     assert done.stderr == (
@@ -224,15 +219,8 @@ def test_a_missing_extra_is_one_clear_error(
 
 
 def test_packages_of_other_versions_are_one_clear_error(emulator: Callable[..., Any], tmp_path: Path) -> None:
-    other = tmp_path / "other" / "moto"
-    other.mkdir(parents=True)
-    (other / "__init__.py").write_text("")
-    (other / "settings.py").write_text("")
-    (other / "core.py").write_text("")
-
-    done = emulator(
-        "start", PYTHONPATH=os.pathsep.join([str(other.parent), os.environ.get("PYTHONPATH", "")])
-    )
+    # A package of this name with nothing in it that is needed.
+    done = emulator("start", **hide(tmp_path / "hidden", "moto.core.responses", "moto.backends"))
 
     assert (done.returncode, done.stdout) == (9, "")
     assert done.stderr.startswith("sm-ssh: error[local-setup]: the local cloud")
