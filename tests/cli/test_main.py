@@ -50,6 +50,23 @@ def test_every_command_has_help(sm_ssh: Run, command: str) -> None:
         (["conect", "x"], 'error[usage]: no command "conect"; did you mean "connect"?'),
         (["lists"], 'error[usage]: no command "lists"; did you mean "list"?'),
         (["-x"], 'error[usage]: no command "-x". See: sm-ssh --help'),
+        (["help", "lst"], 'error[usage]: no command "lst"; did you mean "list"?'),
+        (["help", "nothing"], 'error[usage]: no command "nothing". See: sm-ssh --help'),
+        (["top", "x"], 'error[usage]: no command "top"; did you mean "stop"?'),
+        (["list", "--jsno"], "error[usage]: unrecognized arguments: --jsno. Did you mean --json?"),
+        (
+            ["exec", "--al", "x", "--", "true"],
+            "error[usage]: unrecognized arguments: --al. Did you mean --all?",
+        ),
+        (["list", "--sincee=2h"], "error[usage]: unrecognized arguments: --sincee=2h. Did you mean --since?"),
+        (
+            ["list", "--quite-other"],
+            "error[usage]: unrecognized arguments: --quite-other. See: sm-ssh list --help",
+        ),
+        (
+            ["connect", "--trust-first", "x"],
+            "error[usage]: unknown option --trust-first. Did you mean --trust-first-use?",
+        ),
         (["a\nb"], 'error[usage]: no command "a b". See: sm-ssh --help'),
         (["--region"], "error[usage]: option --region needs a value"),
         (["list", "--nope"], "error[usage]: unrecognized arguments: --nope. See: sm-ssh list --help"),

@@ -121,6 +121,13 @@ def test_one_policy_closes_every_road_and_detached_opens_them(
     assert set(opened.values()) == {""}, opened
 
 
+def test_the_status_is_not_reachable_for_another(laptop: Callable[[str], Laptop], job: Job) -> None:
+    told = json.loads(laptop("bob").sm_ssh("status", job.host, "--json").stdout)
+    assert (told["reachable"], told["problem"]["id"]) == (False, "not-owner")
+    told = json.loads(job.laptop.sm_ssh("status", job.host, "--json").stdout)
+    assert (told["reachable"], told["problem"]) == (True, None)
+
+
 def test_our_own_commands_say_whose_it_is(laptop: Callable[[str], Laptop], job: Job) -> None:
     done = laptop("bob").sm_ssh("exec", job.host, "--trust-first-use", "--", "true")
 

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
         "known-hosts",
         help="print the pinned host key of a container (for KnownHostsCommand)",
         description="Print the line of known_hosts for a host name, or nothing when no key is pinned for it. "
-        "No call is made. For ssh's KnownHostsCommand, with %%H; the block of config-ssh does not need it.",
+        "No call is made. For ssh's KnownHostsCommand, with %H; the block of config-ssh does not need it.",
     )
     parser.add_argument("host", metavar="HOST", help="the host name, as ssh was given it")
 

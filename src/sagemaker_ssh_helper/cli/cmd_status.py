@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from sagemaker_ssh_helper.cli.parser import add_aws_options
 from sagemaker_ssh_helper.client.terminal_text import escaped
-from sagemaker_ssh_helper.errors import SSHHelperError
+from sagemaker_ssh_helper.errors import AccessDenied, NotOwner, SSHHelperError
 
 if TYPE_CHECKING:
     from sagemaker_ssh_helper.aws.instances import Instance
+    from sagemaker_ssh_helper.aws.json_rpc import Client
     from sagemaker_ssh_helper.aws.resources import Resource
 
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     nodes = instances.instances_of(found.client, kind, resource.name if resource else name)
     problem: SSHHelperError | None = None
     try:
-        instances.resolve(found.client, found.target)
+        problem = _of_another(found.client, instances.resolve(found.client, found.target))
     except SSHHelperError as error:
         problem = error
     if resource is None and not nodes and problem is not None:
@@ -52,6 +53,26 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(host, found.session.region, resource, nodes, problem)
     return 0
+
+
+def _of_another(client: Client, instance: Instance) -> NotOwner | None:
+    """What keeps the caller out by the usual policies: that the instance has another owner."""
+    from sagemaker_ssh_helper.aws import instances
+    from sagemaker_ssh_helper.names import Tag
+
+    if instance.is_native:
+        return None
+    try:
+        owner = instances.tags_of(client, instance.id).get(Tag.OWNER)
+    except AccessDenied:
+        return None
+    me = client.caller_id() if owner else None
+    if not owner or not me or owner == me:
+        return None
+    return NotOwner(
+        f"{instance.id} belongs to another user, and the usual policies let its owner in alone",
+        evidence=f"its {Tag.OWNER} is {owner}, you are {me}",
+    )
 
 
 def _entry(

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from sagemaker_ssh_helper.cli.durations import seconds
 from sagemaker_ssh_helper.cli.parser import add_aws_options
 from sagemaker_ssh_helper.cli.patience import Patience
-from sagemaker_ssh_helper.errors import SSHHelperError, TargetEnded, TargetNotFound, WaitTimeout
+from sagemaker_ssh_helper.errors import (
+    NetworkIsolated,
+    NotInstrumented,
+    SSHHelperError,
+    TargetEnded,
+    TargetNotFound,
+    WaitTimeout,
+)
 
 if TYPE_CHECKING:
     from sagemaker_ssh_helper.aws.resources import Resource
@@ -55,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             resource = _until(found, args.state, args.timeout)
     except SSHHelperError as error:
+        if isinstance(error, (NotInstrumented, NetworkIsolated)):
+            # It will never be ready.
+            error.exit_code = TargetEnded.exit_code
         if args.json:
             state = _STATES.get(error.id, "failed")
             _print(

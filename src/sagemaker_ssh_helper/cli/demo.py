@@ -496,8 +496,8 @@ def _stop_waiting(ssh: List[str], *, may_be_over: bool) -> str:
     try:
         _call([*ssh, "sm-wait stop"])
     except StepFailed as error:
-        # A job that has little left to do may end before ssh does. Somebody who was in it may have let it go on
-        # there. Whether it then ended well is seen next.
+        # A job that has little left to do may end before ssh does. Somebody who was in it may have let it go
+        # on there. Whether it then ended well is seen next.
         if not may_be_over and "has ended (SageMaker tells" not in str(error):
             raise
         return "the job has gone on already"

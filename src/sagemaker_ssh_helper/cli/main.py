@@ -160,7 +160,7 @@ def _dispatch(words: list[str]) -> tuple[str, list[str]]:
         return "connect", leading
     if not words or words[0] in ("-h", "--help", "help"):
         if len(words) > 1 and words[0] == "help":
-            return _dispatch([*words[1:2], "--help"])
+            return _command(words[1]), ["--help"]
         return "--help", []
     first, rest = words[0], words[1:]
     if first in ("-v", "--version"):
@@ -168,16 +168,29 @@ def _dispatch(words: list[str]) -> tuple[str, list[str]]:
     command = _ALIASES.get(first, first)
     if command in COMMANDS:
         return command, leading + rest
-    import difflib
-
-    near = difflib.get_close_matches(first, [*COMMANDS, *_ALIASES], n=1, cutoff=0.75)
+    near = _near_command(first)
     # A name has a digit in it, nearly always; the words of a command never do.
     if _looks_like_target(first) and (not near or any(letter.isdigit() for letter in first)):
         return "connect", leading + words
+    return _command(first), []
+
+
+def _command(word: str) -> str:
+    """The command of this name. Raises UsageError with the one that may be meant."""
+    command = _ALIASES.get(word, word)
+    if command in COMMANDS:
+        return command
+    near = _near_command(word)
     raise UsageError(
-        f'no command "{_one_line(first)}"' + (f'; did you mean "{near[0]}"?' if near else ""),
+        f'no command "{_one_line(word)}"' + (f'; did you mean "{near[0]}"?' if near else ""),
         fix=None if near else "See: sm-ssh --help",
     )
+
+
+def _near_command(word: str) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(word, [*COMMANDS, *_ALIASES], n=1, cutoff=0.75)
 
 
 def _on_a_terminal() -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import difflib
 import os
 import re
 import shlex
@@ -270,7 +271,9 @@ def split_arguments(words: Sequence[str], own: Mapping[str, bool]) -> SshArgumen
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             if name not in own:
-                raise UsageError(f"unknown option {name}", fix="See: sm-ssh connect --help")
+                near = difflib.get_close_matches(name, own, n=1)
+                fix = f"Did you mean {near[0]}?" if near else "See: sm-ssh connect --help"
+                raise UsageError(f"unknown option {name}", fix=fix)
             index += 1
             if own[name] and not equals:
                 if index == len(words):
