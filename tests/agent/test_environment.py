@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sagemaker_ssh_helper.agent import environment, login
-from sagemaker_ssh_helper.agent.state import StateDir
+from sagemaker_ssh_helper.agent.state import StateDir, programs_folder
 from sagemaker_ssh_helper.errors import LocalSetup
 
 pytestmark = pytest.mark.container
@@ -242,3 +242,63 @@ def test_a_terminal_that_the_job_brings_is_known(tmp_path, monkeypatch, variable
     )
 
     assert found[b"TERM"] == b"xterm-ghostty"
+
+
+NOEXEC = """
+import os, subprocess, sys
+from sagemaker_ssh_helper.agent.environment import write_programs
+from sagemaker_ssh_helper.agent.state import StateDir
+
+state = StateDir.open(sys.argv[1], create=True)
+write_programs(state)
+done = subprocess.run([os.path.join(state.bin, "sm-wait"), "status"], stderr=subprocess.PIPE)
+print(state.bin, done.returncode, done.stderr.decode())
+for name in os.listdir(state.bin):
+    os.unlink(os.path.join(state.bin, name))
+os.rmdir(state.bin)
+"""
+
+
+def test_programs_are_where_they_can_be_run(tmp_path):
+    """The folder of the node is on a file system that is mounted noexec, really."""
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    mount = 'mount -t tmpfs -o noexec,mode=0755 tmpfs "$1" && exec "$2" -c "$3" "$1/state"'
+    words = ["unshare", "-rm", "sh", "-c", mount, "sh", str(folder), sys.executable, NOEXEC]
+    done = subprocess.run(words, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    path, status, told = done.stdout.decode().split(" ", 2)
+    assert not path.startswith(str(tmp_path))
+    # It ran, and says that nothing was set up.
+    assert status not in ("126", "127"), told
+
+
+def test_the_place_of_programs_depends_on_the_mounts_alone(tmp_path):
+    path = str(tmp_path / "state")
+    assert programs_folder(path, lambda place: False) == os.path.join(path, "bin")
+    elsewhere = programs_folder(path, lambda place: place == path)
+    assert elsewhere == programs_folder(path, lambda place: place == path)
+    assert elsewhere != programs_folder(path + "2", lambda place: place == path + "2")
+    assert not elsewhere.startswith(str(tmp_path))
+    # Nothing can be run anywhere.
+    assert programs_folder(path, lambda place: True) == os.path.join(path, "bin")
+
+
+@pytest.mark.parametrize(
+    ("more", "left_out"),
+    [
+        ({b"BIG": b"x" * (128 * 1024 - 5)}, []),
+        ({b"BIG": b"x" * (128 * 1024 - 4)}, [b"BIG"]),
+        ({b"BIG": b"x" * 200_000, b"OTHER": b"y" * 300_000}, [b"BIG", b"OTHER"]),
+        ({b"N%d" % number: b"z" * 100_000 for number in range(30)}, [b"N10", b"N11", b"N12"]),
+    ],
+)
+def test_what_no_program_can_be_started_with_is_left_out(state, more, left_out):
+    given = {b"PATH": b"/usr/bin:/bin", b"KEPT": b"1", **more}
+    kept, without = environment.passable(given)
+    assert subprocess.call(["/bin/sh", "-c", 'test "$KEPT" = 1'], env=kept) == 0
+    assert without[: len(left_out)] == left_out
+    assert {**kept, **{name: given[name] for name in without}} == given
+    if without:
+        environment.save(state, given, b"/")
+        assert not set(without) & set(environment.load(state.environment))

@@ -318,3 +318,17 @@ def test_an_agent_that_always_dies_is_given_up(administrator: Laptop, tmp_path: 
         os.kill(until(agent, "the agent"), signal.SIGKILL)
         until(lambda: not agent(), "the agent to be gone")
     check(job, ["the agent died 5 times soon after its start (signal 9)"])
+
+
+def test_a_variable_that_no_program_can_be_given_is_left_out(laptop: Callable[[str], Laptop]) -> None:
+    """Python sets what Linux passes to nobody."""
+    script = """
+    import os
+    os.environ["BIG"] = "x" * 200_000
+    from sagemaker_ssh_helper import setup_and_start_ssh
+    setup_and_start_ssh()
+    """
+    with running(laptop("alice"), script, keep_program=True) as job:
+        done = job.laptop.ssh(job.host, 'echo "${#BIG} in"')
+        assert (done.returncode, done.stdout) == (0, b"0 in\n"), done.stderr
+        assert "variables as large as BIG" in job.log()

@@ -125,6 +125,10 @@ def _start_agent_process(state: StateDir, lock: Lock, *, tell_job: bool) -> None
     log_path, how = state.agent_log, "tell-job" if tell_job else "quiet"
     arguments = [state.path, log_path, str(os.getpid()), str(lock.fileno), how]
     command = environment.python_command(state, _KEEPER, arguments)
+    environ, left_out = environment.passable(os.environb)
+    if left_out:
+        names = ", ".join(name.decode("ascii", "backslashreplace") for name in left_out)
+        say(f"no program can be started with variables as large as {names}: logins go without them")
     try:
         with open(log_path, "ab") as log:
             subprocess.run(
@@ -134,6 +138,7 @@ def _start_agent_process(state: StateDir, lock: Lock, *, tell_job: bool) -> None
                 stderr=log,
                 pass_fds=[lock.fileno],
                 start_new_session=True,
+                env=environ,
                 check=True,
             )
     except (OSError, subprocess.SubprocessError) as error:

@@ -12,10 +12,10 @@ import pwd
 import shlex
 import shutil
 import sys
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from sagemaker_ssh_helper.agent.login import BARE_FOLDER
-from sagemaker_ssh_helper.agent.state import StateDir
+from sagemaker_ssh_helper.agent.state import StateDir, make_private
 from sagemaker_ssh_helper.errors import LocalSetup
 from sagemaker_ssh_helper.names import Env
 
@@ -88,12 +88,33 @@ unset SM_SSH_ZDOTDIR
 """
 
 
+MAX_VARIABLE_BYTES = 128 * 1024
+"""Linux starts no program with a variable of more, its name and the byte at its end counted (execve(2))."""
+
+_MAX_BYTES = 1_500_000
+"""Of all together: Linux takes 2 MiB with the usual stack, words of the command and pointers included."""
+
+
+def passable(environ: Mapping[bytes, bytes]) -> Tuple[Dict[bytes, bytes], List[bytes]]:
+    """What of an environment a program can be started with, and the names of what is too large for that."""
+    sizes = {name: len(name) + len(value) + 2 for name, value in environ.items()}
+    left_out = [name for name, size in sizes.items() if size > MAX_VARIABLE_BYTES]
+    total = sum(size for name, size in sizes.items() if name not in left_out)
+    for name in sorted(sizes.keys() - set(left_out), key=lambda name: (-sizes[name], name)):
+        if total <= _MAX_BYTES:
+            break
+        left_out.append(name)
+        total -= sizes[name]
+    return {name: value for name, value in environ.items() if name not in left_out}, left_out
+
+
 def save(state: StateDir, environ: Mapping[bytes, bytes], folder: bytes) -> None:
     """
     Keep the job's environment, with our programs first on its PATH and ``PWD`` naming its folder.
 
-    Raises OSError when it cannot be written.
+    What no program could be started with is left out. Raises OSError when it cannot be written.
     """
+    environ, _ = passable(environ)
     kept = {name: value for name, value in environ.items() if name not in LEFT_OUT}
     kept[b"PATH"] = os.fsencode(state.bin) + b":" + (kept.get(b"PATH") or os.fsencode(os.defpath))
     kept[b"PWD"] = folder
@@ -161,7 +182,7 @@ def write_programs(state: StateDir, sftp_server: str = "") -> None:
     environment. Raises OSError, or LocalSetup when there is no Python program.
     """
     link_package(state)
-    os.makedirs(state.bin, mode=0o700, exist_ok=True)
+    make_private(state.bin)
     for name, module in PROGRAMS.items():
         here = f"export {Env.STATE_DIR}={shlex.quote(state.path)}"
         words = _quoted(python_command(state, module, bare=True))

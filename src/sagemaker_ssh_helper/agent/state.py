@@ -12,13 +12,14 @@ import dataclasses
 import enum
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import signal
 import stat
 import time
 from dataclasses import dataclass, field
-from typing import IO, Any, Dict, List, Mapping, Optional, Sequence, Type, TypeVar
+from typing import IO, Any, Callable, Dict, List, Mapping, Optional, Sequence, Type, TypeVar
 
 from sagemaker_ssh_helper.errors import LocalSetup, reason_of
 from sagemaker_ssh_helper.names import AGENT_LOG_PATH, Env
@@ -138,7 +139,7 @@ class StateDir:
         self.agent_pid = os.path.join(path, "agent.pid")
         self.agent_key = os.path.join(path, "agent_key.pem")
         self.waiting = os.path.join(path, "waiting")
-        self.bin = os.path.join(path, "bin")
+        self.bin = programs_folder(path)
         self.lib = os.path.join(path, "lib")
         self.login = os.path.join(path, "login")
         self.start_up = os.path.join(path, "start-up")
@@ -388,6 +389,45 @@ def candidates(environ: Mapping[str, str]) -> List[str]:
         paths.append(os.path.join(home, ".sagemaker-ssh-helper"))
     paths.append(f"/tmp/sagemaker-ssh-helper-{os.geteuid()}")
     return paths
+
+
+_OTHER_PLACES = ("/run", "/var/tmp", "/tmp", "/dev/shm")
+
+
+def programs_folder(path: str, is_noexec: Optional[Callable[[str], bool]] = None) -> str:
+    """
+    Where the programs of the node with the folder ``path`` are: below it, unless nothing can be run there.
+
+    Then it is the first other place where something can; the same for each process, as it depends on the
+    mounts alone. Where there is none, it is below ``path`` all the same.
+    """
+    is_noexec = is_noexec or _is_noexec
+    own = os.path.join(path, "bin")
+    if not is_noexec(path):
+        return own
+    name = f"sagemaker-ssh-helper-{os.geteuid()}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+    for place in _OTHER_PLACES:
+        if os.access(place, os.W_OK | os.X_OK) and not is_noexec(place):
+            return os.path.join(place, name)
+    return own
+
+
+def make_private(path: str) -> None:
+    """
+    Make a folder that only we can change. Raises LocalSetup when it is there and another user could have made
+    it, OSError when it cannot be made.
+    """
+    _make(path)
+    _refuse_unsafe(path)
+
+
+def _is_noexec(path: str) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & getattr(os, "ST_NOEXEC", 0))
+    except OSError:
+        # It is not there yet: what is above it will have it.
+        parent = os.path.dirname(path)
+        return parent != path and _is_noexec(parent)
 
 
 def _make(path: str) -> None:
