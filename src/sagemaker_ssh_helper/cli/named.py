@@ -4,6 +4,7 @@ The target that a command was given, in any of the forms of ``docs/reference/cli
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from sagemaker_ssh_helper.cli.main import say
 from sagemaker_ssh_helper.client import last_target, naming, standard_streams
 from sagemaker_ssh_helper.client.last_target import LastTarget
 from sagemaker_ssh_helper.client.settings import open_session
-from sagemaker_ssh_helper.errors import NotInstrumented, UsageError
+from sagemaker_ssh_helper.errors import LocalSetup, NotInstrumented, UsageError
 from sagemaker_ssh_helper.names import ResourceKind
 from sagemaker_ssh_helper.targets import Target, of_arn, split_bare
 
@@ -43,8 +44,9 @@ class Named:
         return self.client.session
 
     def remember(self) -> None:
-        """Make it what ``@last`` means."""
-        last_target.save(LastTarget(self.host, self.session.region, self.profile))
+        """Make it what ``@last`` means; where nothing can be written, it goes on meaning the one before."""
+        with contextlib.suppress(LocalSetup):
+            last_target.save(LastTarget(self.host, self.session.region, self.profile))
 
 
 def find(text: str | None, profile: str | None, region: str | None) -> Named:

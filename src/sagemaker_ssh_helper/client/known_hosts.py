@@ -30,6 +30,11 @@ def lines_of(host: str) -> list[str]:
     return [line for line in _lines() if line.split(" ", 1)[0] == host.lower()]
 
 
+def has_key(host: str, key: PublicKey, instance_id: InstanceId) -> bool:
+    """Whether ``set_key`` would change nothing. Raises LocalSetup."""
+    return lines_of(host) == [line_of(host, key, instance_id)]
+
+
 def set_key(host: str, key: PublicKey, instance_id: InstanceId) -> None:
     """
     Make ``key`` the only one for ``host``; other hosts' lines stay as they are.

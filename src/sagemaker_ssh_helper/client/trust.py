@@ -13,6 +13,7 @@ the next one need not read them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -33,7 +34,7 @@ from sagemaker_ssh_helper.client.files import (
     write_atomic,
 )
 from sagemaker_ssh_helper.client.ssh_words import HostName, LoginName
-from sagemaker_ssh_helper.errors import HostKeyChanged, HostNotTrusted, UsageError
+from sagemaker_ssh_helper.errors import HostKeyChanged, HostNotTrusted, LocalSetup, UsageError
 from sagemaker_ssh_helper.names import InstanceId, Tag
 from sagemaker_ssh_helper.public_keys import PublicKey, parse_host_key
 
@@ -82,7 +83,7 @@ def load(instance_id: InstanceId, now: Callable[[], float] = time.time) -> Pin |
     pin = _load_all().get(instance_id)
     if pin is not None and now() - pin.used_at > _USE_INTERVAL:
         pin = dataclasses.replace(pin, used_at=now())
-        _store(pin, now())
+        _store_if_possible(pin, now())
     return pin
 
 
@@ -114,7 +115,10 @@ def establish(
         used_at=now(),
         hosts=known.hosts if known is not None else frozenset(),
     )
-    _store(pin, now())
+    if known is not None and (known.name, known.host_key) == (pin.name, pin.host_key):
+        _store_if_possible(pin, now())
+    else:
+        _store(pin, now())
     return pin
 
 
@@ -145,7 +149,7 @@ def verify(
 def remember_key(pin: Pin, fingerprint: str, now: Callable[[], float] = time.time) -> Pin:
     """The same pin, with one more user key that the container admits."""
     changed = dataclasses.replace(pin, keys=pin.keys | {fingerprint})
-    _store(changed, now())
+    _store_if_possible(changed, now())
     return changed
 
 
@@ -157,6 +161,9 @@ def announce(pin: Pin, host: str) -> None:
     Where the key is to be learnt by ssh itself, only a line of another instance is removed. Raises
     LocalSetup.
     """
+    if pin.host_key is not None and known_hosts.has_key(host, pin.host_key, pin.instance_id):
+        write_user_line(host, pin.user)
+        return
     private_dir(config_dir())
     with locked(known_hosts.path()):
         if pin.host_key is not None:
@@ -216,7 +223,8 @@ def write_user_line(host: str, user: LoginName | None) -> None:
     host, user = HostName(host), None if user is None else LoginName(user)
     path = hosts_path()
     wanted = None if user in (None, "root") else user
-    if wanted is None and not path.exists():
+    # Known already: on a disk without room, or read-only, a container that is known is reached all the same.
+    if _users(read_text(path) or "").get(host) == wanted:
         return
     private_dir(path.parent)
     with locked(path):
@@ -349,6 +357,12 @@ def _parse(instance_id: InstanceId, entry: Any) -> Pin | None:
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _store_if_possible(pin: Pin, now: float) -> None:
+    """What else is known of an instance that is pinned: a disk without room does not keep us from it."""
+    with contextlib.suppress(LocalSetup):
+        _store(pin, now)
 
 
 def _store(pin: Pin, now: float) -> None:
