@@ -5,6 +5,7 @@ What comes after the activation is the agent's, and tested with it.
 """
 
 import contextlib
+import errno
 import json
 import os
 import pwd
@@ -454,8 +455,7 @@ def test_a_process_that_is_a_moment_early_takes_nobody_for_another_container(
     ("changes", "why"),
     [
         ({"PATH": "/nowhere"}, "there is no python3 program to run the agent with. Put python3 on the PATH"),
-        # More than the kernel takes as one variable.
-        ({"BIG": "x" * 200_000}, "the agent's process cannot be started (Argument list too long: '/bin/sh')"),
+        ({}, "the agent's process cannot be started (Resource temporarily unavailable: '/bin/sh')"),
     ],
 )
 @pytest.mark.parametrize("wait_time", ["0", "600"])
@@ -467,6 +467,12 @@ def test_a_process_that_cannot_be_started_is_told_in_the_state_too(
     if "PATH" in changes:
         # A program with Python inside.
         monkeypatch.setattr(sys, "executable", "/usr/bin/embedding")
+    else:
+        # The container may have no more processes.
+        def refuse(words, **options):
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), words[0])
+
+        monkeypatch.setattr(subprocess, "run", refuse)
 
     bootstrap.setup_and_start_ssh()
 
