@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import os
 import re
-import shlex
 import shutil
 import sys
 import time
@@ -22,6 +21,7 @@ from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.client import keys, known_hosts, launches, ssh_options, standard_streams, trust
 from sagemaker_ssh_helper.client.files import config_dir
+from sagemaker_ssh_helper.client.shell_words import quoted
 from sagemaker_ssh_helper.client.trust import Pin
 from sagemaker_ssh_helper.errors import (
     NO_ANSWER,
@@ -405,7 +405,7 @@ def ssh_command(
     # ssh takes no more options after the first --, neither before the host nor after it.
     argv += ["--", host]
     if command:
-        argv += command if len(command) == 1 else map(shlex.quote, command)
+        argv += command if len(command) == 1 else map(quoted, command)
     return argv
 
 
