@@ -47,6 +47,36 @@ def test_a_wait_ends_when_its_time_is_over(state):
     assert list_all(state) == []
 
 
+def test_who_let_it_go_on_has_a_moment_to_leave(state, monkeypatch):
+    monkeypatch.setattr(waiting, "_LEAVE_TIMEOUT", LONG)
+    state.write_sessions(["one", "another"])
+    ended = threading.Event()
+
+    def wait_for_people():
+        with Waiter(state, "test") as waiter:
+            begun.set()
+            waiter.wait(LONG)
+        ended.set()
+
+    begun = threading.Event()
+    thread = threading.Thread(target=wait_for_people)
+    thread.start()
+    assert begun.wait(LONG)
+    stop_all(state)
+    assert not ended.wait(0.5)
+    state.write_sessions(["another"])
+    assert ended.wait(LONG)
+    thread.join()
+
+
+def test_somebody_who_stays_keeps_nothing_waiting(state, monkeypatch):
+    monkeypatch.setattr(waiting, "_LEAVE_TIMEOUT", 0.1)
+    state.write_sessions(["one"])
+    with Waiter(state, "test") as waiter:
+        stop_all(state)
+        assert waiter.wait(LONG) is False
+
+
 def test_a_wait_is_ended_from_elsewhere_at_once(state):
     with Waiter(state, "test") as waiter:
         began_at = time.monotonic()

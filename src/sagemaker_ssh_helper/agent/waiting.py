@@ -13,12 +13,15 @@ import os
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Set, Tuple
 
 from sagemaker_ssh_helper.agent.state import State, StateDir, Status
 from sagemaker_ssh_helper.errors import LocalSetup
 
 _POLL_INTERVAL = 0.1
+_LEAVE_TIMEOUT = 1.0
+"""Seconds; somebody at a terminal stays."""
+_LEAVE_INTERVAL = 0.02
 _ENTRY_BYTES = 256
 
 
@@ -59,6 +62,7 @@ class Waiter:
             # Into the file that is there: one made anew would undo a stop that comes at this moment.
             descriptor = os.open(self._path, os.O_WRONLY)
         except FileNotFoundError:
+            self._let_them_leave()
             return False
         try:
             os.write(descriptor, self._text())
@@ -70,7 +74,28 @@ class Waiter:
             if left <= 0:
                 return True
             time.sleep(min(left, _POLL_INTERVAL))
+        if self.ended:
+            self._let_them_leave()
         return False
+
+    def _let_them_leave(self) -> None:
+        """
+        Until a session has ended of those there are, for a moment.
+
+        It may be that in which `sm-wait stop` ran. What waited may have nothing left to do, and its end takes
+        the container away: before ssh has told that the command ended well.
+        """
+        deadline = time.monotonic() + _LEAVE_TIMEOUT
+        there = self._sessions()
+        while there and there <= self._sessions() and time.monotonic() < deadline:
+            time.sleep(_LEAVE_INTERVAL)
+
+    def _sessions(self) -> Set[str]:
+        try:
+            found = self._state.read_sessions()
+        except (LocalSetup, OSError):
+            found = None
+        return set(found.ids) if found is not None else set()
 
     @property
     def ended(self) -> bool:
@@ -100,7 +125,10 @@ def list_all(state: StateDir) -> List[Waiting]:
 
 
 def stop_all(state: StateDir) -> int:
-    """End every wait; how many there were. They go on within a fifth of a second."""
+    """
+    End every wait; how many there were. They go on within a fifth of a second, and once one of the sessions
+    there are has ended, or a second is over.
+    """
     stopped = 0
     for path, entry in _entries(state):
         stopped += _is_alive(entry.pid)
