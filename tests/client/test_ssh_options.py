@@ -149,3 +149,20 @@ def test_a_shared_path_is_for_one_container_alone(home: Path, monkeypatch: pytes
         shutil.rmtree("/tmp/sm-ssh-test-of-paths", ignore_errors=True)
     monkeypatch.setenv("XDG_CONFIG_HOME", "/tmp/" + "x" * 90)
     assert ssh_options.control_path("a") == "none"
+
+
+def test_what_the_way_there_says_is_heard(tmp_path: Path) -> None:
+    """ssh gives a ProxyCommand no standard error where a connection has a path and is to stay."""
+    way = tmp_path / "way"
+    way.write_text("#!/bin/sh\necho why not >&2\nexit 1\n")
+    way.chmod(0o755)
+    config = tmp_path / "config"
+    config.write_text("Host *\n  ControlPersist yes\n")
+    own = [f"ControlPath={tmp_path}/shared", f"ProxyCommand={way}", *ssh_options.of_one_command(SSH)]
+    words = [word for setting in own for word in ("-o", setting)]
+    done = subprocess.run(
+        [SSH, "-F", str(config), *words, HOST, "true"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 255
+    assert "why not\n" in done.stderr

@@ -88,6 +88,7 @@ OPTIONS: tuple[Option, ...] = (
     _ours("VerifyHostKeyDNS", "no", "no name server knows these names"),
     _ours("ConnectTimeout", "", "a container that starts takes its time"),
     _commands("ControlMaster", "no", "a connection that is there is used; none stays behind"),
+    _commands("ControlPersist", "no", "with it ssh drops what the way there says"),
     _commands("ClearAllForwardings", "yes", "they forward what they say, and nothing else"),
     _commands("ExitOnForwardFailure", "", "connect's own forwards may find their port taken"),
     _commands("ForkAfterAuthentication", "no", "they wait for the end", "8.7"),
@@ -102,7 +103,7 @@ OPTIONS: tuple[Option, ...] = (
             "AddKeysToAgent", "AddressFamily", "BatchMode", "BindAddress", "BindInterface",
             "CanonicalDomains", "CanonicalizeFallbackLocal", "CanonicalizeMaxDots",
             "CanonicalizePermittedCNAMEs", "CASignatureAlgorithms", "CertificateFile", "ChannelTimeout",
-            "Ciphers", "Compression", "ConnectionAttempts", "ControlPersist", "DynamicForward",
+            "Ciphers", "Compression", "ConnectionAttempts", "DynamicForward",
             "EnableEscapeCommandline", "EnableSSHKeysign", "EscapeChar", "FingerprintHash",
             "ForwardAgent", "ForwardX11", "ForwardX11Timeout", "ForwardX11Trusted", "GatewayPorts",
             "GSSAPIAuthentication", "GSSAPIClientIdentity", "GSSAPIDelegateCredentials",
@@ -212,5 +213,3 @@ def page() -> str:
         since = f" (OpenSSH {option.since} and later)" if option.since else ""
         lines.append(f"| `{option.name}` | {option.whose.value} | {value} | {option.why}{since} |")
     return "\n".join(lines) + "\n"
-
-
