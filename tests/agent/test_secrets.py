@@ -1,6 +1,7 @@
 """No secret of a container in what its agent says or logs, whatever answers it."""
 
 import asyncio
+import gc
 import json
 import logging
 
@@ -8,6 +9,7 @@ import pytest
 
 from agent.http_server import Reply, ScriptedServer
 from echoing_server import FORMS, echoing
+from sagemaker_ssh_helper import plain_logs
 from sagemaker_ssh_helper.agent.aws_api import AwsApi, Retry
 from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
 from sagemaker_ssh_helper.agent.sigv4 import Credentials
@@ -130,3 +132,23 @@ def test_an_error_of_another_library_is_told_by_its_type_alone():
     assert "test_secrets.py" in told
     assert reason_of(OSError(2, CANARY)) == "No such file or directory"
     assert reason_of(OSError(CANARY)) == "OSError"
+
+
+def test_what_nobody_catches_in_an_event_loop_is_logged_without_its_text(quiet, caplog):
+    async def fail():
+        raise ValueError(CANARY)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda text: 1 / 0, CANARY)
+        # Nobody asks what came of it.
+        task = loop.create_task(fail())
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+
+    told = quiet(plain_logs.run, main())
+    assert CANARY not in caplog.text
+    assert "ZeroDivisionError" in told
+    assert "Task exception was never retrieved" in told
+    assert told.rstrip().endswith("ValueError")

@@ -21,6 +21,7 @@ import site
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
+from sagemaker_ssh_helper import plain_logs
 from sagemaker_ssh_helper.agent import environment, launcher, login, sshd
 from sagemaker_ssh_helper.agent.state import StateDir
 from sagemaker_ssh_helper.agent.terminal import Terminal
@@ -69,7 +70,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if folder:
         sys.path.append(folder)
     try:
-        return asyncio.run(_serve(state))
+        return plain_logs.run(_serve(state))
     except OSError as error:
         sys.stderr.write(f"Cannot bind any address: {error}\n")
         return 1

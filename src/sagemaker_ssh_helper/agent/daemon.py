@@ -16,6 +16,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Awaitable, List, Optional, Sequence
 
+from sagemaker_ssh_helper import plain_logs
 from sagemaker_ssh_helper.agent import keeper, official, packages, peers, registration, ssh_servers
 from sagemaker_ssh_helper.agent.aws_api import AwsApi, Retry
 from sagemaker_ssh_helper.agent.control import Control
@@ -265,7 +266,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def _run(state: StateDir, config: AgentConfig) -> int:
     _logger.info("= %s agent of %s starts, process %d", config.agent, config.instance_name, os.getpid())
     try:
-        asyncio.run(Agent(state, config).run())
+        plain_logs.run(Agent(state, config).run())
         why, status = "the agent was told to end", 0
     except _OfficialWanted:
         state.update_status(State.STARTING, why="the official agent takes over")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sagemaker_ssh_helper import plain_logs
 from sagemaker_ssh_helper.errors import LocalSetup, UsageError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
             started, port=port, tls=args.tls, require_signed_client=args.require_signed_client
         )
 
-    return asyncio.run(main())
+    return plain_logs.run(main())
 
 
 def _forget_aws() -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import sagemaker_ssh_helper
-from sagemaker_ssh_helper import archive
+from sagemaker_ssh_helper import archive, plain_logs
 from sagemaker_ssh_helper.aws import sessions
 from sagemaker_ssh_helper.aws.instances import Instance
 from sagemaker_ssh_helper.aws.json_rpc import Client
@@ -241,7 +241,7 @@ def learn(client: Client, instance: Instance, host: str, tell: Callable[[str], N
     Seconds long. Raises what ``sessions.start_document`` and ``RelayTunnel.run`` raise.
     """
     grant = sessions.start_document(client, instance.id, None, {})
-    asyncio.run(_learn(client, Started(grant, instance), host, tell))
+    plain_logs.run(_learn(client, Started(grant, instance), host, tell))
 
 
 async def _learn(client: Client, started: Started, host: str, tell: Callable[[str], None]) -> None:

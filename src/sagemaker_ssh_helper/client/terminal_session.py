@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from sagemaker_ssh_helper import plain_logs
 from sagemaker_ssh_helper.aws import instances, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.client import port_forwarding, standard_streams
@@ -88,7 +89,7 @@ def run(options: SessionOptions, tell: Callable[[str], None]) -> int:
         tell(line)
     if options.via_plugin:
         return _run_plugin(Client(session), options, tell)
-    return asyncio.run(_run(Client(session), options, tell))
+    return plain_logs.run(_run(Client(session), options, tell))
 
 
 def _run_plugin(client: Client, options: SessionOptions, tell: Callable[[str], None]) -> int:

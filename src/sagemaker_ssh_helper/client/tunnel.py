@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from sagemaker_ssh_helper import plain_logs
 from sagemaker_ssh_helper.aws import data_keys, resources, sessions
 from sagemaker_ssh_helper.aws.json_rpc import Client
 from sagemaker_ssh_helper.aws.sessions import SessionGrant
@@ -91,7 +92,7 @@ def run(
 
     ``tell`` gets lines for the user.
     """
-    return asyncio.run(_run(client, starting, interrupts, output, tell))
+    return plain_logs.run(_run(client, starting, interrupts, output, tell))
 
 
 async def _run(

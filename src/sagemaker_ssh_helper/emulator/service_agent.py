@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from sagemaker_ssh_helper import plain_logs
 from sagemaker_ssh_helper.agent.aws_api import AwsApi
 from sagemaker_ssh_helper.agent.control import Control
 from sagemaker_ssh_helper.agent.credentials import ContainerCredentials
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    asyncio.run(_run(target, region, StateDir.open(folder, create=True)))
+    plain_logs.run(_run(target, region, StateDir.open(folder, create=True)))
     return 0
 
 
