@@ -90,7 +90,8 @@ def test_nothing_is_left_when_a_program_ends_with_its_tunnel_open(
 
 def test_an_interrupt_while_the_tunnel_opens_leaves_nothing(alice: Laptop, job: Job, tmp_path: Path) -> None:
     ssh = tmp_path / "ssh"
-    ssh.write_text("#!/bin/sh\necho $$\nexec sleep 600\n")
+    # It says at once which settings it knows.
+    ssh.write_text("#!/bin/sh\nfor word; do [ \"$word\" != -G ] || exit 1; done\necho $$\nexec sleep 600\n")
     ssh.chmod(0o700)
     told = alice.python(
         CONNECTED
