@@ -153,6 +153,22 @@ def test_a_file_that_is_no_plain_utf_8_is_left_alone(sm_ssh: Run, config: Path, 
     assert config.read_bytes() == text
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-be"])
+def test_a_file_of_wide_characters_without_a_mark_is_left_alone(
+    sm_ssh: Run, config: Path, encoding: str
+) -> None:
+    """ssh takes each line that begins with a zero byte for an empty one."""
+    text = "Host x\n  User me\n".encode(encoding)
+    config.write_bytes(text)
+    done = sm_ssh("config-ssh")
+    assert done.returncode == 9
+    assert b"error[config-broken]" in done.stderr
+    assert b"zero bytes" in done.stderr
+    assert config.read_bytes() == text
+    assert b"zero bytes" in sm_ssh("doctor").stdout
+    assert config.read_bytes() == text
+
+
 def test_comments_in_another_encoding_stay(sm_ssh: Run, config: Path) -> None:
     config.write_bytes(b"# f\xfcr mich\nHost x\n  User me\n")
     assert sm_ssh("config-ssh").returncode == 0

@@ -199,11 +199,7 @@ class ConfigFile:
         """The parts of ``content``. Raises ConfigBroken as ``read`` does."""
         for mark, what in _MARKS:
             if content.startswith(mark):
-                raise ConfigBroken(
-                    f"ssh cannot read {path}",
-                    evidence=f"it begins with the mark of {what}",
-                    fix="Save it as UTF-8 without a byte order mark, then try again",
-                )
+                raise _unreadable(path, f"it begins with the mark of {what}")
         begins, ends = [], []
         offset = 0
         for line in content.splitlines(keepends=True):
@@ -213,6 +209,8 @@ class ConfigFile:
                 ends.append(offset + len(line))
             offset += len(line)
         if not begins and not ends:
+            if b"\0" in content:
+                raise _unreadable(path, "it holds zero bytes, as UTF-16 does")
             return cls(path, b"", None, content)
         if len(begins) != 1 or len(ends) != 1 or ends[0] <= begins[0]:
             raise ConfigBroken(
@@ -261,3 +259,11 @@ class ConfigFile:
             status = self.path.stat()
             mode, owner = status.st_mode & 0o7777, (status.st_uid, status.st_gid)
         write_atomic(self.path, content, mode, owner)
+
+
+def _unreadable(path: Path, evidence: str) -> ConfigBroken:
+    return ConfigBroken(
+        f"ssh cannot read {path}",
+        evidence=evidence,
+        fix="Save it as UTF-8 without a byte order mark, then try again",
+    )
