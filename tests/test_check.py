@@ -29,7 +29,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         ("README.md", []),
         ("tests/test_proxy.py", ["tests/test_proxy.py"]),
         ("tests/e2e/test_work.py", []),
-        ("src/sagemaker_ssh_helper/proxy.py", ["tests/test_proxy.py"]),
+        ("src/sagemaker_ssh_helper/wrapper.py", ["tests/test_wrapper.py"]),
         ("src/sagemaker_ssh_helper/client/trust.py", ["tests/client/test_trust.py"]),
     ],
 )

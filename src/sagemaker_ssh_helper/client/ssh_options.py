@@ -122,6 +122,8 @@ OPTIONS: tuple[Option, ...] = (
 )  # fmt: skip
 """Of OpenSSH 10.2, as ssh_config(5) has them."""
 
+_ANSWER_TIMEOUT = 10.0
+
 _NEWER = tuple(option for option in OPTIONS if option.since)
 
 
@@ -179,7 +181,7 @@ def _known_to(program: str) -> frozenset[str]:
     stamp = [program, found.st_mtime_ns, found.st_size, len(_NEWER)]
     kept = state_dir() / "ssh-options.json"
     try:
-        record = json.loads(kept.read_text("utf-8"))
+        record = json.loads(kept.read_text(encoding="utf-8"))
         if record["of"] == stamp:
             return frozenset(record["known"])
     except (OSError, ValueError, TypeError, KeyError):
@@ -195,13 +197,18 @@ def _known_to(program: str) -> frozenset[str]:
 
 def _takes(program: str, options: Iterable[Option]) -> bool:
     words = [word for option in options for word in ("-o", f"{option.name}={option.value}")]
-    done = subprocess.run(
-        [program, "-F", _NOBODY, *words, "-G", "x"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [program, "-F", _NOBODY, *words, "-G", "x"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_ANSWER_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        # No ssh that anybody knows; what all of them know is enough for it.
+        return False
     return done.returncode == 0
 
 
