@@ -252,11 +252,12 @@ def test_deregistered_instance_is_gone_with_its_channel_and_keys(ssm_cloud: Clou
     assert code(error) == "InvalidInstanceId"
 
 
-def test_ordinary_user_cannot_deregister(ssm_cloud: CloudProcess) -> None:
+def test_a_user_can_deregister_what_is_the_users_own_alone(ssm_cloud: CloudProcess) -> None:
     node = Node(ssm_cloud, {"SSHOwner": ssm_cloud.user("alice")["user_id"]})
     with pytest.raises(ClientError) as error:
-        ssm_cloud.client("ssm", "alice").deregister_managed_instance(InstanceId=node.id)
+        ssm_cloud.client("ssm", "bob").deregister_managed_instance(InstanceId=node.id)
     assert code(error) == "AccessDeniedException"
+    ssm_cloud.client("ssm", "alice").deregister_managed_instance(InstanceId=node.id)
 
 
 def test_instance_can_have_another_role(ssm_cloud: CloudProcess, ssm: Any) -> None:
