@@ -261,7 +261,7 @@ def test_a_policy_may_ask_for_the_tags_of_an_instance_that_tells_about_itself(
     ssm_cloud: CloudProcess,
 ) -> None:
     """As the policy for servers of the older helper does."""
-    owned, nobody_s = Node(ssm_cloud, {"SSHOwner": "somebody"}), Node(ssm_cloud)
+    owned, nobody_s = Node(ssm_cloud, {"SSHOwner": "owner-in-a-policy"}), Node(ssm_cloud)
     iam = ssm_cloud.client("iam")
     condition = {"StringNotLike": {"ssm:resourceTag/SSHOwner": "*"}}
     statement = {"Effect": "Deny", "Action": "ssm:Update*", "Resource": "*", "Condition": condition}
