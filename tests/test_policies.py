@@ -79,6 +79,7 @@ ROLE_SESSION = {"aws:userid": "AROAEXAMPLE:ann@example.com"}
         (USER, f"ann-{END}", None, True),
         (USER, f"ann-{END}", "AIDAEXAMPLE", True),
         (USER, f"AIDAEXAMPLE-{END}", None, True),
+        (USER, f"ann-{END}", "AROAEXAMPLE:ann", False),
         (USER, f"ann-2-{END}", None, False),
         (USER, f"ann-2-{END}", "AIDAOTHER", False),
         (USER, f"annette-{END}", None, False),

@@ -188,6 +188,10 @@ _USE = ["ssm:ResumeSession", "ssm:TerminateSession", "ssmmessages:OpenDataChanne
 _END_OF_ID = "?" * 26
 """As many characters as follow the name. ``NAME-*`` would match the sessions of ``NAME-2``, too."""
 
+_MINE = {
+    "ssm:resourceTag/aws:ssmmessages:session-id": ["${aws:userid}", f"${{aws:userid}}-{_END_OF_ID}"],
+}
+
 
 def _of_own_sessions(ssm: str) -> List[Statement]:
     """
@@ -200,20 +204,15 @@ def _of_own_sessions(ssm: str) -> List[Statement]:
             "Effect": "Allow",
             "Action": _USE,
             "Resource": f"{ssm}:session/*",
-            "Condition": {
-                "StringLike": {
-                    "ssm:resourceTag/aws:ssmmessages:session-id": [
-                        "${aws:userid}",
-                        f"${{aws:userid}}-{_END_OF_ID}",
-                    ]
-                }
-            },
+            "Condition": {"StringLike": _MINE},
         },
         {
+            # Where the tag is seen it decides: a role's session may have the user's name.
             "Sid": "UseSessionsOfMyName",
             "Effect": "Allow",
             "Action": _USE,
             "Resource": f"{ssm}:session/${{aws:username}}-{_END_OF_ID}",
+            "Condition": {"StringLikeIfExists": _MINE},
         },
         {
             "Sid": "UseSessionsOfMyId",
