@@ -160,6 +160,16 @@ def wait_gone(pid):
         time.sleep(0.02)
 
 
+def wait_is_program(pid, words):
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            if file.read().startswith(words):
+                return
+        assert time.monotonic() < deadline, f"process {pid} is not {words}"
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_ends_with_its_client_but_for_what_is_to_stay(node, ending):
     """Nothing writes to the client here, so nobody would notice by a broken pipe."""
@@ -169,6 +179,8 @@ def test_a_command_ends_with_its_client_but_for_what_is_to_stay(node, ending):
     client = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     background, persistent, shell = (int(client.stdout.readline()) for _ in range(3))
     try:
+        # Its number is told before nohup has made it one that stays.
+        wait_is_program(persistent, b"sleep\x0062")
         client.send_signal(ending)
         client.wait(TIMEOUT)
         wait_gone(shell)
